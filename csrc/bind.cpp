@@ -1,0 +1,6 @@
+#include "csrc/bind.h"
+
+void bind_ops(pybind11::module_& m) {
+  bind_index_check(m);
+  bind_gathered_inner_product(m);
+}

@@ -1,0 +1,12 @@
+// Every csrc/<op>.cpp defines one of these; csrc/bind.cpp calls them all.
+#pragma once
+#include <pybind11/pybind11.h>
+
+void bind_ops(pybind11::module_& m);
+
+void bind_index_check(pybind11::module_& m);
+void bind_gathered_inner_product(pybind11::module_& m);
+void bind_inner_product_topk(pybind11::module_& m);
+void bind_plackett_luce(pybind11::module_& m);
+void bind_position_sample(pybind11::module_& m);
+void bind_complement_sample(pybind11::module_& m);

@@ -1,0 +1,12 @@
+// Element types as rankdistill.ops names them (ops/native.py: DTYPE_CODES).
+#pragma once
+#include <stdexcept>
+#include <string>
+
+enum class DType : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };
+constexpr int kDTypes = 4;
+
+inline int checked_dtype(int code) {
+  if (code < 0 || code >= kDTypes) throw std::invalid_argument("dtype code: expected 0..3; got " + std::to_string(code));
+  return code;
+}

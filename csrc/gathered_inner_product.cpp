@@ -1,0 +1,44 @@
+#include "csrc/gathered_inner_product.h"
+
+#include "csrc/bind.h"
+#include "csrc/dtypes.h"
+#include "csrc/isa.h"
+#include "csrc/pointers.h"
+
+RANKDISTILL_DECLARE(GatheredInnerProductTable, gathered_inner_product_table)
+
+namespace py = pybind11;
+
+void bind_gathered_inner_product(py::module_& m) {
+  typedef py::call_guard<py::gil_scoped_release> Unlocked;
+  m.def("gathered_inner_product_forward",
+        [](int dtype, uintptr_t users, uintptr_t user_ids, uintptr_t items, uintptr_t item_ids, uintptr_t scores,
+           int64_t B, int64_t K, int64_t D) {
+          gathered_inner_product_table().forward[checked_dtype(dtype)](
+              pointer<const void>(users), pointer<const int64_t>(user_ids), pointer<const void>(items),
+              pointer<const int64_t>(item_ids), pointer<void>(scores), B, K, D);
+        },
+        Unlocked());
+  m.def("gathered_inner_product_row_grads",
+        [](int dtype, uintptr_t grad_scores, uintptr_t items, uintptr_t item_ids, uintptr_t row_grads, int64_t B,
+           int64_t K, int64_t D) {
+          gathered_inner_product_table().row_grads[checked_dtype(dtype)](
+              pointer<const void>(grad_scores), pointer<const void>(items), pointer<const int64_t>(item_ids),
+              pointer<void>(row_grads), B, K, D);
+        },
+        Unlocked());
+  m.def("gathered_inner_product_user_grads",
+        [](int dtype, uintptr_t row_grads, uintptr_t user_ids, uintptr_t grad_users, int64_t U, int64_t B, int64_t D) {
+          gathered_inner_product_table().user_grads[checked_dtype(dtype)](
+              pointer<const void>(row_grads), pointer<const int64_t>(user_ids), pointer<void>(grad_users), U, B, D);
+        },
+        Unlocked());
+  m.def("gathered_inner_product_item_grads",
+        [](int dtype, uintptr_t grad_scores, uintptr_t users, uintptr_t user_ids, uintptr_t item_ids,
+           uintptr_t grad_items, int64_t N, int64_t B, int64_t K, int64_t D) {
+          gathered_inner_product_table().item_grads[checked_dtype(dtype)](
+              pointer<const void>(grad_scores), pointer<const void>(users), pointer<const int64_t>(user_ids),
+              pointer<const int64_t>(item_ids), pointer<void>(grad_items), N, B, K, D);
+        },
+        Unlocked());
+}

@@ -1,0 +1,1 @@
+"""Kernel sources: cpu (C++ headers), cuda (CUDA C++), triton (Python)."""

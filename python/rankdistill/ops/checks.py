@@ -1,0 +1,66 @@
+"""Checks of a caller's arguments, made once at the boundary. Every error reads `op: expected …; got …`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
+    return f"{type(value).__name__} {value!r}"
+
+
+def expect(condition: bool, op: str, expected: str, got: object) -> None:
+    if not condition:
+        got = got if isinstance(got, str) else describe(got)
+        raise ValueError(f"{op}: expected {expected}; got {got}")
+
+
+def expect_tensor(op: str, name: str, value: object, dim: int, dtypes: tuple[torch.dtype, ...] = FLOATS) -> None:
+    """A TypeError unless `value` is a tensor of one of `dtypes`; a ValueError unless it has `dim` dimensions."""
+    kinds = "float32, float64, float16 or bfloat16" if dtypes is FLOATS else " or ".join(
+        str(d).removeprefix("torch.") for d in dtypes
+    )
+    if not isinstance(value, Tensor) or value.dtype not in dtypes:
+        raise TypeError(f"{op}: expected {name} as a {kinds} tensor; got {describe(value)}")
+    expect(value.dim() == dim, op, f"{name} with {dim} dimensions", value)
+
+
+def expect_same(op: str, first_name: str, first: Tensor, name: str, value: Tensor) -> None:
+    """The same device and dtype."""
+    expect(value.device == first.device, op, f"{name} on the device of {first_name} ({first.device})", value)
+    if value.dtype != first.dtype:
+        raise TypeError(f"{op}: expected {name} with the dtype of {first_name} ({first.dtype}); got {describe(value)}")
+
+
+def expect_no_forward_ad(op: str, *tensors: Tensor | None) -> None:
+    """Forward-mode derivatives would vanish without a word in a library op; refuse them."""
+    if torch.autograd.forward_ad._current_level < 0:
+        return
+    for tensor in tensors:
+        if tensor is not None and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+            raise NotImplementedError(f"{op}: expected plain tensors; got a dual tensor. It has no forward-mode derivative")
+
+
+def index_error(op: str, name: str, indices: Tensor, position: int, low: int, high: int) -> IndexError:
+    """The error for the bad index at flat `position` of `indices`."""
+    flat = int(indices.reshape(-1)[position])
+    where = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(position), indices.shape))
+    return IndexError(f"{op}: expected {name} in [{low}, {high}); got {flat} at position [{where}]")
+
+
+def check_indices(op: str, name: str, indices: Tensor, low: int, high: int) -> None:
+    """An IndexError naming the first of `indices` (int64, contiguous, CPU) outside [low, high)."""
+    from rankdistill.ops.native import _native
+
+    if _native is not None:
+        position = _native.first_out_of_range(indices.data_ptr(), indices.numel(), low, high)
+    else:
+        bad = ((indices < low) | (indices >= high)).reshape(-1)
+        position = int(bad.to(torch.uint8).argmax()) if bool(bad.any()) else -1
+    if position >= 0:
+        raise index_error(op, name, indices, position, low, high)
