@@ -1,0 +1,164 @@
+"""A case per op: sample inputs, bad inputs, the float64 oracle and the error budget. Tests and benchmarks derive from it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+import rankdistill
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Arguments of an op's public function."""
+
+    name: str
+    args: tuple
+    kwargs: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BadSample:
+    name: str
+    args: tuple
+    error: type[Exception]
+    match: str
+    kwargs: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the property tests need to know of an op.
+
+    `oracle(*args, **kwargs)` gets the sample's arguments with float tensors widened to float64 and returns what
+    the op should, in float64. `budget(dtype, expected, *args, **kwargs)` gives the largest absolute error per
+    entry of each float output; `grad_budget(dtype, expected_grad)` that of a gradient. `overload_calls(args,
+    kwargs)` yields every overload of the op with arguments that the public function would pass to it.
+    """
+
+    op: str
+    samples: Callable[[torch.dtype], Iterator[Sample]]
+    bad_samples: Callable[[], Iterator[BadSample]]
+    oracle: Callable
+    budget: Callable[..., tuple]
+    overload_calls: Callable[..., Iterator[tuple[str, tuple]]]
+    differentiable: tuple[int, ...] = ()
+    backend_tolerance: dict = field(default_factory=lambda: {"rtol": 1e-5, "atol": 1e-5})
+    grad_budget: Callable[[torch.dtype, Tensor], Tensor] | None = None
+    dtypes: tuple[torch.dtype, ...] = DTYPES
+
+    @property
+    def module(self):
+        return importlib.import_module(f"rankdistill.ops.{self.op}")
+
+    @property
+    def function(self) -> Callable:
+        return getattr(rankdistill, self.op)
+
+    def outputs(self, *args, **kwargs) -> tuple[Tensor, ...]:
+        result = self.function(*args, **kwargs)
+        return result if isinstance(result, tuple) else (result,)
+
+    def expected(self, *args, **kwargs) -> tuple[Tensor, ...]:
+        return self.expected_with_grad([widened(a) for a in args], {k: widened(v) for k, v in kwargs.items()})
+
+    def expected_with_grad(self, args, kwargs) -> tuple[Tensor, ...]:
+        result = self.oracle(*args, **kwargs)
+        return result if isinstance(result, tuple) else (result,)
+
+
+def widened(value):
+    return value.detach().double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:
+    return (torch.randn(*shape, generator=generator(seed), dtype=torch.float64) * scale).to(dtype)
+
+
+def randint(low: int, high: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    return torch.randint(low, high, shape, generator=generator(seed))
+
+
+def unit(dtype: torch.dtype, fp32: float, fp64: float) -> float:
+    """The budget of a quantity whose accumulator is fp64 for fp64 storage and fp32 otherwise."""
+    return fp64 if dtype == torch.float64 else fp32
+
+
+def storage_rounding(dtype: torch.dtype) -> float:
+    """One rounding of a gradient to its input's dtype, relative."""
+    return torch.finfo(dtype).eps / 2 if dtype in (torch.float16, torch.bfloat16) else 0.0
+
+
+# gathered_inner_product ------------------------------------------------------------------------------------
+
+
+def gathered_samples(dtype):
+    for name, (U, N, D, B, K) in {
+        "plain": (7, 11, 20, 5, 6),
+        "wide": (4, 9, 200, 6, 3),
+        "K = 1, D = 1": (3, 5, 1, 4, 1),
+        "B = 0": (3, 5, 4, 0, 2),
+        "K = 0": (3, 5, 4, 2, 0),
+        "D = 0": (3, 5, 0, 2, 2),
+        "many repeats": (2, 3, 33, 40, 17),
+    }.items():
+        users, items = randn(U, D, seed=1, dtype=dtype), randn(N, D, seed=2, dtype=dtype)
+        item_ids = randint(-1, N, (B, K), seed=3)
+        yield Sample(name, (users, items, item_ids, randint(0, U, (B,), seed=4)))
+        yield Sample(f"{name}, users as rows", (randn(B, D, seed=5, dtype=dtype), items, item_ids, None))
+
+
+def gathered_bad_samples():
+    users, items, ids = randn(3, 4), randn(5, 4), randint(0, 5, (3, 2))
+    yield BadSample("item id of N", (users, items, ids.clone().fill_(5)), IndexError, r"item_ids in \[-1, 5\); got 5 at position \[0, 0\]")
+    yield BadSample("item id of -2", (users, items, torch.tensor([[0, 1], [1, -2], [0, 0]])), IndexError, r"got -2 at position \[1, 1\]")
+    yield BadSample("user id of U", (users, items, ids, torch.tensor([0, 1, 3])), IndexError, r"user_ids in \[0, 3\); got 3")
+    yield BadSample("widths differ", (users, randn(5, 3), ids), ValueError, "items of width 4")
+    yield BadSample("dtypes differ", (users, items.double(), ids), TypeError, "items with the dtype of users")
+    yield BadSample("integer users", (users.long(), items, ids), TypeError, "users as a float32")
+    yield BadSample("ids of int32", (users, items, ids.int()), TypeError, "item_ids as a int64 tensor")
+    yield BadSample("rows differ", (users, items, ids[:2]), ValueError, "item_ids with 3 rows")
+    yield BadSample("three dimensions", (users[None], items, ids), ValueError, "users with 2 dimensions")
+
+
+def gathered_oracle(users, items, item_ids, user_ids=None):
+    picked = users if user_ids is None else users[user_ids]
+    scores = (picked[:, None, :] * items[item_ids.clamp_min(0)]).sum(-1)
+    return scores.masked_fill(item_ids < 0, -torch.inf)
+
+
+def gathered_budget(dtype, expected, users, items, item_ids, user_ids=None):
+    picked = users if user_ids is None else users[user_ids]
+    norms = picked.double().norm(dim=1)[:, None] * items.double()[item_ids.clamp_min(0)].norm(dim=2)
+    return (unit(dtype, 2e-6, 1e-14) * norms,)
+
+
+def gathered_overload_calls(args, kwargs):
+    users, items, item_ids, user_ids = args
+    yield "gathered_inner_product_forward", (users, user_ids, items, item_ids)
+    grad_scores = randn(*item_ids.shape, seed=8)
+    yield "gathered_inner_product_backward", (grad_scores, users.detach(), user_ids, items.detach(), item_ids)
+
+
+GATHERED_INNER_PRODUCT = Case(
+    op="gathered_inner_product",
+    samples=gathered_samples,
+    bad_samples=gathered_bad_samples,
+    oracle=gathered_oracle,
+    budget=gathered_budget,
+    overload_calls=gathered_overload_calls,
+    differentiable=(0, 1),
+    grad_budget=lambda dtype, grad: (unit(dtype, 1e-5, 1e-11) + storage_rounding(dtype)) * (1 + grad.abs()),
+)
+
+CASES = {case.op: case for case in (GATHERED_INNER_PRODUCT,)}

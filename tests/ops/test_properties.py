@@ -1,0 +1,175 @@
+"""What CONTRACT demands of every op, driven by tests/cases.py."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from rankdistill.ops.registration import CHOICES
+from tests.cases import CASES, Case, Sample, randn, widened
+
+
+def float_outputs(outputs):
+    return [o for o in outputs if o.is_floating_point()]
+
+
+def sampled(dtypes=True):
+    """(case, dtype, sample) triples, one test each."""
+    parameters = []
+    for case in CASES.values():
+        for dtype in case.dtypes if dtypes else (torch.float32,):
+            for sample in case.samples(dtype):
+                name = f"{case.op}-{str(dtype).removeprefix('torch.')}-{sample.name}"
+                parameters.append(pytest.param(case, dtype, sample, id=name))
+    return pytest.mark.parametrize(("case", "dtype", "sample"), parameters)
+
+
+def differentiable(sample: Sample, case: Case):
+    """The sample's arguments with fresh leaves that require gradients, and those leaves."""
+    args = list(copy.deepcopy(sample.args))
+    for position in case.differentiable:
+        if position < len(args) and isinstance(args[position], Tensor):
+            args[position] = args[position].clone().requires_grad_()
+    return args, [a for a in args if isinstance(a, Tensor) and a.requires_grad]
+
+
+def assert_within(actual: Tensor, expected: Tensor, budget: Tensor, what: str) -> None:
+    assert actual.shape == expected.shape, what
+    actual = actual.double()
+    same = (actual == expected) | (actual.isnan() & expected.isnan())
+    error = torch.where(same, 0.0, (actual - expected).abs())
+    worst = (error - budget).max() if error.numel() else torch.tensor(0.0)
+    assert not error.isnan().any(), f"{what}: NaN where the oracle has none"
+    assert worst <= 0, f"{what}: error {error.max():.3e} over its budget by {worst:.3e}"
+
+
+@sampled()
+def test_value_is_the_oracles(case, dtype, sample):
+    expected = case.expected(*sample.args, **sample.kwargs)
+    budgets = iter(case.budget(dtype, expected, *sample.args, **sample.kwargs))
+    for i, (actual, wanted) in enumerate(zip(case.outputs(*sample.args, **sample.kwargs), expected, strict=True)):
+        if actual.is_floating_point():
+            assert_within(actual, wanted, next(budgets), f"output {i}")
+        else:
+            assert torch.equal(actual, wanted.to(actual.dtype)), f"output {i}"
+
+
+@sampled()
+def test_gradient_is_the_oracles(case, dtype, sample):
+    if not case.differentiable:
+        pytest.skip("not differentiable")
+    args, leaves = differentiable(sample, case)
+    outputs = float_outputs(case.outputs(*args, **sample.kwargs))
+    wide = [widened(a).requires_grad_() if isinstance(a, Tensor) and a.requires_grad else widened(a) for a in args]
+    expected = float_outputs(case.expected_with_grad(wide, sample.kwargs))
+    seeds = [randn(*o.shape, seed=9).masked_fill(~o.detach().isfinite(), 0.0) for o in expected]
+    torch.autograd.backward(outputs, [s.to(o.dtype) for s, o in zip(seeds, outputs, strict=True)])
+    torch.autograd.backward(expected, [s.double() for s in seeds])
+    for leaf, wanted in zip(leaves, [w for w in wide if isinstance(w, Tensor) and w.requires_grad], strict=True):
+        assert leaf.grad.dtype == leaf.dtype
+        assert_within(leaf.grad, wanted.grad, case.grad_budget(dtype, wanted.grad), "gradient")
+
+
+@sampled(dtypes=False)
+def test_inputs_are_not_written_and_not_returned(case, dtype, sample):
+    before = copy.deepcopy(sample.args)
+    outputs = case.outputs(*sample.args, **sample.kwargs)
+    for argument, kept in zip(sample.args, before, strict=True):
+        if isinstance(argument, Tensor):
+            assert torch.equal(argument.nan_to_num(7.0), kept.nan_to_num(7.0))
+            if argument.numel():
+                assert all(o.data_ptr() != argument.data_ptr() for o in outputs if o.numel())
+
+
+@sampled(dtypes=False)
+def test_layout_does_not_matter(case, dtype, sample):
+    def scattered(value):
+        if not isinstance(value, Tensor) or value.dim() != 2:
+            return value
+        wide = torch.full((value.shape[0], 2 * value.shape[1] + 1), 3, dtype=value.dtype)
+        wide[:, 1::2] = value
+        return wide[:, 1::2]
+
+    expected = case.outputs(*sample.args, **sample.kwargs)
+    transposed = [a.t().contiguous().t() if isinstance(a, Tensor) and a.dim() == 2 else a for a in sample.args]
+    for args in (map(scattered, sample.args), transposed):
+        for actual, wanted in zip(case.outputs(*args, **sample.kwargs), expected, strict=True):
+            assert torch.equal(actual.nan_to_num(7.0), wanted.nan_to_num(7.0))
+
+
+@sampled(dtypes=False)
+def test_bits_do_not_depend_on_threads(case, dtype, sample):
+    def run():
+        args, leaves = differentiable(sample, case)
+        outputs = case.outputs(*args, **sample.kwargs)
+        differentiable_outputs = [o for o in float_outputs(outputs) if o.requires_grad]
+        if leaves and differentiable_outputs and case.differentiable:
+            torch.autograd.backward(differentiable_outputs, [torch.ones_like(o) for o in differentiable_outputs])
+        return [*outputs, *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append(run())
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)) for a, b in zip(results[0], other, strict=True))
+
+
+@sampled(dtypes=False)
+def test_compiles_as_one_graph(case, dtype, sample):
+    torch._dynamo.reset()
+    compiled = torch.compile(case.function, fullgraph=True, backend="aot_eager")
+    expected = case.outputs(*sample.args, **sample.kwargs)
+    actual = compiled(*sample.args, **sample.kwargs)
+    for a, b in zip(actual if isinstance(actual, tuple) else (actual,), expected, strict=True):
+        assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+
+
+@sampled(dtypes=False)
+def test_opcheck(case, dtype, sample):
+    """Schema, fake tensors, autograd registration and dynamic shapes of every overload, as torch checks them."""
+    for overload, args in case.overload_calls(differentiable(sample, case)[0], sample.kwargs):
+        torch.library.opcheck(getattr(torch.ops.rankdistill, overload).default, args)
+
+
+@sampled(dtypes=False)
+def test_every_backend_has_the_ops_values(case, dtype, sample):
+    """Backends are called directly: what serves the dispatcher does not matter here."""
+    for overload, args in case.overload_calls(sample.args, sample.kwargs):
+        suffix = overload.removeprefix(case.op).removeprefix("_")
+        results = {
+            name: getattr(case.module, name)[suffix](*args)
+            for name in ("NATIVE", "REFERENCE")
+            if hasattr(case.module, name)
+        }
+        assert len(results) == 2
+        for actual, wanted in zip(*map(as_tuple, results.values()), strict=True):
+            torch.testing.assert_close(actual, wanted, equal_nan=True, **case.backend_tolerance)
+
+
+def as_tuple(outputs):
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+@pytest.mark.parametrize(
+    ("case", "bad"),
+    [pytest.param(c, b, id=f"{c.op}-{b.name}") for c in CASES.values() for b in c.bad_samples()],
+)
+def test_bad_input_is_a_clear_error(case, bad):
+    with pytest.raises(bad.error, match=bad.match):
+        case.function(*bad.args, **bad.kwargs)
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_the_native_backend_serves_the_cpu(op):
+    """No fallback in disguise: where the module was built, it serves."""
+    pytest.importorskip("rankdistill._native", reason="no compiled CPU module")
+    _ = CASES[op].module
+    assert CHOICES[op, "CPU"].backend == "native"
