@@ -1,5 +1,7 @@
 """The ops. Importing this module registers them all with torch (needed before loading an exported program)."""
 
+from rankdistill.ops.complement_sample import complement_sample
 from rankdistill.ops.gathered_inner_product import gathered_inner_product
+from rankdistill.ops.position_sample import position_sample
 
-__all__ = ["gathered_inner_product"]
+__all__ = ["complement_sample", "gathered_inner_product", "position_sample"]

@@ -64,3 +64,37 @@ def check_indices(op: str, name: str, indices: Tensor, low: int, high: int) -> N
         position = int(bad.to(torch.uint8).argmax()) if bool(bad.any()) else -1
     if position >= 0:
         raise index_error(op, name, indices, position, low, high)
+
+
+def csr_tensors(op: str, name: str, csr: object, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """indptr and indices (int64) of a pair, of an object with these attributes, or of None."""
+    if csr is None:
+        return None, None
+    pair = (csr.indptr, csr.indices) if hasattr(csr, "indptr") else csr
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(f"{op}: expected {name} as (indptr, indices), or with these attributes; got {describe(csr)}")
+    for part, tensor in zip(("indptr", "indices"), pair):
+        expect_tensor(op, f"{name} {part}", tensor, 1, (torch.int64,))
+        expect(tensor.device == device, op, f"{name} {part} on {device}", tensor)
+    expect(pair[0].numel() > 0, op, f"{name} indptr of one entry or more", pair[0])
+    return pair[0], pair[1]
+
+
+def check_csr(op: str, name: str, indptr: Tensor, indices: Tensor, n_columns: int) -> None:
+    """A ValueError for a malformed indptr, an IndexError for an id out of range or out of order (CPU tensors)."""
+    expect(int(indptr[0]) == 0, op, f"{name} indptr to begin with 0", str(int(indptr[0])))
+    expect(int(indptr[-1]) == indices.numel(), op, f"{name} indptr to end with {indices.numel()}", str(int(indptr[-1])))
+    check_indices(op, f"{name} indices", indices, 0, n_columns)
+    falls = (indptr[1:] < indptr[:-1]).nonzero()
+    expect(falls.numel() == 0, op, f"{name} indptr that never falls", first_fall(falls))
+    if indices.numel() > 1:
+        not_ascending = indices[1:] <= indices[:-1]
+        not_ascending[indptr[(indptr > 0) & (indptr < indices.numel())] - 1] = False
+        bad = not_ascending.nonzero()
+        expect(
+            bad.numel() == 0, op, f"{name} indices ascending and without repeats within each row", first_fall(bad)
+        )
+
+
+def first_fall(positions: Tensor) -> str:
+    return f"a fall after position {int(positions[0])}" if positions.numel() else ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 
 from rankdistill.ops.registration import Unavailable
 
 try:
-    from rankdistill import _native
+    _native = importlib.import_module("rankdistill._native")
 except ModuleNotFoundError as error:
     if error.name != "rankdistill._native":
         raise
