@@ -9,25 +9,26 @@
 
 namespace {
 
+// Lanes of the short vectors that take what the full ones leave.
+template <class Acc>
+constexpr int kShortLanes = kLanes<Acc> >= 8 ? kLanes<Acc> / 4 : kLanes<Acc>;
+
 template <class Storage, class Acc>
 inline Acc inner_product(const Storage* x, const Storage* y, int64_t width) {
-  constexpr int W = kLanes<Acc>;
-  Acc total = 0;
   int64_t d = 0;
-  if (sizeof(Storage) == sizeof(Acc)) {
+  Acc total = 0;
+  if constexpr (sizeof(Storage) == sizeof(Acc)) {
+    constexpr int W = kLanes<Acc>, Q = kShortLanes<Acc>;
     typedef Vector<Acc, W> V;
-    if (width >= W) {
-      V sum = load<V>(x) * load<V>(y);
-      for (d = W; d + W <= width; d += W) sum += load<V>(x + d) * load<V>(y + d);
-      total = sum_lanes<Acc, W>(sum);
-    }
-    constexpr int Q = W >= 8 ? W / 4 : W;
     typedef Vector<Acc, Q> VQ;
-    if (d + Q <= width) {
-      VQ sum = load<VQ>(x + d) * load<VQ>(y + d);
-      for (d += Q; d + Q <= width; d += Q) sum += load<VQ>(x + d) * load<VQ>(y + d);
-      total += sum_lanes<Acc, Q>(sum);
+    VQ sum = {};
+    if (width >= W) {
+      V wide = load<V>(x) * load<V>(y);
+      for (d = W; d + W <= width; d += W) wide += load<V>(x + d) * load<V>(y + d);
+      sum = fold_to<Acc, W, Q>(wide);
     }
+    for (; d + Q <= width; d += Q) sum += load<VQ>(x + d) * load<VQ>(y + d);
+    total = sum_lanes<Acc, Q>(sum);
   }
   for (; d < width; ++d) total += static_cast<Acc>(widen(x[d])) * static_cast<Acc>(widen(y[d]));
   return total;
@@ -37,15 +38,37 @@ inline Acc inner_product(const Storage* x, const Storage* y, int64_t width) {
 template <class Storage, class Acc>
 inline void add_scaled(Acc* y, Acc scale, const Storage* x, int64_t width) {
   int64_t d = 0;
-  if (sizeof(Storage) == sizeof(Acc)) {
-    constexpr int W = kLanes<Acc>;
+  if constexpr (sizeof(Storage) == sizeof(Acc)) {
+    constexpr int W = kLanes<Acc>, Q = kShortLanes<Acc>;
     typedef Vector<Acc, W> V;
-    for (; d + W <= width; d += W) store(y + d, load<V>(y + d) + scale * load<V>(x + d));
-    constexpr int Q = W >= 8 ? W / 4 : W;
     typedef Vector<Acc, Q> VQ;
+    for (; d + W <= width; d += W) store(y + d, load<V>(y + d) + scale * load<V>(x + d));
     for (; d + Q <= width; d += Q) store(y + d, load<VQ>(y + d) + scale * load<VQ>(x + d));
   }
   for (; d < width; ++d) y[d] += scale * static_cast<Acc>(widen(x[d]));
+}
+
+// Columns [d, d + lanes of V) of Σ_k scale[k]·items[ids[k]], in registers; two sums so that adds overlap.
+template <class V, class Storage, class Acc>
+inline void weighted_sum(Acc* out, const Acc* scale, const Storage* items, const int64_t* ids, int64_t K, int64_t D) {
+  V even = {}, odd = {};
+  int64_t k = 0;
+  for (; k + 2 <= K; k += 2) {
+    if (ids[k] >= 0) even += scale[k] * load<V>(items + ids[k] * D);
+    if (ids[k + 1] >= 0) odd += scale[k + 1] * load<V>(items + ids[k + 1] * D);
+  }
+  if (k < K && ids[k] >= 0) even += scale[k] * load<V>(items + ids[k] * D);
+  store(out, even + odd);
+}
+
+// Asks for the row that will be added to kAhead entries later; ids may be -1 there. Reads need no such help.
+constexpr int64_t kAhead = 12;
+template <class T>
+inline void prefetch_row(T* table, const int64_t* ids, int64_t k, int64_t K, int64_t D) {
+  if (k + kAhead >= K || ids[k + kAhead] < 0) return;
+  T* row = table + ids[k + kAhead] * D;
+  __builtin_prefetch(row, 1);
+  __builtin_prefetch(row + D - 1, 1);
 }
 
 // user_ids may be null: row b of users is then user b. An item id of -1 is no item: score -inf, no gradient.
@@ -61,7 +84,6 @@ void gathered_inner_product_forward(const Storage* users, const int64_t* user_id
       const int64_t* ids = item_ids + b * K;
       Acc* out = scores + b * K;
       for (int64_t k = 0; k < K; ++k) {
-        if (k + 8 < K && ids[k + 8] >= 0) __builtin_prefetch(items + ids[k + 8] * D);
         out[k] = ids[k] < 0 ? static_cast<Acc>(-__builtin_inf()) : inner_product<Storage, Acc>(user, items + ids[k] * D, D);
       }
     }
@@ -77,12 +99,18 @@ void gathered_inner_product_row_grads(const typename Accumulator<Storage>::type*
   parallel_chunks(B, 1 + 16384 / (K * D + 1), [=](int64_t begin, int64_t end, int) {
     for (int64_t b = begin; b < end; ++b) {
       Acc* out = row_grads + b * D;
-      for (int64_t d = 0; d < D; ++d) out[d] = 0;
-      for (int64_t k = 0; k < K; ++k) {
-        const int64_t id = item_ids[b * K + k];
-        if (k + 8 < K && item_ids[b * K + k + 8] >= 0) __builtin_prefetch(items + item_ids[b * K + k + 8] * D);
-        if (id >= 0) add_scaled(out, grad_scores[b * K + k], items + id * D, D);
+      const int64_t* ids = item_ids + b * K;
+      const Acc* scale = grad_scores + b * K;
+      int64_t d = 0;
+      if constexpr (sizeof(Storage) == sizeof(Acc)) {
+        constexpr int W = kLanes<Acc>, Q = kShortLanes<Acc>;
+        for (; d + W <= D; d += W) weighted_sum<Vector<Acc, W>>(out + d, scale, items + d, ids, K, D);
+        for (; d + Q <= D; d += Q) weighted_sum<Vector<Acc, Q>>(out + d, scale, items + d, ids, K, D);
       }
+      for (int64_t e = d; e < D; ++e) out[e] = 0;
+      if (d == D) continue;
+      for (int64_t k = 0; k < K; ++k)
+        if (ids[k] >= 0) add_scaled(out + d, scale[k], items + ids[k] * D + d, D - d);
     }
   });
 }
@@ -108,8 +136,10 @@ void gathered_inner_product_item_grads(const typename Accumulator<Storage>::type
     for (int64_t b = 0; b < B; ++b) {
       const Storage* user = users + (user_ids ? user_ids[b] : b) * D;
       const int64_t* ids = item_ids + b * K;
-      for (int64_t k = 0; k < K; ++k)
+      for (int64_t k = 0; k < K; ++k) {
+        prefetch_row(grad_items, ids, k, K, D);
         if (ids[k] >= begin && ids[k] < end) add_scaled(grad_items + ids[k] * D, grad_scores[b * K + k], user, D);
+      }
     }
   });
 }

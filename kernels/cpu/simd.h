@@ -42,14 +42,33 @@ inline V splat(T value) {
   return value - V{};
 }
 
+// The lower and the upper half of a vector.
+template <class T, int Lanes>
+struct Halves {
+  static Vector<T, Lanes / 2> low(Vector<T, Lanes> v) {
+    if constexpr (Lanes == 16) return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+    else if constexpr (Lanes == 8) return __builtin_shufflevector(v, v, 0, 1, 2, 3);
+    else return __builtin_shufflevector(v, v, 0, 1);
+  }
+  static Vector<T, Lanes / 2> high(Vector<T, Lanes> v) {
+    if constexpr (Lanes == 16) return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    else if constexpr (Lanes == 8) return __builtin_shufflevector(v, v, 4, 5, 6, 7);
+    else return __builtin_shufflevector(v, v, 2, 3);
+  }
+};
+
+// The vector's halves added until `Kept` lanes are left.
+template <class T, int Lanes, int Kept>
+inline Vector<T, Kept> fold_to(Vector<T, Lanes> v) {
+  if constexpr (Lanes == Kept) return v;
+  else return fold_to<T, Lanes / 2, Kept>(Halves<T, Lanes>::low(v) + Halves<T, Lanes>::high(v));
+}
+
 // Sum of the lanes, by halves: the same tree wherever Lanes is the same.
 template <class T, int Lanes>
 inline T sum_lanes(Vector<T, Lanes> v) {
-  T lane[Lanes];
-  memcpy(lane, &v, sizeof(v));
-  for (int half = Lanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
+  const Vector<T, 2> pair = fold_to<T, Lanes, 2>(v);
+  return pair[0] + pair[1];
 }
 
 }  // namespace

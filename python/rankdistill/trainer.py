@@ -1,0 +1,245 @@
+"""A plain training loop: shuffles, negatives, the model's own loss plus weighted distillation terms.
+
+Every random choice depends on the seed and the epoch alone, so a checkpoint needs no generator's state.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from rankdistill.checkpoint import load_checkpoint, load_optimizer_tensors, optimizer_tensors, save_checkpoint
+from rankdistill.config import TrainingConfig
+from rankdistill.data.dataset import Dataset
+from rankdistill.files import write_text
+from rankdistill.losses.distillation import Batch, Distillation
+from rankdistill.metrics import CUTOFFS, METRICS, evaluate
+from rankdistill.sampling import sample_negatives, within_row_positions
+
+logger = logging.getLogger("rankdistill")
+
+CHECKPOINT = "checkpoint.safetensors"
+LOG = "log.jsonl"
+
+
+class Term(NamedTuple):
+    """A distillation method and its weight in the loss."""
+
+    weight: float
+    method: Distillation
+
+
+class Trainer:
+    """Trains a model on a data set, alone or with distillation terms.
+
+    Args:
+        model: with `score`, `loss(batch)`, and vectors or scores for evaluation.
+        dataset: train, validation and test interactions.
+        config: see `TrainingConfig`.
+        terms: what is added to the model's own loss.
+        base_weight: of the model's own loss (0 for methods that learn from the teacher alone).
+        folder: where the checkpoint and the log go; None to keep nothing.
+        progress: wraps the range of epochs (such as tqdm).
+
+    Example:
+        >>> trainer = Trainer(student, dataset, TrainingConfig(epochs=50), [Term(1e-3, method)], folder="runs/student")
+        >>> history = trainer.fit()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        config: TrainingConfig | None = None,
+        terms: Sequence[Term | tuple[float, Distillation]] = (),
+        *,
+        base_weight: float = 1.0,
+        folder: str | Path | None = None,
+        progress: Callable = iter,
+    ) -> None:
+        self.model, self.dataset, self.config = model, dataset, config or TrainingConfig()
+        self.terms = [Term(*term) for term in terms]
+        self.base_weight = base_weight
+        self.folder = None if folder is None else Path(folder)
+        self.progress = progress
+        # A seed from here on would not change the model that was handed in: the caller seeds that.
+        self.parameters = [p for part in (model, *(t.method for t in self.terms)) for p in part.parameters()]
+        self.optimizer = torch.optim.Adam(
+            self.parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
+        )
+        self.history: list[dict] = []
+        self.epoch = 0  # the next to run
+        self.best: dict[str, torch.Tensor] = {}
+        self.best_epoch = -1
+        self.seconds = 0.0
+        self._train = dataset.train.csr()
+        self._users, self._positives = dataset.train.users, dataset.train.items
+        self._positions = within_row_positions(self._users)
+
+    def fit(self) -> list[dict]:
+        """Trains to the end, from the folder's checkpoint where there is one; returns the evaluations."""
+        self._resume()
+        writer = self._tensorboard()
+        for epoch in self.progress(range(self.epoch, self.config.epochs)):
+            if self._finished():
+                break
+            started = time.perf_counter()
+            loss = self.train_epoch(epoch)
+            self.seconds += time.perf_counter() - started
+            record = {"epoch": epoch, "loss": loss, "seconds": round(self.seconds, 3)}
+            if self._evaluates(epoch):
+                record |= self.evaluate()
+                self._remember(record)
+            self.history.append(record)
+            self.epoch = epoch + 1
+            self._keep(record, writer)
+        if writer is not None:
+            writer.close()
+        if self.config.keep_best and self.best:
+            self.model.load_state_dict(self.best)
+        return self.history
+
+    def train_epoch(self, epoch: int) -> float:
+        """One pass over the train interactions; returns the mean loss per interaction."""
+        config = self.config
+        for term in self.terms:
+            term.method.begin_epoch(epoch, self.model)
+        device = next(iter(self.parameters)).device
+        users, positives, negatives = (t.to(device) for t in self._epoch_interactions(epoch))
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        self.model.train()
+        for start in range(0, len(users), config.batch_size):
+            rows = slice(start, start + config.batch_size)
+            loss = self.batch_loss(Batch(users[rows], positives[rows], negatives[rows]))
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach()
+        mean = float(total) / max(len(users), 1)
+        if mean != mean or abs(mean) == float("inf"):
+            raise FloatingPointError(f"Trainer: expected a finite loss; got {mean} in epoch {epoch}")
+        return mean
+
+    def batch_loss(self, batch: Batch) -> torch.Tensor:
+        """The weighted sum of the model's own loss and every term's."""
+        loss = self.base_weight * self.model.loss(batch) if self.base_weight else 0.0
+        for weight, method in self.terms:
+            loss = loss + weight * method(self.model, batch)
+            teacher_loss = method.teacher_loss(self.model, batch)
+            if teacher_loss is not None:
+                loss = loss + teacher_loss
+        return loss
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of the validation part, "valid/name@cutoff", and of the test part where asked for."""
+        name, _, cutoff = self.config.metric.partition("@")
+        cutoffs = sorted({*CUTOFFS, int(cutoff)})
+        metrics = list(dict.fromkeys(("recall", "ndcg", "hit_rate", "mrr", "precision", name)))
+        if name not in METRICS:
+            raise ValueError(f"config: expected training.metric of {', '.join(METRICS)}; got {name}")
+        parts = ["valid"] * (len(self.dataset.valid) > 0) + ["test"] * self.config.evaluate_test
+        self.model.eval()
+        return {
+            f"{part}/{key}": value
+            for part in parts
+            for key, value in evaluate(
+                self.model, getattr(self.dataset, part).csr(), self.dataset.held_out_exclude(part), cutoffs, metrics
+            ).items()
+        }
+
+    def _epoch_interactions(self, epoch: int):
+        seed = self.config.seed
+        drawn = None
+        for term in self.terms:
+            drawn = term.method.negatives(epoch, self._users, self._positives) if drawn is None else drawn
+        if drawn is None:
+            n = self.config.n_negatives
+            drawn = sample_negatives(self._users, self._positions, self._train, n, seed=seed, epoch=epoch)
+            # A user who has every item has no negative: such interactions train nothing.
+            if bool((drawn < 0).any()):
+                kept = (drawn >= 0).all(1)
+                return self._shuffled(epoch, self._users[kept], self._positives[kept], drawn[kept])
+        return self._shuffled(epoch, self._users, self._positives, drawn)
+
+    def _shuffled(self, epoch: int, *columns: torch.Tensor):
+        generator = torch.Generator().manual_seed((self.config.seed << 32) + epoch & 0x7FFFFFFFFFFFFFFF)
+        order = torch.randperm(len(columns[0]), generator=generator)
+        return [column.index_select(0, order) for column in columns]
+
+    def _evaluates(self, epoch: int) -> bool:
+        every = self.config.evaluate_every
+        return epoch == self.config.epochs - 1 or (every > 0 and epoch % every == 0)
+
+    def _remember(self, record: dict) -> None:
+        key = f"valid/{self.config.metric}"
+        if key not in record:
+            return
+        best = max((r[key] for r in self.history if key in r), default=-1.0)
+        if record[key] > best:
+            self.best_epoch = record["epoch"]
+            self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+
+    def _finished(self) -> bool:
+        evaluated = [r["epoch"] for r in self.history if f"valid/{self.config.metric}" in r]
+        return 0 < self.config.patience <= sum(epoch > self.best_epoch for epoch in evaluated)
+
+    def _keep(self, record: dict, writer) -> None:
+        if self.folder is None:
+            return
+        tensors = {"model": self.model.state_dict(), "best": self.best, "optimizer": optimizer_tensors(self.optimizer)}
+        tensors |= {f"term{i}": term.method.state_dict() for i, term in enumerate(self.terms)}
+        if "valid/" + self.config.metric in record or record["epoch"] == self.config.epochs - 1:
+            facts = {"epoch": self.epoch, "best_epoch": self.best_epoch, "history": self.history, "seconds": self.seconds}
+            save_checkpoint(self.folder / CHECKPOINT, tensors, facts | {"config": asdict(self.config)})
+        with open(self.folder / LOG, "a", encoding="utf-8") as log:
+            log.write(json.dumps(record) + "\n")
+        if writer is not None:
+            for name, value in record.items():
+                if name != "epoch":
+                    writer.add_scalar(name, value, record["epoch"])
+
+    def _resume(self) -> None:
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / CHECKPOINT
+        if path.exists():
+            groups, facts = load_checkpoint(path)
+            self._expect_same_config(facts["config"])
+            self.model.load_state_dict(groups["model"])
+            for i, term in enumerate(self.terms):
+                term.method.load_state_dict(groups.get(f"term{i}", {}))
+            load_optimizer_tensors(self.optimizer, groups.get("optimizer", {}))
+            self.best, self.best_epoch = groups.get("best", {}), facts["best_epoch"]
+            self.history, self.epoch, self.seconds = facts["history"], facts["epoch"], facts["seconds"]
+            logger.info("resumed %s after epoch %d", self.folder, self.epoch - 1)
+        # The log of an interrupted run may be ahead of its checkpoint, or end in half a line.
+        write_text(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in self.history))
+
+    def _expect_same_config(self, found: dict) -> None:
+        wanted = asdict(self.config)
+        different = [name for name in wanted if found.get(name) != wanted[name] and name not in ("epochs", "patience")]
+        if different:
+            name = different[0]
+            raise ValueError(
+                f"Trainer: expected {name}={found.get(name)!r}, as the checkpoint in {self.folder}; got {wanted[name]!r}. "
+                "Choose another folder, or delete the checkpoint to start afresh"
+            )
+
+    def _tensorboard(self):
+        if self.folder is None:
+            return None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            logger.info("no TensorBoard log: tensorboard is not installed (pip install 'rankdistill[train]')")
+            return None
+        return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.epoch)
