@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass
@@ -50,3 +50,198 @@ class TrainingConfig:
 def _expect(condition: bool, expected: str, got: object) -> None:
     if not condition:
         raise ValueError(f"config: expected {expected}; got {got}")
+
+
+@dataclass
+class DataConfig:
+    """Which interactions.
+
+    Args:
+        source: "synthetic", a public data set's name, a folder with train/valid/test files, or one file to split.
+        train: a file of train interactions, instead of `source`.
+        valid: a file of validation interactions, beside `train`.
+        test: a file of test interactions, beside `train`.
+        format: of the files: csv, tsv, parquet, u.data, lightgcn, inter, …; guessed from the names by default.
+        split: how one file is split: random, leave_one_out, temporal, ….
+        ratios: train, valid and test shares of a random or temporal split.
+        seed: of the split, and of "synthetic".
+        options: more of the reader's or the generator's settings, such as {min_rating: 4} or {n_items: 8000}.
+    """
+
+    source: str = "synthetic"
+    train: str | None = None
+    valid: str | None = None
+    test: str | None = None
+    format: str | None = None
+    split: str = "random"
+    ratios: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ModelConfig:
+    """A model.
+
+    Args:
+        name: mf is matrix factorisation trained by BPR.
+        width: numbers per user and per item.
+    """
+
+    name: Literal["mf"] = "mf"
+    width: int = 20
+
+
+@dataclass
+class MethodConfig:
+    """A distillation method.
+
+    Args:
+        name: rrd is relaxed ranking distillation.
+        weight: of its loss beside the student's own; the method's published weight by default.
+        list_length: items per user in the teacher's rankings.
+        options: more of the method's settings, such as {temperature: 5.0, n_interesting: 50}.
+    """
+
+    name: Literal["rrd"] = "rrd"
+    weight: float | None = None
+    list_length: int = 500
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RunConfig:
+    """`rankdistill run`: a teacher, its rankings, a student without and with distillation, and their comparison.
+
+    Args:
+        data: the interactions.
+        teacher: the large model.
+        student: the small one.
+        method: how the student learns from the teacher's rankings.
+        training: how the students are trained.
+        teacher_training: how the teacher is trained; as the students by default.
+        out: the folder for models, rankings, logs and results; an interrupted run goes on there.
+        progress: show progress bars on a terminal.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    teacher: ModelConfig = field(default_factory=lambda: ModelConfig(width=100))
+    student: ModelConfig = field(default_factory=lambda: ModelConfig(width=10))
+    method: MethodConfig = field(default_factory=MethodConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    teacher_training: TrainingConfig | None = None
+    out: str = "runs/quickstart"
+    progress: bool = True
+
+
+@dataclass
+class TrainConfig:
+    """`rankdistill train`: one model without distillation.
+
+    Args:
+        data: the interactions.
+        model: the model.
+        training: how it is trained.
+        out: the folder for the model, the checkpoint and the log.
+        progress: show progress bars on a terminal.
+    """
+
+    out: str
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    progress: bool = True
+
+
+@dataclass
+class ExtractConfig:
+    """`rankdistill extract`: a teacher's rankings, train items left out.
+
+    Args:
+        out: the rankings file to write.
+        data: the interactions whose train items are left out.
+        model: a model's folder or file, as `train` wrote it.
+        user_vectors: a table of user vectors (.npy, .npz or .safetensors), instead of `model`.
+        item_vectors: a table of item vectors, beside `user_vectors`.
+        k: items per user.
+        progress: show progress bars on a terminal.
+    """
+
+    out: str
+    data: DataConfig = field(default_factory=DataConfig)
+    model: str | None = None
+    user_vectors: str | None = None
+    item_vectors: str | None = None
+    k: int = 500
+    progress: bool = True
+
+
+@dataclass
+class DistillConfig:
+    """`rankdistill distill`: a student that learns from a rankings file.
+
+    Args:
+        rankings: the file, as `extract` wrote it.
+        out: the folder for the student, the checkpoint and the log.
+        data: the interactions.
+        student: the small model.
+        method: how it learns from the rankings.
+        training: how it is trained.
+        progress: show progress bars on a terminal.
+    """
+
+    rankings: str
+    out: str
+    data: DataConfig = field(default_factory=DataConfig)
+    student: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    progress: bool = True
+
+
+@dataclass
+class EvaluateConfig:
+    """`rankdistill evaluate`: a model's metrics against the full catalogue.
+
+    Args:
+        model: a model's folder or file.
+        data: the interactions.
+        part: valid or test.
+        cutoffs: positions.
+        out: a JSON file to write besides, or none.
+    """
+
+    model: str
+    data: DataConfig = field(default_factory=DataConfig)
+    part: Literal["valid", "test"] = "test"
+    cutoffs: list[int] = field(default_factory=lambda: [10, 20, 50])
+    out: str | None = None
+
+
+@dataclass
+class RecommendConfig:
+    """`rankdistill recommend`: the best items of users, train items left out.
+
+    Args:
+        model: a model's folder or file.
+        data: the interactions.
+        users: external user ids; all users by default.
+        k: items per user.
+        out: a csv file to write (user, position, item, score); printed by default.
+    """
+
+    model: str
+    data: DataConfig = field(default_factory=DataConfig)
+    users: list[str] = field(default_factory=list)
+    k: int = 10
+    out: str | None = None
+
+
+COMMANDS = {
+    "run": RunConfig,
+    "train": TrainConfig,
+    "extract": ExtractConfig,
+    "distill": DistillConfig,
+    "evaluate": EvaluateConfig,
+    "recommend": RecommendConfig,
+}

@@ -1,0 +1,228 @@
+"""What the command line does, one function per command, each on its settings from `rankdistill.config`."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import difflib
+import inspect
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from rankdistill.config import (
+    DataConfig,
+    DistillConfig,
+    EvaluateConfig,
+    ExtractConfig,
+    MethodConfig,
+    ModelConfig,
+    RecommendConfig,
+    RunConfig,
+    TrainConfig,
+    TrainingConfig,
+)
+from rankdistill.data import Dataset, load
+from rankdistill.files import replacing, write_text
+from rankdistill.losses import Distillation, RelaxedRankingDistillation
+from rankdistill.metrics import evaluate as evaluate_model
+from rankdistill.models.saved import MODEL_FILE, build_model, load_model, save_model
+from rankdistill.ops import inner_product_topk
+from rankdistill.rankings import Rankings
+from rankdistill.report import Row, as_table, draw_curves
+from rankdistill.trainer import Term, Trainer
+
+METHODS: dict[str, type[Distillation]] = {"rrd": RelaxedRankingDistillation}
+
+
+def run(config: RunConfig) -> None:
+    dataset = open_dataset(config.data)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    print(f"{dataset}\n")
+    rows, curves = [], {}
+
+    def finish(label: str, folder: str, model, history: list[dict], trainer: Trainer, name: str) -> None:
+        save_model(out / folder / MODEL_FILE, model, name, dataset)
+        metrics = test_metrics(model, dataset)
+        rows.append(Row(label, sum(p.numel() for p in model.parameters()), metrics, trainer.seconds))
+        curves[label] = [(r["epoch"], r[key]) for r in history if (key := f"valid/{config.training.metric}") in r]
+
+    training = config.teacher_training or config.training
+    teacher, trainer, history = fit(dataset, config.teacher, training, (), out / "teacher", "teacher", config.progress)
+    finish(f"teacher ({config.teacher.name}, {config.teacher.width})", "teacher", teacher, history, trainer, config.teacher.name)
+
+    started = time.perf_counter()
+    rankings = rank(teacher, dataset, config.method.list_length, config.progress)
+    rankings.save(out / "rankings.safetensors")
+    extraction = time.perf_counter() - started
+
+    for label, folder, terms in (
+        ("student", "student", ()),
+        (f"student + {config.method.name}", "distilled", (make_term(config.method, rankings, dataset, config.training.seed),)),
+    ):
+        model, trainer, history = fit(dataset, config.student, config.training, terms, out / folder, folder, config.progress)
+        finish(f"{label} ({config.student.name}, {config.student.width})", folder, model, history, trainer, config.student.name)
+
+    table = as_table(rows, teacher=0, undistilled=1)
+    text = f"# Distillation on {dataset.name}\n\n{table}\n\nRankings: {rankings.k} items per user, {extraction:.1f} s.\n"
+    if draw_curves(out / "curves.png", curves, config.training.metric):
+        text += "\n![Learning curves](curves.png)\n"
+    write_text(out / "results.md", text)
+    results = {"rows": [dataclasses.asdict(row) for row in rows], "extraction_seconds": extraction, "curves": curves}
+    write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
+    print(f"{table}\n\nRankings: {rankings.k} items per user, {extraction:.1f} s. Everything is in {out}/")
+
+
+def train(config: TrainConfig) -> None:
+    dataset = open_dataset(config.data)
+    model, _, _ = fit(dataset, config.model, config.training, (), Path(config.out), "train", config.progress)
+    save_model(Path(config.out) / MODEL_FILE, model, config.model.name, dataset)
+    print_metrics(test_metrics(model, dataset))
+
+
+def extract(config: ExtractConfig) -> None:
+    dataset = open_dataset(config.data)
+    if (config.model is None) == (config.user_vectors is None) or (config.user_vectors is None) != (config.item_vectors is None):
+        raise ValueError("extract: expected either model, or user_vectors and item_vectors; got neither or both")
+    if config.model is not None:
+        rankings = rank(load_model(config.model, dataset), dataset, config.k, config.progress)
+    else:
+        users, items = read_vectors(config.user_vectors), read_vectors(config.item_vectors)
+        for side, table, count in (("user", users, dataset.n_users), ("item", items, dataset.n_items)):
+            if len(table) != count:
+                raise ValueError(f"extract: expected {side}_vectors of {count} rows, as the data set; got {list(table.shape)}")
+        rankings = rank_vectors(users, items, dataset, config.k, config.progress)
+    rankings.save(config.out)
+    print(f"{rankings.n_users} users, {rankings.k} of {rankings.n_items} items each: {config.out}")
+
+
+def distill(config: DistillConfig) -> None:
+    dataset = open_dataset(config.data)
+    rankings = Rankings.load(config.rankings, user_vocabulary=dataset.users, item_vocabulary=dataset.items)
+    terms = (make_term(config.method, rankings, dataset, config.training.seed),)
+    model, _, _ = fit(dataset, config.student, config.training, terms, Path(config.out), "distill", config.progress)
+    save_model(Path(config.out) / MODEL_FILE, model, config.student.name, dataset)
+    print_metrics(test_metrics(model, dataset))
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    dataset = open_dataset(config.data)
+    model = load_model(config.model, dataset)
+    part = getattr(dataset, config.part)
+    metrics = evaluate_model(model, part.csr(), dataset.held_out_exclude(config.part), config.cutoffs)
+    print_metrics(metrics)
+    if config.out is not None:
+        write_text(config.out, json.dumps(metrics, indent=2) + "\n")
+
+
+def recommend(config: RecommendConfig) -> None:
+    dataset = open_dataset(config.data)
+    model = load_model(config.model, dataset)
+    users = dataset.users.encode(config.users) if config.users else torch.arange(dataset.n_users)
+    seen = dataset.train.csr()
+    with torch.no_grad():
+        best = [
+            inner_product_topk(model.user_vectors(ids), model.item_vectors(), config.k, seen.rows(ids))
+            for ids in users.split(8192)
+        ]
+    lengths = torch.cat([part.lengths for part in best])
+    rows = torch.arange(len(users)).repeat_interleave(lengths)
+    kept = torch.arange(config.k) < lengths[:, None]
+    columns = (
+        dataset.users.decode(users[rows]),
+        (kept.nonzero()[:, 1] + 1).tolist(),
+        dataset.items.decode(torch.cat([part.indices for part in best])[kept]),
+        [f"{score:.6g}" for score in torch.cat([part.scores for part in best])[kept].tolist()],
+    )
+    header = ("user", "position", "item", "score")
+    if config.out is None:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([header, *zip(*columns)])
+        return
+    with replacing(config.out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *zip(*columns)])
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    options = {**config.options, **({"format": config.format} if config.format else {})}
+    if config.train is not None:
+        return Dataset.from_files(config.train, config.valid, config.test, **options)
+    return load(config.source, split=config.split, ratios=config.ratios, seed=config.seed, **options)
+
+
+def fit(dataset: Dataset, model: ModelConfig, training: TrainingConfig, terms, folder: Path, label: str, progress: bool):
+    """A trained model, its trainer and its history."""
+    made = build_model(model.name, dataset, model.width, seed=training.seed)
+    trainer = Trainer(made, dataset, training, terms, folder=folder, progress=bar(label, progress))
+    history = trainer.fit()
+    return made, trainer, history
+
+
+def make_term(config: MethodConfig, rankings: Rankings, dataset: Dataset, seed: int) -> Term:
+    method = METHODS[config.name]
+    known = [name for name in inspect.signature(method).parameters if name not in ("rankings", "exclude")]
+    for option in config.options:
+        if option not in known:
+            close = difflib.get_close_matches(option, known, 1)
+            hint = f" The nearest key is {close[0]}." if close else ""
+            raise ValueError(f"method.options: expected keys of {', '.join(known)}; got {option!r}.{hint}")
+    weight = method.default_weight if config.weight is None else config.weight
+    return Term(weight, method(rankings, dataset.train.csr(), **{"seed": seed, **config.options}))
+
+
+def rank(model, dataset: Dataset, k: int, progress: bool) -> Rankings:
+    with torch.no_grad():
+        return rank_vectors(model.user_vectors(), model.item_vectors(), dataset, k, progress)
+
+
+def rank_vectors(users, items, dataset: Dataset, k: int, progress: bool) -> Rankings:
+    metadata = {"user_vocabulary": dataset.users.sha256, "item_vocabulary": dataset.items.sha256, "data": dataset.name}
+    show = bar("rankings", progress)
+    return Rankings.from_vectors(users, items, k, dataset.train.csr(), batch_size=1024, progress=show, metadata=metadata)
+
+
+def read_vectors(path: str) -> torch.Tensor:
+    """The one two-dimensional table in an npy, npz or safetensors file."""
+    suffix = Path(path).suffix
+    if suffix == ".npy":
+        tables = [torch.from_numpy(np.load(path))]
+    elif suffix == ".npz":
+        with np.load(path) as file:
+            tables = [torch.from_numpy(file[name]) for name in file.files]
+    elif suffix == ".safetensors":
+        tables = list(load_file(path).values())
+    else:
+        raise ValueError(f"extract: expected vectors as .npy, .npz or .safetensors; got {path}")
+    tables = [table for table in tables if table.dim() == 2]
+    if len(tables) != 1:
+        raise ValueError(f"extract: expected one table [rows, width] in {path}; got {len(tables)}")
+    return tables[0]
+
+
+def test_metrics(model, dataset: Dataset) -> dict[str, float]:
+    part = "test" if len(dataset.test) else "valid"
+    if not len(getattr(dataset, part)):
+        return {}
+    return evaluate_model(model, getattr(dataset, part).csr(), dataset.held_out_exclude(part))
+
+
+def print_metrics(metrics: dict[str, float]) -> None:
+    for name, value in metrics.items():
+        print(f"{name:16s}{value:.4f}")
+
+
+def bar(label: str, shown: bool):
+    """Wraps an iterable in a progress bar, on a terminal alone."""
+    if not shown:
+        return iter
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return iter
+    return lambda steps: tqdm(steps, desc=label, disable=None, leave=False)

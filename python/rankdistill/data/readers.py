@@ -1,0 +1,99 @@
+"""One way in for every file format."""
+
+from __future__ import annotations
+
+import os
+
+from rankdistill.data.adjacency import read_lightgcn, read_users_dat
+from rankdistill.data.delimited import read_with_header, read_without_header
+from rankdistill.data.interactions import RawInteractions
+from rankdistill.data.lines import read_text
+from rankdistill.data.parquet import read_parquet
+
+FORMATS = ("csv", "tsv", "parquet", "u.data", "ratings.dat", "inter", "rating", "lightgcn", "users.dat")
+SUFFIXES = {
+    "csv": "csv",
+    "tsv": "tsv",
+    "parquet": "parquet",
+    "inter": "inter",
+    "rating": "rating",
+    "txt": "lightgcn",
+}
+
+
+def guess_format(path: str | os.PathLike) -> str | None:
+    """The format that a file's name tells, or None."""
+    name = os.path.basename(os.fspath(path)).lower().removesuffix(".gz")
+    return name if name in FORMATS and name not in SUFFIXES else SUFFIXES.get(name.rpartition(".")[2])
+
+
+def read_interactions(
+    path: str | os.PathLike,
+    *,
+    format: str | None = None,
+    user_column: str | None = None,
+    item_column: str | None = None,
+    rating_column: str | bool | None = None,
+    timestamp_column: str | bool | None = None,
+    min_rating: float | None = None,
+) -> RawInteractions:
+    """The interactions in a file, with their ids as they are written there.
+
+    Formats: csv and tsv (with a header); parquet (needs the extra `data`); u.data (MovieLens: user, item, rating,
+    timestamp, separated by tabs); ratings.dat (the same, separated by ::); inter (RecBole: tabs and a typed header);
+    rating (NCF: tabs; the timestamp may be missing); lightgcn (`user item item …` a line; .txt); users.dat (citeulike:
+    a count and that many items, the user is the number of the line). All text is UTF-8 and may be gzip'd (.gz); line
+    ends may be LF or CRLF; spaces around ids are dropped; blank lines are skipped.
+
+    Args:
+        path: the file.
+        format: one of `FORMATS`; None guesses from the name.
+        user_column, item_column, rating_column, timestamp_column: names of columns, where there is a header. None
+            looks for the usual names (user, user_id, userId, …); False leaves ratings or timestamps out.
+        min_rating: keep only rows with at least this rating.
+
+    Returns:
+        n rows in the order of the file. Users without any item leave no row.
+
+    Raises:
+        ValueError: a malformed line, as "path:line: expected …; got …"; an unknown format or column.
+        OSError: the file cannot be read.
+        ImportError: parquet without polars.
+
+    Cost:
+        O(size of the file) time and memory.
+    """
+    format = guess_format(path) if format is None else format
+    if format not in FORMATS:
+        known = ", ".join(FORMATS)
+        got = f"the name {os.path.basename(os.fspath(path))!r}" if format is None else repr(format)
+        raise ValueError(f"read_interactions: expected format as one of {known}; got {got}")
+    wanted = {
+        "user": user_column,
+        "item": item_column,
+        "rating": rating_column,
+        "timestamp": timestamp_column,
+    }
+    if format not in ("csv", "tsv", "inter", "parquet") and (
+        named := [role for role, c in wanted.items() if c]
+    ):
+        raise ValueError(
+            f"read_interactions: expected no {named[0]}_column, as {format} has no header; got {wanted[named[0]]!r}"
+        )
+    if format == "parquet":
+        table = read_parquet(path, wanted)
+    else:
+        text = read_text(path)
+        if format == "lightgcn":
+            table = read_lightgcn(path, text)
+        elif format == "users.dat":
+            table = read_users_dat(path, text)
+        elif format in ("csv", "tsv", "inter"):
+            table = read_with_header(path, text, format, wanted)
+        else:
+            table = read_without_header(path, text, format, wanted)
+    if min_rating is None:
+        return table
+    if table.ratings is None:
+        raise ValueError(f"{os.fspath(path)}: expected ratings, for min_rating={min_rating}; got none")
+    return table.select(table.ratings >= min_rating)

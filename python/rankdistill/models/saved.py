@@ -1,0 +1,58 @@
+"""Models as files: one safetensors file with what is needed to build the model again and to check its data set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from torch import nn
+
+from rankdistill.checkpoint import load_checkpoint, save_checkpoint
+from rankdistill.data.dataset import Dataset
+from rankdistill.models.matrix_factorization import MatrixFactorization
+
+MODEL_FILE = "model.safetensors"
+MODELS = {"mf": MatrixFactorization}
+
+
+def build_model(name: str, dataset: Dataset, width: int, seed: int = 0) -> nn.Module:
+    """A new model for a data set's users and items."""
+    if name not in MODELS:
+        raise ValueError(f"build_model: expected a model of {', '.join(MODELS)}; got {name!r}")
+    return MODELS[name](dataset.n_users, dataset.n_items, width, seed=seed)
+
+
+def save_model(path: str | os.PathLike, model: nn.Module, name: str, dataset: Dataset) -> None:
+    """Writes a model and the hashes of the ids that its rows are numbered by."""
+    facts = {
+        "model": name,
+        "width": model.width,
+        "user_vocabulary": dataset.users.sha256,
+        "item_vocabulary": dataset.items.sha256,
+    }
+    save_checkpoint(path, {"model": model.state_dict()}, facts)
+
+
+def load_model(path: str | os.PathLike, dataset: Dataset) -> nn.Module:
+    """Reads a model that `save_model` wrote; `path` may be its folder.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a model, or a model of another data set.
+    """
+    path = Path(path)
+    path = path / MODEL_FILE if path.is_dir() else path
+    if not path.exists():
+        raise FileNotFoundError(f"load_model: expected a model file; got {path}, which does not exist")
+    groups, facts = load_checkpoint(path)
+    if "model" not in facts:
+        raise ValueError(f"load_model: expected a model; got {path}, a checkpoint of something else")
+    for side, vocabulary in (("user", dataset.users), ("item", dataset.items)):
+        if facts[f"{side}_vocabulary"] != vocabulary.sha256:
+            raise ValueError(
+                f"load_model: expected a model of this data set's {side}s ({len(vocabulary)} ids, SHA-256 "
+                f"{vocabulary.sha256[:12]}…); got {facts[f'{side}_vocabulary'][:12]}… in {path}"
+            )
+    model = build_model(facts["model"], dataset, facts["width"])
+    model.load_state_dict(groups["model"])
+    return model
