@@ -66,6 +66,11 @@ def check_indices(op: str, name: str, indices: Tensor, low: int, high: int) -> N
         raise index_error(op, name, indices, position, low, high)
 
 
+def signed64(value: int) -> int:
+    """The int64 with the lowest 64 bits of any integer: what a schema's int can carry."""
+    return (int(value) + 2**63) % 2**64 - 2**63
+
+
 def csr_tensors(op: str, name: str, csr: object, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
     """indptr and indices (int64) of a pair, of an object with these attributes, or of None."""
     if csr is None:

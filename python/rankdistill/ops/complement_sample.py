@@ -143,6 +143,7 @@ def complement_sample(
         checks.expect_tensor(OP, "positions", positions, 1, (torch.int64,))
         checks.expect(positions.shape == users.shape, OP, f"positions for {users.shape[0]} users", positions)
         checks.expect(positions.device == users.device, OP, f"positions on {users.device}, as users", positions)
+    seed, epoch = checks.signed64(seed), checks.signed64(epoch)
     return torch.ops.rankdistill.complement_sample(
         users, positions, n_items, n_samples, indptr, indices, listed, seed, epoch, stream
     )

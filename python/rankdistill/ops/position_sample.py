@@ -111,4 +111,5 @@ def position_sample(
     checks.expect(n_samples >= 0, OP, "n_samples of 0 or more", n_samples)
     checks.expect(math.isfinite(temperature) and temperature > 0, OP, "a finite temperature above 0", temperature)
     checks.expect(0 <= stream < 256, OP, "stream in [0, 256)", stream)
+    seed, epoch = checks.signed64(seed), checks.signed64(epoch)
     return torch.ops.rankdistill.position_sample(users, lengths, n_samples, temperature, seed, epoch, stream)

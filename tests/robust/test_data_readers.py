@@ -1,0 +1,249 @@
+"""Every format read, in its variants; every malformed line refused with file and line."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import sys
+
+import numpy as np
+import polars
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rankdistill.data import read_interactions
+
+USERS, ITEMS, RATINGS, TIMES = [1, 1, 7], [10, 20, 10], [3.0, 5.0, 1.0], [100, 50, 7]
+
+GOOD = {
+    "a.csv": "user_id,item_id,rating,timestamp\n1,10,3,100\n1,20,5,50\n7,10,1,7\n",
+    "quoted.csv": '"userId","movieId","rating","timestamp"\n"1","10",3.0,100\n1,20,5e0,50\n\n7,10,1,7',
+    "order.csv": "time,other,iid,stars,user\n100,x,10,3,1\n50,\"y,\nz\",20,5,1\n7,,10,1,7\n",
+    "spaced.csv": "user, item, rating, timestamp\n1, 10, 3, 100\n 1 ,20 ,5 ,50\n7,10,1,7\n",
+    "a.tsv": "User\tItem\tRating\tTimestamp\n1\t10\t3\t100\n1\t20\t5\t50\n7\t10\t1\t7\n",
+    "u.data": "1\t10\t3\t100\n1\t20\t5\t50\n7\t10\t1\t7\n",
+    "ratings.dat": "1::10::3::100\n1::20::5::50\n7::10::1::7\n",
+    "a.inter": "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t10\t3\t100\n1\t20\t5\t50\n7\t10\t1\t7\n",
+    "a.train.rating": "1\t10\t3\t100\n1\t20\t5\t50\n7\t10\t1\t7\n",
+}  # fmt: skip
+
+
+def write(path, text: str, gz: bool = False, crlf: bool = False):
+    data = (text.replace("\n", "\r\n") if crlf else text).encode()
+    path = path.with_name(path.name + ".gz") if gz else path
+    path.write_bytes(gzip.compress(data) if gz else data)
+    return path
+
+
+@pytest.mark.parametrize("gz", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize("crlf", [False, True], ids=["lf", "crlf"])
+@pytest.mark.parametrize("name", GOOD)
+def test_one_interaction_a_line(tmp_path, name, gz, crlf):
+    table = read_interactions(write(tmp_path / name, GOOD[name], gz, crlf))
+    assert table.users.tolist() == USERS
+    assert table.items.tolist() == ITEMS
+    assert table.ratings.tolist() == RATINGS
+    assert table.timestamps.tolist() == TIMES
+    assert table.timestamps.dtype == np.int64
+
+
+@pytest.mark.parametrize("gz", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize("crlf", [False, True], ids=["lf", "crlf"])
+@pytest.mark.parametrize(
+    ("name", "text", "pairs"),
+    [
+        ("train.txt", "0 5 3 \n2\n\n3  9\t1\n0 7", [(0, 5), (0, 3), (3, 9), (3, 1), (0, 7)]),
+        ("train.txt", "", []),
+        ("train.txt", "4\n", []),
+        ("users.dat", "2 5 3\n0\n1 9\n", [(0, 5), (0, 3), (2, 9)]),
+        ("users.dat", "", []),
+    ],
+)
+def test_one_user_a_line(tmp_path, name, text, pairs, gz, crlf):
+    table = read_interactions(write(tmp_path / name, text, gz, crlf))
+    assert list(zip(table.users.tolist(), table.items.tolist())) == pairs
+
+
+CSV_HEADER = "user,item,rating,timestamp\n1,10,3,100\n"
+INTER_HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t10\t3\t100\n"
+MALFORMED = [
+    ("a.csv", "", 1, "a header; got an empty file"),
+    ("a.csv", "who,item\n1,2\n", 1, "a user column"),
+    ("a.csv", "user,user_id,item\n1,2,3\n", 1, "one user column"),
+    ("a.csv", CSV_HEADER + "1,2,3\n", 3, "4 fields; got 3"),
+    ("a.csv", CSV_HEADER + "\n1,2,3,4,5\n", 4, "4 fields; got 5"),
+    ("a.csv", CSV_HEADER + "1,2,3,4\n" * 700 + ",2,3,4\n", 703, "a user id; got an empty field"),
+    ("a.csv", CSV_HEADER + "1,  ,3,4\n", 3, "a item id; got an empty field"),
+    ("a.csv", CSV_HEADER + "1,2,x,4\n", 3, "a finite number as rating; got 'x'"),
+    ("a.csv", CSV_HEADER + "1,2,nan,4\n", 3, "a finite number as rating; got 'nan'"),
+    ("a.csv", CSV_HEADER + "1,2,,4\n", 3, "a finite number as rating; got ''"),
+    ("a.csv", CSV_HEADER + "1,2,3,monday\n", 3, "a finite number as timestamp; got 'monday'"),
+    ("a.csv", CSV_HEADER + "1,2,3,inf\n", 3, "a finite number as timestamp; got 'inf'"),
+    ("a.csv", CSV_HEADER + '1,"2,3,4\n', 3, "well-formed fields"),
+    ("a.csv", CSV_HEADER + "1,2\0,3,4\n", 3, "a NUL character"),
+    ("a.tsv", CSV_HEADER.replace(",", "\t") + "1\t2\n", 3, "4 fields; got 2"),
+    ("u.data", "1\t10\t3\t100\n1\t10\t3\n", 2, "4 fields; got 3"),
+    ("u.data", "1\t10\t3\n", 1, "4 fields; got 3"),
+    ("u.data", "1\t10\t3\t100\n\t10\t3\t5\n", 2, "a user id; got an empty field"),
+    ("u.data", "1\t10\tgood\t100\n", 1, "a finite number as rating; got 'good'"),
+    ("ratings.dat", "1::2::3::4\n1::2::3\n", 2, "4 fields; got 3"),
+    ("ratings.dat", "1::2::3::4\n1\t2\t3\t4\n", 2, "fields separated by ::"),
+    ("a.inter", "user_id\titem_id\n1\t2\n", 1, "columns as name:type"),
+    ("a.inter", "user_id:token\titem_id:word\n1\t2\n", 1, "columns as name:type"),
+    ("a.inter", INTER_HEADER + "1\t2\t3\t4\t5\n", 3, "4 fields; got 5"),
+    ("a.inter", INTER_HEADER + "1\t2\tx\t4\n", 3, "a finite number as rating; got 'x'"),
+    ("a.rating", "1\t2\t3\n1\t2\n", 2, "3 fields; got 2"),
+    ("a.rating", "1\t2\n", 1, "4 fields; got 2"),
+    ("train.txt", "0 1 2\n1 x 2\n", 2, "integers separated by spaces; got 'x'"),
+    ("train.txt", "0 1 2\n\n1 -2\n", 3, "integers separated by spaces; got '-2'"),
+    ("train.txt", "0,1\n", 1, "integers separated by spaces; got '0,1'"),
+    (
+        "train.txt",
+        "0 1\n1 9999999999999999999\n",
+        2,
+        "integers separated by spaces; got '9999999999999999999'",
+    ),
+    ("users.dat", "2 1 5\n3 1 5\n", 2, "3 items, as the first number says; got 2"),
+    ("users.dat", "2 1 5\n\n1 5\n", 2, "a count and that many items; got a blank line"),
+    ("users.dat", "1 a\n", 1, "integers separated by spaces; got 'a'"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "line", "message"), MALFORMED)
+@pytest.mark.parametrize("gz", [False, True], ids=["plain", "gz"])
+def test_malformed_lines_are_named(tmp_path, name, text, line, message, gz):
+    path = write(tmp_path / name, text, gz)
+    with pytest.raises(ValueError, match=re.escape(f"{path}:{line}: expected ") + ".*" + re.escape(message)):
+        read_interactions(path)
+
+
+@pytest.mark.parametrize("name", [*GOOD, "train.txt", "users.dat"])
+def test_bad_bytes_are_named_with_their_line(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\xef\xbb\xbfa\nb\nc \xff\n")
+    with pytest.raises(ValueError, match=re.escape(f"{path}:3: expected UTF-8 text; got byte 0xff")):
+        read_interactions(path)
+
+
+@pytest.mark.parametrize("name", [*GOOD, "train.txt", "users.dat"])
+def test_broken_gzip_is_named_with_its_line(tmp_path, name):
+    lines = "".join(f"{i * 7919 % 100_003}\t{i * 104_729 % 99_991}\n" for i in range(20_000))
+    whole = gzip.compress(lines.encode())
+    path = tmp_path / f"{name}.gz"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"expected a whole gzip stream; got") as caught:
+        read_interactions(path)
+    line = int(re.search(r"\.gz:(\d+):", str(caught.value))[1])
+    assert 5_000 < line < 15_000
+    path.write_bytes(lines.encode())
+    with pytest.raises(ValueError, match=r":1: expected a whole gzip stream"):
+        read_interactions(path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.inter"])
+def test_string_ids_of_any_script(tmp_path, name):
+    text = GOOD[name].replace("7", "Zoë 'β'").replace("20", "007")
+    text = text.replace("Zoë 'β'\n", "7\n")  # the timestamp stays a number
+    table = read_interactions(write(tmp_path / name, text))
+    assert table.users.tolist() == ["1", "1", "Zoë 'β'"]
+    assert table.items.tolist() == ["10", "007", "10"]
+
+
+def test_ids_become_strings_together_however_late_the_first_one_is(tmp_path):
+    rows = [(i, i) for i in range(1_000)]
+    text = "user,item\n" + "".join(f"{u},{i}\n" for u, i in rows) + "u,1\n"
+    table = read_interactions(write(tmp_path / "a.csv", text))
+    assert table.users.tolist() == [*map(str, range(1_000)), "u"]
+    assert table.items.tolist() == [*range(1_000), 1]
+
+
+fields = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=5)
+
+
+@given(st.lists(st.tuples(fields, fields).filter(lambda pair: all(map(str.strip, pair))), max_size=20))
+def test_what_csv_writes_is_read(tmp_path_factory, rows):
+    import csv
+
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("user", "item"), *rows])
+    table = read_interactions(path)
+    assert [str(user).strip() for user in table.users.tolist()] == [user.strip() for user, _ in rows]
+    assert [str(item).strip() for item in table.items.tolist()] == [item.strip() for _, item in rows]
+
+
+def test_columns_by_name_or_left_out(tmp_path):
+    path = write(tmp_path / "a.csv", "user,who,item,what,rating,timestamp\n1,2,3,4,5,monday\n")
+    table = read_interactions(path, user_column="who", item_column="what", timestamp_column=False)
+    assert (table.users.tolist(), table.items.tolist(), table.timestamps) == ([2], [4], None)
+    with pytest.raises(ValueError, match=r"a.csv:1: expected a column 'nobody'; got \['user'"):
+        read_interactions(path, user_column="nobody")
+    with pytest.raises(ValueError, match=r"expected no user_column, as u\.data has no header"):
+        read_interactions(path, format="u.data", user_column="who")
+
+
+def test_min_rating(tmp_path):
+    path = write(tmp_path / "u.data", GOOD["u.data"])
+    assert read_interactions(path, min_rating=3).items.tolist() == [10, 20]
+    with pytest.raises(ValueError, match=r"train.txt: expected ratings, for min_rating=4; got none"):
+        read_interactions(write(tmp_path / "train.txt", "0 1\n"), min_rating=4)
+
+
+def test_unknown_formats_list_the_choices(tmp_path):
+    path = write(tmp_path / "a.xlsx", "")
+    with pytest.raises(
+        ValueError, match=r"expected format as one of csv, tsv, parquet.*; got the name 'a.xlsx'"
+    ):
+        read_interactions(path)
+    with pytest.raises(ValueError, match="got 'excel'"):
+        read_interactions(path, format="excel")
+    with pytest.raises(FileNotFoundError):
+        read_interactions(tmp_path / "none.csv")
+
+
+class TestParquet:
+    def table(self, **columns):
+        return polars.DataFrame({"user_id": USERS, "item_id": ["a", "b", "a"], **columns})
+
+    def test_values(self, tmp_path):
+        frame = self.table(rating=RATINGS, timestamp=TIMES, unused=[None, 1, 2])
+        frame = frame.with_columns(polars.col("item_id").cast(polars.Categorical))
+        frame.write_parquet(tmp_path / "a.parquet")
+        table = read_interactions(tmp_path / "a.parquet", min_rating=2)
+        assert (table.users.tolist(), table.items.tolist()) == ([1, 1], ["a", "b"])
+        assert (table.ratings.tolist(), table.timestamps.tolist()) == ([3.0, 5.0], [100, 50])
+
+    def test_dates_are_seconds(self, tmp_path):
+        days = polars.Series([0, 1, 2], dtype=polars.Int32).cast(polars.Date)
+        self.table(time=days).write_parquet(tmp_path / "a.parquet")
+        assert read_interactions(tmp_path / "a.parquet").timestamps.tolist() == [0, 86_400, 172_800]
+
+    @pytest.mark.parametrize(
+        ("columns", "message"),
+        [
+            ({"user_id": [1, None, 2]}, "row 2: expected a user; got null"),
+            ({"rating": [1.0, float("nan"), 2.0]}, "row 2: expected a finite number as rating; got nan"),
+            ({"rating": ["good", "bad", "x"]}, "expected rating as numbers; got String"),
+            ({"item_id": ["a", "", "b"]}, "not empty; got '' at position 1"),
+        ],
+    )
+    def test_bad_values(self, tmp_path, columns, message):
+        self.table(**columns).write_parquet(tmp_path / "a.parquet")
+        with pytest.raises(ValueError, match=f"a.parquet: .*{message}"):
+            read_interactions(tmp_path / "a.parquet")
+
+    def test_bad_files(self, tmp_path):
+        (tmp_path / "a.parquet").write_bytes(b"PAR1 nonsense")
+        with pytest.raises(ValueError, match=r"a.parquet: expected a parquet file"):
+            read_interactions(tmp_path / "a.parquet")
+        with pytest.raises(FileNotFoundError):
+            read_interactions(tmp_path / "b.parquet")
+        polars.DataFrame({"x": [1]}).write_parquet(tmp_path / "a.parquet")
+        with pytest.raises(ValueError, match=r"expected a user column .*got \['x'\]"):
+            read_interactions(tmp_path / "a.parquet")
+
+    def test_without_polars_the_cure_is_named(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "polars", None)
+        with pytest.raises(ImportError, match=r"pip install 'rankdistill\[data\]'"):
+            read_interactions(tmp_path / "a.parquet")
