@@ -10,6 +10,10 @@ import importlib
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "rankdistill.losses": ["Batch", "Distillation", "RelaxedRankingDistillation"],
+    "rankdistill.models": ["MatrixFactorization"],
+    "rankdistill.rankings": ["Rankings"],
+    "rankdistill.trainer": ["Term", "Trainer"],
     "rankdistill.ops": [
         "complement_sample",
         "gathered_inner_product",
@@ -17,7 +21,7 @@ _EXPORTS = {
     ],
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
-_MODULES = {"data", "functional", "losses", "metrics", "models", "ops"}
+_MODULES = {"config", "data", "functional", "losses", "metrics", "models", "ops"}
 
 __all__ = sorted([*_HOME, *_MODULES])
 

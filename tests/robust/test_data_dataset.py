@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import logging
 import subprocess
 import sys
@@ -111,7 +113,7 @@ def test_bad_tables():
         RawInteractions([1], [1], timestamps=["monday"])
     with pytest.raises(ValueError, match=r"expected items in \[0, 2\); got 2 at position 1"):
         Interactions(torch.tensor([0, 0]), torch.tensor([0, 2]), 1, 2)
-    with pytest.raises(TypeError, match="expected users as a tensor of int64; got torch.int32"):
+    with pytest.raises(TypeError, match=r"expected users as a tensor of int64; got torch\.int32"):
         Interactions(torch.tensor([0]).int(), torch.tensor([0]), 1, 1)
     with pytest.raises(TypeError, match=r"expected RawInteractions or a pair \(users, items\); got int"):
         Dataset.from_arrays(3)
@@ -127,7 +129,7 @@ class TestLoad:
         assert len(data.train) == 2 * 5
 
     def test_folders(self, tmp_path):
-        with pytest.raises(ValueError, match="expected a train file in .*; got nothing"):
+        with pytest.raises(ValueError, match=r"expected a train file in .*; got nothing"):
             load(tmp_path)
         (tmp_path / "x.train.rating").write_text("0\t1\t1\n")
         (tmp_path / "x.test.rating").write_text("0\t2\t1\n")
@@ -141,7 +143,7 @@ class TestLoad:
 
     def test_unknown_names_name_the_nearest(self):
         with pytest.raises(
-            ValueError, match="expected one of synthetic, .*; got 'ml100k'; did you mean 'ml-100k'"
+            ValueError, match=r"expected one of synthetic, .*; got 'ml100k'; did you mean 'ml-100k'"
         ):
             load("ml100k")
 
@@ -206,7 +208,7 @@ class TestGenerator:
         ],
     )
     def test_wrong_arguments(self, wrong):
-        with pytest.raises(ValueError, match="^generate: expected"):
+        with pytest.raises(ValueError, match=r"^generate: expected"):
             generate(**wrong)
 
 
@@ -215,3 +217,13 @@ def test_the_table_of_downloads_needs_no_torch():
         "import sys; from rankdistill.data import DATASETS; assert DATASETS; sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "module", ["csr", "dataset", "generator", "ids", "interactions", "loading", "vocabulary"]
+)
+def test_examples(module):
+    module = importlib.import_module(f"rankdistill.data.{module}")
+    found = doctest.testmod(module, extraglobs={"torch": torch})
+    assert found.attempted > 0
+    assert found.failed == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import http.server
 import os
@@ -147,21 +148,9 @@ def test_an_interrupted_download_leaves_nothing(server, tmp_path):
 
 
 def test_many_at_once(server, tmp_path):
-    errors = []
-
-    def one():
-        try:
-            folder = fetch(source(server), tmp_path)
-            assert (folder / "train.txt").read_bytes() == BODIES["/train.txt"]
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=one) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        folders = list(pool.map(lambda _: fetch(source(server), tmp_path), range(6)))
+    assert {(folder / "train.txt").read_bytes() for folder in folders} == {BODIES["/train.txt"]}
     assert names(tmp_path) == ["test.txt", "train.txt"]
 
 
@@ -171,7 +160,7 @@ def test_load_by_name_from_the_cache_that_the_environment_names(server, tmp_path
     data = load("mine")
     assert (data.name, len(data.train), len(data.test)) == ("mine", 100_000, 1)
     assert os.listdir(tmp_path) == ["mine"]
-    with pytest.raises(ValueError, match="expected one of ml-100k, .*; got 'mime'; did you mean 'mine'"):
+    with pytest.raises(ValueError, match=r"expected one of ml-100k, .*; got 'mime'; did you mean 'mine'"):
         fetch("mime")
 
 

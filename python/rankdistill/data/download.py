@@ -221,12 +221,13 @@ def _receive(file: RemoteFile, out, progress: Callable[[str, int, int], None] | 
     except (http.client.HTTPException, urllib.error.URLError, ConnectionError, TimeoutError) as error:
         got = f"{type(error).__name__}: {getattr(error, 'reason', error)}"
         raise ConnectionError(f"fetch: expected {file.url}; got {got}") from error
+    if received > file.size:
+        raise ValueError(f"fetch: expected {file.size} bytes from {file.url}; got more")
     if announced is not None and announced.isdecimal() and received < int(announced):
         raise ConnectionError(
             f"fetch: expected {announced} bytes from {file.url}; got {received}: the connection broke"
         )
     if received != file.size:
-        more = "more" if received > file.size else str(received)
-        raise ValueError(f"fetch: expected {file.size} bytes from {file.url}; got {more}")
+        raise ValueError(f"fetch: expected {file.size} bytes from {file.url}; got {received}")
     if digest.hexdigest() != file.sha256:
         raise ValueError(f"fetch: expected SHA-256 {file.sha256} of {file.url}; got {digest.hexdigest()}")

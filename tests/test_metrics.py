@@ -1,0 +1,141 @@
+"""Metrics against the released code's numbers, brute force, and the tie rule."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from rankdistill.data import CSR
+from rankdistill.metrics import candidate_metrics, evaluate, ranking_metrics
+from tests.cases import generator, randn
+
+
+class Vectors:
+    """A model that is two tables."""
+
+    def __init__(self, users, items):
+        self.users, self.items = torch.as_tensor(users), torch.as_tensor(items)
+
+    def user_vectors(self, ids):
+        return self.users[ids]
+
+    def item_vectors(self, ids):
+        return self.items[ids]
+
+
+class Scores:
+    """A model that only scores."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def score(self, users, items):
+        return self.table[users[:, None], items]
+
+
+@pytest.mark.parametrize("part", ["test", "valid"])
+def test_full_ranking_numbers_of_the_released_code(golden, part):
+    numbers = golden("metrics_full")
+    parts = {name: CSR.from_any(torch.from_numpy(numbers[name]).bool()) for name in ("train", "valid", "test")}
+    other = parts["valid" if part == "test" else "test"]
+    model = Vectors(numbers["user_emb"], numbers["item_emb"])
+    names = {"P": "capped_recall", "R": "recall", "N": "ndcg"}
+    values = evaluate(model, parts[part], parts["train"].union(other), (10, 20, 50), tuple(names.values()))
+    for short, name in names.items():
+        for cutoff in (10, 20, 50):
+            assert round(values[f"{name}@{cutoff}"], 4) == pytest.approx(float(numbers[f"{part}_{short}{cutoff}"]), abs=1e-9)
+
+
+@pytest.mark.parametrize("part", ["test", "valid"])
+def test_leave_one_out_numbers_of_the_released_code(golden, part):
+    numbers = golden("metrics_loo")
+    users, items = torch.from_numpy(numbers["user_emb"]), torch.from_numpy(numbers["item_emb"])
+    scores = users @ items.T
+    held_out = torch.from_numpy(numbers[f"{part}_item"])[:, None]
+    candidates = torch.from_numpy(numbers["candidates"])
+    candidate_scores = scores.gather(1, candidates).masked_fill(candidates == held_out, -torch.inf)
+    values = candidate_metrics(scores.gather(1, held_out)[:, 0], candidate_scores)
+    for short, name in {"H": "hit_rate", "N": "ndcg", "M": "mrr"}.items():
+        for cutoff in (5, 10, 20):
+            wanted = numbers[f"{part}_{short}{cutoff}"]
+            assert round(values[f"{name}@{cutoff}"].mean().item(), 4) == pytest.approx(float(wanted), abs=1e-9), name
+
+
+def test_metrics_by_hand():
+    # Positions 2 and 4 of user 0 are relevant, of 3 relevant items; user 1 finds nothing.
+    truth = CSR.from_pairs(torch.tensor([0, 0, 0, 1]), torch.tensor([5, 7, 9, 1]), 2, 10)
+    indices = torch.tensor([[3, 5, 4, 7], [0, 2, 3, -1]])
+    values = {k: v.tolist() for k, v in ranking_metrics(indices, truth, [2, 4]).items()}
+    ideal = 1 + 1 / math.log2(3) + 1 / 2
+    assert values["recall@4"] == pytest.approx([2 / 3, 0])
+    assert values["recall@2"] == pytest.approx([1 / 3, 0])
+    assert values["precision@4"] == pytest.approx([0.5, 0])
+    assert values["capped_recall@2"] == pytest.approx([0.5, 0])
+    assert values["hit_rate@2"] == [1, 0]
+    assert values["mrr@4"] == [0.5, 0]
+    assert values["ndcg@4"] == pytest.approx([(1 / math.log2(3) + 1 / math.log2(5)) / ideal, 0])
+
+
+def test_metrics_are_brute_forces():
+    rng = np.random.default_rng(0)
+    U, N, K = 40, 60, 20
+    truth_matrix = torch.from_numpy(rng.random((U, N)) < 0.1)
+    truth_matrix[:, 0] |= ~truth_matrix.any(1)
+    indices = torch.from_numpy(np.stack([rng.permutation(N)[:K] for _ in range(U)]))
+    values = ranking_metrics(indices, CSR.from_any(truth_matrix), [1, 7, 20])
+    for user in range(U):
+        relevant = set(truth_matrix[user].nonzero().flatten().tolist())
+        for cutoff in (1, 7, 20):
+            hits = [int(i in relevant) for i in indices[user, :cutoff].tolist()]
+            gains = sum(h / math.log2(p + 2) for p, h in enumerate(hits))
+            ideal = sum(1 / math.log2(p + 2) for p in range(min(cutoff, len(relevant))))
+            assert values[f"recall@{cutoff}"][user].item() == pytest.approx(sum(hits) / len(relevant))
+            assert values[f"ndcg@{cutoff}"][user].item() == pytest.approx(gains / ideal)
+            first = hits.index(1) + 1 if any(hits) else math.inf
+            assert values[f"mrr@{cutoff}"][user].item() == pytest.approx(1 / first)
+
+
+def test_vectors_and_scores_agree_and_batches_do_not_matter():
+    users, items = randn(50, 6, seed=1), randn(80, 6, seed=2)
+    truth = CSR.from_any(torch.rand(50, 80, generator=generator(3)) < 0.05)
+    exclude = CSR.from_any((torch.rand(50, 80, generator=generator(4)) < 0.1) & ~truth.to_dense())
+    expected = evaluate(Vectors(users, items), truth, exclude)
+    assert evaluate(Scores(users @ items.T), truth, exclude) == pytest.approx(expected)
+    assert evaluate(Vectors(users, items), truth, exclude, batch_size=7) == pytest.approx(expected)
+
+
+def test_ties_do_not_favour_low_ids():
+    # All scores equal: each of 400 items is among the first 40 with probability 0.1, wherever it stands.
+    for relevant in (0, 399):
+        truth = CSR.from_pairs(torch.tensor([0]), torch.tensor([relevant]), 1, 400)
+        found = [
+            evaluate(Vectors(torch.ones(1, 2), torch.ones(400, 2)), truth, CSR.empty(1, 400), [40], ["recall"], seed=s)
+            for s in range(300)
+        ]
+        share = sum(f["recall@40"] for f in found) / 300
+        assert abs(share - 0.1) < 5 * math.sqrt(0.09 / 300)
+    half = candidate_metrics(torch.tensor([1.0]), torch.tensor([[1.0, 1.0, 0.0, 2.0]]), [2, 3])
+    assert half["hit_rate@2"].item() == 0, "position 1 + 1 better + half of 2 ties = 3"
+    assert half["mrr@3"].item() == pytest.approx(1 / 3)
+
+
+def test_a_nan_score_ranks_last():
+    truth = CSR.from_pairs(torch.tensor([0]), torch.tensor([1]), 1, 3)
+    scores = torch.tensor([[0.0, float("nan"), -1.0]])
+    assert evaluate(Scores(scores), truth, CSR.empty(1, 3), [3], ["recall"])["recall@3"] == 0
+    assert candidate_metrics(torch.tensor([float("nan")]), torch.tensor([[0.0, 1.0]]), [2])["hit_rate@2"].item() == 0
+
+
+def test_bad_input():
+    truth = CSR.from_pairs(torch.tensor([0]), torch.tensor([1]), 1, 3)
+    with pytest.raises(ValueError, match="expected metrics of recall, .*; got 'recal'"):
+        ranking_metrics(torch.tensor([[0]]), truth, [1], ["recal"])
+    with pytest.raises(ValueError, match="expected cutoffs above 0; got 0"):
+        ranking_metrics(torch.tensor([[0]]), truth, [0])
+    with pytest.raises(ValueError, match="expected users with relevant items; got none"):
+        evaluate(Scores(torch.zeros(1, 3)), CSR.empty(1, 3), CSR.empty(1, 3))
+    with pytest.raises(ValueError, match="expected 2 rows of truth"):
+        ranking_metrics(torch.tensor([[0], [1]]), truth, [1])

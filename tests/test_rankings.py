@@ -1,0 +1,161 @@
+"""Rankings: extraction in three ways, the stored file, and files that are not what they should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rankdistill import Rankings
+from rankdistill.data import CSR, Vocabulary
+from rankdistill.rankings import top_of_scores
+from tests.cases import generator, randn
+
+U, N, K = 23, 57, 12
+
+
+@pytest.fixture
+def exclude():
+    return CSR.from_any(torch.rand(U, N, generator=generator(1)) < 0.2)
+
+
+@pytest.fixture
+def tables():
+    # Small integers: scores are exact, and many are equal.
+    return randn(U, 3, seed=2, scale=2).round(), randn(N, 3, seed=3, scale=2).round()
+
+
+def brute_force(scores, exclude, k):
+    """Per row: the best k of what is rankable, equal scores by index."""
+    excluded = exclude.to_dense()
+    for row in range(len(scores)):
+        ranked = sorted(
+            (i for i in range(scores.shape[1]) if not excluded[row, i] and scores[row, i] > -np.inf),
+            key=lambda i: (-scores[row, i].item(), i),
+        )
+        yield ranked[:k]
+
+
+@pytest.mark.parametrize("k", [1, K, N + 5])
+def test_three_ways_one_ranking(tables, exclude, k):
+    users, items = tables
+    scores = users @ items.T
+    by_vectors = Rankings.from_vectors(users, items, k, exclude, batch_size=7)
+    by_function = Rankings.from_score_function(lambda ids: scores[ids], U, N, k, exclude, batch_size=5)
+    by_matrix = Rankings.from_scores(scores, k, exclude)
+    doubles = Rankings.from_scores(scores.double(), k, exclude)
+    for rankings in (by_vectors, by_function, by_matrix, doubles):
+        for row, wanted in enumerate(brute_force(scores, exclude, k)):
+            assert rankings.indices[row].tolist() == wanted + [-1] * (k - len(wanted))
+            assert rankings.lengths[row] == len(wanted)
+            assert rankings.scores[row, : len(wanted)].tolist() == scores[row, wanted].tolist()
+            assert (rankings.scores[row, len(wanted) :] == -torch.inf).all()
+
+
+def test_given_scores_may_be_anything():
+    nan, inf = float("nan"), float("inf")
+    scores = torch.tensor([[nan, 1.0, -inf, inf, -0.0, 0.0, -nan, 1.0]])
+    for table in (scores, scores.double()):
+        values, indices, lengths = top_of_scores(table, 8)
+        assert indices.tolist() == [[3, 1, 7, 4, 5, -1, -1, -1]]
+        assert lengths.tolist() == [5]
+        assert values[0, :3].tolist() == [inf, 1.0, 1.0]
+    assert torch.equal(scores.isnan(), torch.tensor([[True, *[False] * 5, True, False]])), "not written"
+
+
+def test_a_saved_file_comes_back(tmp_path, tables, exclude):
+    users, items = tables
+    people, things = Vocabulary.from_ids(np.arange(U)), Vocabulary.from_ids(np.array([f"item {i}" for i in range(N)]))
+    metadata = {"user_vocabulary": people.sha256, "item_vocabulary": things.sha256, "teacher": "wide"}
+    rankings = Rankings.from_vectors(users, items, K, exclude, metadata=metadata)
+    rankings.save(tmp_path / "rankings.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["rankings.safetensors"]
+    loaded = Rankings.load(tmp_path / "rankings.safetensors", user_vocabulary=people, item_vocabulary=things)
+    for name in ("indices", "scores", "lengths"):
+        assert torch.equal(getattr(loaded, name), getattr(rankings, name))
+        assert getattr(loaded, name).dtype == getattr(rankings, name).dtype
+    assert (loaded.n_items, loaded.metadata) == (N, metadata)
+    other = Vocabulary.from_ids(np.array([f"thing {i}" for i in range(N)]))
+    with pytest.raises(ValueError, match="expected the item ids with SHA-256 .* another catalogue. Extract them again"):
+        Rankings.load(tmp_path / "rankings.safetensors", item_vocabulary=other)
+    with pytest.raises(ValueError, match=f"expected rankings of {N + 1} items; got {N}"):
+        Rankings.load(tmp_path / "rankings.safetensors", n_items=N + 1)
+
+
+def test_loading_maps_the_file_instead_of_reading_it(tmp_path):
+    rows = 400_000
+    indices = torch.zeros((rows, 50), dtype=torch.int32)
+    Rankings(indices, torch.zeros((rows, 50)), torch.full((rows,), 50, dtype=torch.int32), 10).save(tmp_path / "big")
+
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    loaded = Rankings.load(tmp_path / "big")
+    assert loaded.indices[-1].tolist() == [0] * 50
+    assert resident() - before < 40e6 < (tmp_path / "big").stat().st_size / 3
+
+
+def test_a_truncated_or_foreign_file_is_a_clear_error(tmp_path, tables, exclude):
+    path = tmp_path / "rankings"
+    Rankings.from_vectors(*tables, K, exclude).save(path)
+    whole = path.read_bytes()
+    for kept in (0, 7, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(ValueError, match="Rankings.load: expected a whole safetensors file; got .*rankings"):
+            Rankings.load(path)
+    save_file({"a": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="expected a rankings file"):
+        Rankings.load(path)
+    with pytest.raises(FileNotFoundError):
+        Rankings.load(tmp_path / "absent")
+
+
+def test_a_newer_format_is_refused(tmp_path, tables):
+    path = tmp_path / "rankings"
+    Rankings.from_vectors(*tables, K).save(path)
+    whole = path.read_bytes()
+    length = struct.unpack("<Q", whole[:8])[0]
+    header = json.loads(whole[8 : 8 + length])
+    inner = json.loads(header["__metadata__"]["rankdistill.rankings"]) | {"version": 2}
+    header["__metadata__"]["rankdistill.rankings"] = json.dumps(inner)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length :])
+    with pytest.raises(ValueError, match="expected format version 1; got 2"):
+        Rankings.load(path)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, tables, monkeypatch):
+    path = tmp_path / "rankings"
+    Rankings.from_vectors(*tables, K).save(path)
+    before = path.read_bytes()
+
+    def broken(*args, **kwargs):
+        args[1].write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rankdistill.rankings.save_file", broken)
+    with pytest.raises(OSError, match="No space left"):
+        Rankings.from_vectors(*tables, K + 1).save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["rankings"]
+
+
+def test_bad_input(tables, exclude):
+    users, items = tables
+    with pytest.raises(ValueError, match=f"expected exclude of {U} users × {N} items; got {U} × 3"):
+        Rankings.from_vectors(users, items, K, CSR.empty(U, 3))
+    with pytest.raises(ValueError, match="expected k of 0 or more; got int -1"):
+        Rankings.from_vectors(users, items, -1)
+    with pytest.raises(ValueError, match=r"expected scores \[8, 57\]; got float32 \[8, 3\]"):
+        Rankings.from_score_function(lambda ids: torch.zeros(8, 3), 8, N, K)
+    with pytest.raises(ValueError, match=r"expected lengths in \[0, 2\]; got 3 for user 1"):
+        Rankings(torch.zeros((2, 2), dtype=torch.int32), torch.zeros(2, 2), torch.tensor([0, 3], dtype=torch.int32), 5)
+    with pytest.raises(TypeError, match="expected indices as a int32 tensor"):
+        Rankings(torch.zeros(2, 2), torch.zeros(2, 2), torch.zeros(2, dtype=torch.int32), 5)
