@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = parser.parse_args(arguments)
     name = settings.subcommand
     try:
-        chosen = vars(parser.instantiate_classes(settings)[name])
+        chosen = vars(parser.instantiate(settings)[name])
         config = COMMANDS[name](**{key: value for key, value in chosen.items() if key != "config"})
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         from rankdistill import commands

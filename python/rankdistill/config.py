@@ -232,7 +232,7 @@ class RecommendConfig:
 
     model: str
     data: DataConfig = field(default_factory=DataConfig)
-    users: list[str] = field(default_factory=list)
+    users: list[int | str] = field(default_factory=list)
     k: int = 10
     out: str | None = None
 

@@ -1,0 +1,127 @@
+"""The command line as its user meets it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from rankdistill.cli import main
+
+SMALL = [
+    "--data.options={n_users: 150, n_items: 120, mean_interactions: 15, min_interactions: 6, n_groups: 5}",
+    "--progress=false",
+]
+TRAINING = ["--training.epochs=3", "--training.evaluate_every=1", "--training.batch_size=256"]
+DATA = SMALL[:1]
+
+
+def test_help_is_fast_and_without_torch():
+    probe = "import sys; sys.argv = ['rankdistill', 'run', '--help']\ntry:\n    from rankdistill.cli import main; main()\n"
+    probe += "except SystemExit: pass\nassert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", probe], check=True, stdout=subprocess.DEVNULL)
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        result = subprocess.run([sys.executable, "-m", "rankdistill", "--help"], capture_output=True, text=True)
+        times.append(time.perf_counter() - started)
+        assert result.returncode == 0
+        assert all(command in result.stdout for command in ("run", "train", "extract", "distill", "evaluate", "recommend"))
+    assert min(times) < 0.5
+
+
+def test_run_compares_teacher_student_and_distilled(tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["run", *SMALL, *TRAINING, f"--out={out}", "--teacher.width=16", "--student.width=4",
+                 "--method.list_length=30", "--method.options={n_interesting: 8, n_uninteresting: 8}"]  # fmt: skip
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    for label in ("teacher (mf, 16)", "student (mf, 4)", "student + rrd (mf, 4)", "of teacher", "gain", "seconds"):
+        assert label in printed
+    results = json.loads((out / "results.json").read_text())
+    assert [row["parameters"] for row in results["rows"]] == [270 * 16, 270 * 4, 270 * 4]
+    assert "| teacher (mf, 16)" in (out / "results.md").read_text()
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert {p.name for p in out.iterdir()} == {
+        "config.json", "curves.png", "distilled", "rankings.safetensors", "results.json", "results.md", "student", "teacher",
+    }  # fmt: skip
+    assert main(arguments) == 0, "a finished run is read again"
+    assert json.loads((out / "results.json").read_text())["rows"] == results["rows"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    assert main(["train", *SMALL, *TRAINING, f"--out={folder}", "--model.width=16"]) == 0
+    return folder
+
+
+def test_the_steps_one_by_one(tmp_path, teacher, capsys):
+    rankings, student = tmp_path / "rankings.safetensors", tmp_path / "student"
+    assert main(["extract", *SMALL, f"--model={teacher}", f"--out={rankings}", "--k=30"]) == 0
+    assert main(["distill", *SMALL, *TRAINING, f"--rankings={rankings}", f"--out={student}", "--student.width=4"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", *DATA, f"--model={student}", f"--out={tmp_path}/m.json", "--cutoffs=[5]"]) == 0
+    assert "recall@5" in capsys.readouterr().out
+    assert 0 <= json.loads((tmp_path / "m.json").read_text())["recall@5"] <= 1
+    assert main(["recommend", *DATA, f"--model={student}", "--users=[3, 7]", "--k=4"]) == 0
+    rows = list(csv.reader(capsys.readouterr().out.splitlines()))
+    assert rows[0] == ["user", "position", "item", "score"]
+    assert [row[:2] for row in rows[1:]] == [[user, str(p)] for user in ("3", "7") for p in (1, 2, 3, 4)]
+    assert main(["recommend", *DATA, f"--model={student}", f"--out={tmp_path}/all.csv"]) == 0
+    assert sum(1 for _ in (tmp_path / "all.csv").open()) == 1 + 150 * 10
+
+
+def test_rankings_from_embedding_files(tmp_path, teacher):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "users.npy", rng.normal(size=(150, 5)).astype(np.float32))
+    np.savez(tmp_path / "items.npz", vectors=rng.normal(size=(120, 5)).astype(np.float32))
+    files = [f"--user_vectors={tmp_path}/users.npy", f"--item_vectors={tmp_path}/items.npz"]
+    assert main(["extract", *SMALL, *files, f"--out={tmp_path}/r", "--k=7"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["run", "--training.epoch=3"], 2, "nearest key is training.epochs"),
+        (["run", "--teecher.width=3"], 2, "nearest key is teacher.width"),
+        (["run", "--training.epochs=many"], 2, "training.epochs"),
+        (["run", "--training.epochs=0"], 1, "expected training.epochs of 1 or more; got 0"),
+        (["run", "--data.source=syntetic"], 1, "synthetic"),
+        (["run", *SMALL, "--out=OUT/a", "--method.options={temprature: 3}", *TRAINING], 1, "nearest key is temperature"),
+        (["train", *SMALL, *TRAINING, "--out=OUT/b", "--training.metric=recal@50"], 1, "expected training.metric of recall"),
+        (["evaluate", *DATA, "--model=OUT/absent"], 1, "expected a model file; got"),
+        (["evaluate", "--model=TEACHER"], 1, "expected a model of this data set's users"),
+        (["recommend", *DATA, "--model=TEACHER", "--users=[nobody]"], 1, "nobody"),
+        (["extract", *DATA, "--out=OUT/c"], 1, "expected either model, or user_vectors and item_vectors"),
+        (["extract", *DATA, "--out=OUT/d", "--user_vectors=x.txt", "--item_vectors=y.txt"], 1, "expected vectors as .npy"),
+        (["distill", *DATA, "--out=OUT/e", "--rankings=TEACHER/model.safetensors"], 1, "expected a rankings file"),
+        (["distil"], 2, "distil"),
+    ],
+)
+def test_bad_command_lines_are_one_clear_line(arguments, status, message, tmp_path, teacher, capsys):
+    arguments = [a.replace("OUT", str(tmp_path)).replace("TEACHER", str(teacher)) for a in arguments]
+    try:
+        found = main(arguments)
+    except SystemExit as exit:
+        found = exit.code
+    error = capsys.readouterr().err
+    assert found == status
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_config_file_and_its_overrides(tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text("training:\n  epochs: 2\n  seed: 5\nmodel:\n  width: 3\nprogress: false\n")
+    assert main(["train", f"--config={path}", *DATA, f"--out={tmp_path}/a", "--model.width=4"]) == 0
+    assert sum(1 for _ in (tmp_path / "a" / "log.jsonl").open()) == 2
+    path.write_text("training:\n  epoch: 2\n")
+    with pytest.raises(SystemExit):
+        main(["train", f"--config={path}", f"--out={tmp_path}/b"])
+    assert "nearest key is training.epochs" in capsys.readouterr().err

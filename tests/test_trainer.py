@@ -1,0 +1,221 @@
+"""The training loop: it learns, it resumes bit for bit, it stops, it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rankdistill import MatrixFactorization, Rankings, RelaxedRankingDistillation, Term, Trainer
+from rankdistill.config import TrainingConfig
+from rankdistill.data import CSR, Dataset, generate
+from rankdistill.losses import Distillation
+from rankdistill.sampling import sample_negatives, within_row_positions
+
+CONFIG = TrainingConfig(epochs=6, batch_size=256, learning_rate=0.01, evaluate_every=2, metric="recall@20")
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return generate(200, 150, mean_interactions=20, min_interactions=8, n_groups=6, groups_per_user=2, seed=3)
+
+
+def make(dataset, config=CONFIG, distil=True, **options):
+    model = MatrixFactorization(dataset.n_users, dataset.n_items, 8, seed=1)
+    terms = []
+    if distil:
+        teacher = MatrixFactorization(dataset.n_users, dataset.n_items, 16, seed=2, init_std=1.0)
+        rankings = Rankings.from_vectors(teacher.user_vectors(), teacher.item_vectors(), 40, dataset.train.csr())
+        terms = [Term(1e-2, RelaxedRankingDistillation(rankings, dataset.train.csr(), 10, 10))]
+    return Trainer(model, dataset, config, terms, **options)
+
+
+def weights(trainer):
+    return [p.detach().clone() for p in trainer.model.parameters()]
+
+
+def test_it_learns(dataset):
+    config = replace(CONFIG, epochs=30, evaluate_every=0, evaluate_test=True)
+    trained = make(dataset, config, distil=False)
+    untrained = trained.evaluate()["test/recall@20"]
+    history = trained.fit()
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+    assert history[-1]["test/recall@20"] > 1.5 * untrained
+
+
+def test_an_epoch_is_the_plain_torch_loops(dataset):
+    """The same shuffles and negatives through nn.Embedding-like indexing, softplus and Adam give the same weights."""
+    config = replace(CONFIG, epochs=2, keep_best=False)
+    trainer = make(dataset, config, distil=False)
+    start = weights(trainer)
+    trainer.fit()
+    users, items = (t.double().requires_grad_() for t in start)
+    adam = torch.optim.Adam([users, items], lr=config.learning_rate, weight_decay=config.weight_decay)
+    train = dataset.train
+    for epoch in range(2):
+        negatives = sample_negatives(train.users, within_row_positions(train.users), train.csr(), seed=0, epoch=epoch)
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(epoch))
+        for rows in order.split(config.batch_size):
+            u, i, j = users[train.users[rows]], items[train.items[rows]], items[negatives[rows, 0]]
+            loss = torch.nn.functional.softplus((u * j).sum(1) - (u * i).sum(1)).sum()
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+    for ours, theirs in zip(weights(trainer), (users, items)):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_resume_is_bit_identical(dataset, tmp_path):
+    whole = make(dataset, folder=tmp_path / "whole")
+    whole_history = whole.fit()
+    make(dataset, replace(CONFIG, epochs=3), folder=tmp_path / "parts").fit()
+    resumed = make(dataset, folder=tmp_path / "parts")
+    history = resumed.fit()
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    strip = lambda records: [{k: v for k, v in r.items() if k != "seconds" and "/" not in k} for r in records]  # noqa: E731
+    assert strip(history) == strip(whole_history)
+    again = make(dataset, folder=tmp_path / "parts")
+    assert again.fit() == history, "a finished run is only read"
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "parts" / "log.jsonl").open()] == list(range(6))
+
+
+SCRIPT = """
+import sys, torch
+from rankdistill.config import TrainingConfig
+from tests.test_trainer import make
+from rankdistill.data import generate
+torch.set_num_threads(1)
+data = generate(200, 150, mean_interactions=20, min_interactions=8, n_groups=6, groups_per_user=2, seed=3)
+config = TrainingConfig(epochs=60, batch_size=256, learning_rate=0.01, evaluate_every=1, metric="recall@20")
+trainer = make(data, config, folder=sys.argv[1])
+trainer.fit()
+torch.save([p.detach() for p in trainer.model.parameters()], sys.argv[2])
+"""
+
+
+def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(tmp_path):
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environment = {**os.environ, "PYTHONPATH": root}
+
+    def start(folder):
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path / folder), str(tmp_path / f"{folder}.pt")]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+
+    whole = start("whole")
+    assert whole.wait(300) == 0, whole.stderr.read().decode()
+    kills = 0
+    for lines in (5, 23, 40):
+        running = start("killed")
+        log = tmp_path / "killed" / "log.jsonl"
+        deadline = time.time() + 120
+        while running.poll() is None and time.time() < deadline:
+            if log.exists() and log.read_bytes().count(b"\n") >= lines:
+                running.send_signal(signal.SIGKILL)
+                kills += running.wait() == -signal.SIGKILL
+                break
+            time.sleep(0.002)
+    assert kills >= 1, "no run was killed before its end"
+    last = start("killed")
+    assert last.wait(300) == 0, last.stderr.read().decode()
+    expected, found = (torch.load(tmp_path / f"{name}.pt") for name in ("whole", "killed"))
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "killed" / "log.jsonl").open()]
+    assert epochs == list(range(60))
+
+
+def test_early_stopping_keeps_the_best(dataset):
+    trainer = make(dataset, replace(CONFIG, epochs=400, evaluate_every=1, patience=3, learning_rate=0.05), distil=False)
+    history = trainer.fit()
+    values = [r["valid/recall@20"] for r in history]
+    best = values.index(max(values))
+    assert len(history) == best + 4 < 400
+    assert trainer.evaluate()["valid/recall@20"] == pytest.approx(max(values))
+
+
+def test_another_seed_is_another_run(dataset):
+    first, second = (make(dataset, replace(CONFIG, epochs=1, seed=seed)) for seed in (0, 1))
+    first.fit()
+    second.fit()
+    assert not torch.equal(*(weights(t)[0] for t in (first, second)))
+
+
+def test_global_random_state_is_left_alone(dataset):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    make(dataset, replace(CONFIG, epochs=1)).fit()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(dataset, tmp_path):
+    make(dataset, replace(CONFIG, epochs=1), folder=tmp_path).fit()
+    with pytest.raises(ValueError, match=r"expected learning_rate=0.01, as the checkpoint in .*; got 0.5"):
+        make(dataset, replace(CONFIG, learning_rate=0.5), folder=tmp_path).fit()
+
+
+def test_a_truncated_checkpoint_is_refused(dataset, tmp_path):
+    make(dataset, replace(CONFIG, epochs=1), folder=tmp_path).fit()
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="expected a whole safetensors file; got .*checkpoint"):
+        make(dataset, folder=tmp_path).fit()
+
+
+def test_a_diverging_run_stops_with_its_epoch(dataset):
+    class Exploding(Distillation):
+        def forward(self, student, batch):
+            return student.score(batch.users, batch.positives[:, None]).sum() * float("inf")
+
+    with pytest.raises(FloatingPointError, match="expected a finite loss; got (nan|inf|-inf) in epoch 0"):
+        Trainer(make(dataset).model, dataset, CONFIG, [Term(1.0, Exploding())]).fit()
+
+
+def test_a_user_with_every_item_trains_nothing():
+    full = CSR.from_any(torch.tensor([[True, True, True], [True, False, False]]))
+    data = Dataset.from_csr(full)
+    model = MatrixFactorization(2, 3, 2)
+    before = model.user_table.detach().clone()
+    Trainer(model, data, TrainingConfig(epochs=2, weight_decay=0.0, metric="recall@1")).fit()
+    moved = (model.user_table != before).any(1)
+    assert moved.tolist() == [False, True]
+
+
+def test_methods_may_choose_negatives_and_train_their_teacher(dataset):
+    class Both(Distillation):
+        def __init__(self):
+            super().__init__()
+            self.teacher = torch.nn.Parameter(torch.ones(1))
+            self.seen = []
+
+        def negatives(self, epoch, users, positives):
+            return torch.full((len(users), 2), 7)
+
+        def forward(self, student, batch):
+            self.seen.append(batch.negatives)
+            return 0.0 * student.score(batch.users, batch.negatives).sum()
+
+        def teacher_loss(self, student, batch):
+            return (self.teacher**2).sum()
+
+    method = Both()
+    Trainer(make(dataset).model, dataset, replace(CONFIG, epochs=1), [Term(1.0, method)]).fit()
+    assert all((n == 7).all() and n.shape[1] == 2 for n in method.seen)
+    assert method.teacher.item() < 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"epochs": 0}, "training.epochs of 1 or more; got 0"), ({"learning_rate": 0.0}, "learning_rate above 0"),
+     ({"metric": "recall"}, "training.metric as name@cutoff; got recall"), ({"patience": -1}, "patience of 0 or more")],
+)  # fmt: skip
+def test_bad_settings(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**change)
