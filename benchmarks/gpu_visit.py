@@ -30,27 +30,23 @@ class Step(NamedTuple):
     name: str
     command: list[str]
     limit: int  # seconds
-    variables: dict[str, str] = {}
+    variables: dict[str, str]
 
 
 def steps(out: Path, scratch: Path, architecture: str) -> list[Step]:
     python, site = sys.executable, scratch / "site"
     installed = {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "", "TRITON_CACHE_DIR": str(scratch / "triton")}
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    build = [python, "-m", "pip", "install", "-v", "--no-index", "--no-build-isolation", "--no-deps"]
+    build += ["--target", str(site)]
+    definitions = [
+        f"build-dir={scratch / 'build'}",
+        "cmake.define.RANKDISTILL_CUDA=ON",
+        f"cmake.define.CMAKE_CUDA_ARCHITECTURES={architecture}",
+    ]
     plan = [
-        Step("machine", ["nvidia-smi"], 30),
-        Step(
-            "build",
-            [
-                python, "-m", "pip", "install", "-v", "--no-index", "--no-build-isolation", "--no-deps",
-                "--target", str(site),
-                "-C", f"build-dir={scratch / 'build'}",
-                "-C", "cmake.define.RANKDISTILL_CUDA=ON",
-                "-C", f"cmake.define.CMAKE_CUDA_ARCHITECTURES={architecture}",
-                str(ROOT),
-            ],
-            180,
-        ),  # fmt: skip
+        Step("machine", ["nvidia-smi"], 30, {}),
+        Step("build", [*build, *(part for d in definitions for part in ("-C", d)), str(ROOT)], 180, {}),
         Step("collect_env", [python, "-m", "rankdistill.collect_env"], 60, installed),
         Step("gpu_tests", [*pytest, "-m", "gpu", "tests"], 150, installed),
         Step("cpu_contract", [*pytest, "-m", "not gpu and not slow", "tests/ops"], 120, installed),
@@ -127,7 +123,12 @@ def visit(plan: list[Step], out: Path, total: float = TOTAL_SECONDS) -> int:
         else:
             code, seconds = run(step, log, limit)
             lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            result = {"step": step.name, "rc": code, "seconds": round(seconds, 1), "last_line": lines[-1][:200]}
+            result = {
+                "step": step.name,
+                "rc": code,
+                "seconds": round(seconds, 1),
+                "last_line": lines[-1][:200],
+            }
             if code != 0 or step.name == "collect_env":
                 print("\n".join(lines[-TAIL_LINES:]), flush=True)
         result["command"] = command_line(step)
@@ -158,10 +159,16 @@ def device() -> tuple[str | None, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for the results")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for the results"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run none")
-    parser.add_argument("--only", metavar="REGEX", default="", help="run the steps whose name matches, and the build")
+    parser.add_argument(
+        "--only", metavar="REGEX", default="", help="run the steps whose name matches, and the build"
+    )
     options = parser.parse_args(arguments)
     architecture, found = device()
     with tempfile.TemporaryDirectory(prefix="rankdistill-visit-") as scratch:

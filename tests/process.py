@@ -11,7 +11,13 @@ def python(*args: str, **variables: str) -> subprocess.CompletedProcess:
     """Runs `python *args` away from the source tree, with no RANKDISTILL_* set but those in `variables`."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RANKDISTILL_")} | variables
     return subprocess.run(
-        [sys.executable, *args], env=environment, cwd="/", capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, *args],
+        env=environment,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 

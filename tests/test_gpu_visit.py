@@ -57,7 +57,12 @@ def test_sanitizers_run_where_the_tool_is(gpu_visit, monkeypatch, tmp_path):
 def test_benchmarks_of_ops_are_found(gpu_visit, monkeypatch, tmp_path):
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "python" / "rankdistill" / "ops").mkdir(parents=True)
-    for path in ("benchmarks/__main__.py", "benchmarks/x.py", "benchmarks/harness.py", "python/rankdistill/ops/x.py"):
+    for path in (
+        "benchmarks/__main__.py",
+        "benchmarks/x.py",
+        "benchmarks/harness.py",
+        "python/rankdistill/ops/x.py",
+    ):
         (tmp_path / path).touch()
     monkeypatch.setattr(gpu_visit, "ROOT", tmp_path)
     assert gpu_visit.benchmarked_ops() == ["x"]
@@ -66,12 +71,12 @@ def test_benchmarks_of_ops_are_found(gpu_visit, monkeypatch, tmp_path):
 
 def test_a_failing_step_is_recorded_and_the_rest_goes_on(gpu_visit, tmp_path, capsys):
     def step(name, code, limit=30):
-        return gpu_visit.Step(name, [sys.executable, "-c", code], limit)
+        return gpu_visit.Step(name, [sys.executable, "-c", code], limit, {})
 
     plan = [
         step("wrong", "print('no | luck'); raise SystemExit(3)"),
         step("slow", "import time; print('begun', flush=True); time.sleep(60)", limit=6),
-        gpu_visit.Step("missing", ["no-such-program"], 30),
+        gpu_visit.Step("missing", ["no-such-program"], 30, {}),
         step("right", "print('well')"),
     ]
     assert gpu_visit.visit(plan, tmp_path) == 1
@@ -86,5 +91,5 @@ def test_a_failing_step_is_recorded_and_the_rest_goes_on(gpu_visit, tmp_path, ca
 
 
 def test_no_step_begins_after_the_time_is_up(gpu_visit, tmp_path):
-    assert gpu_visit.visit([gpu_visit.Step("late", [sys.executable, "-V"], 30)], tmp_path, total=1) == 1
+    assert gpu_visit.visit([gpu_visit.Step("late", [sys.executable, "-V"], 30, {})], tmp_path, total=1) == 1
     assert json.loads((tmp_path / "summary.json").read_text())[0]["rc"] is None

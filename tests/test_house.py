@@ -81,7 +81,9 @@ MAY_CONTAIN = {("a folder beside the tree", ".ci/run")}
 
 
 def files(*trees: str, suffixes: set[str] = CODE) -> list[Path]:
-    found = [p for tree in trees for p in (ROOT / tree).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    found = [
+        p for tree in trees for p in (ROOT / tree).rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    ]
     return sorted(p for p in found if p.suffix in suffixes or (suffixes is TEXT and p.suffix == ""))
 
 
@@ -151,7 +153,16 @@ def test_imports_go_down_only(path):
 
 @named([p for p in LIBRARY if layer_of(p) in ("kernels", "reference")])
 def test_kernels_and_references_import_arrays_only(path):
-    allowed = {"__future__", "math", "collections", "typing", "functools", "contextlib", "torch", "rankdistill"}
+    allowed = {
+        "__future__",
+        "math",
+        "collections",
+        "typing",
+        "functools",
+        "contextlib",
+        "torch",
+        "rankdistill",
+    }
     allowed |= {"triton", "os"} if layer_of(path) == "kernels" else set()
     assert {target.split(".")[0] for _, target in imported(parse(path))} <= allowed
 
@@ -225,7 +236,9 @@ def test_errors_say_what_was_expected_and_what_came(path):
         assert not isinstance(node, ast.Assert), f"line {node.lineno}: an assert vanishes under python -O"
         message = message_of(node) if isinstance(node, ast.Raise) else None
         if message is not None and message[0] not in PROTOCOL:
-            assert re.match(r"(?s)[^:]+: expected .+; got .+", message[1]), f"line {node.lineno}: {message[1]}"
+            assert re.match(r"(?s)[^:]+: expected .+; got .+", message[1]), (
+                f"line {node.lineno}: {message[1]}"
+            )
 
 
 @named([p for p in LIBRARY if layer_of(p) not in MAY_PRINT])
@@ -256,7 +269,9 @@ def test_public_names_are_documented(public):
 def test_examples_give_what_they_show(public):
     names = {n: getattr(rankdistill, n) for n in PUBLIC} | {"torch": torch}
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
-    for example in doctest.DocTestFinder(recurse=False).find(getattr(rankdistill, public), public, globs=names):
+    for example in doctest.DocTestFinder(recurse=False).find(
+        getattr(rankdistill, public), public, globs=names
+    ):
         report: list[str] = []
         runner.run(example, out=report.append)
         assert not runner.failures, "".join(report)

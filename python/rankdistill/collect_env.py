@@ -52,11 +52,11 @@ def openmp() -> Lines:
     if not runtimes:
         yield "runtime", "none mapped"
     if len(runtimes) > 1:
-        yield (
-            "WARNING",
+        warning = (
             f"{len(runtimes)} OpenMP runtimes in one process: torch.set_num_threads may not reach the native "
-            "kernels, and threads compete. Import torch first, or remove the copy that another package brought.",
+            "kernels, and threads compete. Import torch first, or remove the copy that another package brought."
         )
+        yield "WARNING", warning
 
 
 def cuda() -> Lines:
@@ -68,9 +68,12 @@ def cuda() -> Lines:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             facts = torch.cuda.get_device_properties(index)
-            yield f"device {index}", (
-                f"{facts.name}, sm_{facts.major}{facts.minor}, {facts.total_memory / 2**30:.1f} GiB, "
-                f"{facts.multi_processor_count} multiprocessors"
+            yield (
+                f"device {index}",
+                (
+                    f"{facts.name}, sm_{facts.major}{facts.minor}, {facts.total_memory / 2**30:.1f} GiB, "
+                    f"{facts.multi_processor_count} multiprocessors"
+                ),
             )
     compiled = module("_cuda")
     if compiled is None:
@@ -147,7 +150,7 @@ def report() -> tuple[str, bool]:
         lines.append(f"{title}:")
         try:
             lines += [f"  {label}: {value}" for label, value in section()]
-        except Exception as error:  # a report with a gap says more than a traceback
+        except Exception as error:  # noqa: BLE001 - a report with a gap says more than a traceback
             lines.append(f"  ERROR: {type(error).__name__}: {error}")
             whole = False
     return "\n".join(lines), whole

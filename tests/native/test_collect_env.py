@@ -54,7 +54,9 @@ def test_processor(report, native):
     assert report["model"]
     assert report["native module"].startswith(native.__file__)
     assert f"compiler {native.compiler()}" in report["native module"]
-    assert report["instruction sets"] == f"{', '.join(native.supported_isas())} supported; {native.isa()} in use"
+    assert (
+        report["instruction sets"] == f"{', '.join(native.supported_isas())} supported; {native.isa()} in use"
+    )
     assert report["torch threads"].isdigit()
     if native.openmp():
         assert report["native threads"] == report["torch threads"]

@@ -35,7 +35,9 @@ def cuobjdump() -> str:
 
 
 def embedded(kind: str) -> set[str]:
-    done = subprocess.run([cuobjdump(), f"--list-{kind}", cuda.__file__], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [cuobjdump(), f"--list-{kind}", cuda.__file__], capture_output=True, text=True, check=False
+    )
     return set(re.findall(r"sm_(\d+a?)", done.stdout))
 
 

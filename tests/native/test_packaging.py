@@ -25,7 +25,9 @@ def tool(name: str, *args: object) -> str:
 
 @pytest.fixture(params=["_native", "_cuda"])
 def binary(request) -> Path:
-    module = pytest.importorskip(f"rankdistill.{request.param}", reason=f"rankdistill.{request.param} was not built")
+    module = pytest.importorskip(
+        f"rankdistill.{request.param}", reason=f"rankdistill.{request.param} was not built"
+    )
     return Path(module.__file__)
 
 
@@ -38,7 +40,9 @@ def test_no_libtorch_symbol_is_needed(binary):
 def test_no_torch_or_cuda_library_is_needed(binary):
     needed = re.findall(r"NEEDED.*\[(.+?)\]", tool("readelf", "-d", binary))
     assert needed
-    assert not [n for n in needed if n.startswith(("libtorch", "libc10", "libcuda", "libcudart", "libpython"))]
+    assert not [
+        n for n in needed if n.startswith(("libtorch", "libc10", "libcuda", "libcudart", "libpython"))
+    ]
 
 
 def test_only_the_modules_entry_is_exported(binary):
@@ -69,7 +73,13 @@ def test_one_openmp_runtime_in_the_process(order):
     assert len(done.stdout.split("\n")) == 2, f"expected one OpenMP runtime; got {done.stdout}"
 
 
-@pytest.mark.parametrize("order", ["import torch, rankdistill._native as n", "import rankdistill.ops, torch; from rankdistill import _native as n"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import torch, rankdistill._native as n",
+        "import rankdistill.ops, torch; from rankdistill import _native as n",
+    ],
+)
 def test_torch_governs_our_threads(order):
     native = pytest.importorskip("rankdistill._native", reason="no compiled CPU module")
     if not native.openmp():

@@ -31,7 +31,11 @@ def moved(value, device=CUDA):
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.cpu().nan_to_num(7.0), b.cpu().nan_to_num(7.0))
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and torch.equal(a.cpu().nan_to_num(7.0), b.cpu().nan_to_num(7.0))
+    )
 
 
 def as_tuple(outputs):
@@ -45,7 +49,9 @@ def as_tuple(outputs):
 def test_value_is_the_oracles(case, dtype, sample):
     expected = case.expected(*sample.args, **sample.kwargs)
     budgets = iter(case.budget(dtype, expected, *sample.args, **sample.kwargs))
-    for i, (actual, wanted) in enumerate(zip(case.outputs(*moved(sample.args), **moved(sample.kwargs)), expected, strict=True)):
+    for i, (actual, wanted) in enumerate(
+        zip(case.outputs(*moved(sample.args), **moved(sample.kwargs)), expected, strict=True)
+    ):
         assert actual.device.type == "cuda"
         if actual.is_floating_point():
             assert_within(actual.cpu(), wanted, next(budgets), f"output {i}")
@@ -58,7 +64,9 @@ def test_gradient_is_the_oracles(case, dtype, sample):
     if not case.differentiable:
         pytest.skip("not differentiable")
     args, leaves = differentiable(sample, case)
-    wide = [widened(a).requires_grad_() if isinstance(a, Tensor) and a.requires_grad else widened(a) for a in args]
+    wide = [
+        widened(a).requires_grad_() if isinstance(a, Tensor) and a.requires_grad else widened(a) for a in args
+    ]
     expected = float_outputs(case.expected_with_grad(wide, sample.kwargs))
     seeds = [randn(*o.shape, seed=9).masked_fill(~o.detach().isfinite(), 0.0) for o in expected]
     there = moved(args)
@@ -67,7 +75,9 @@ def test_gradient_is_the_oracles(case, dtype, sample):
     torch.autograd.backward(expected, [s.double() for s in seeds])
     grads = [a.grad for a in there if isinstance(a, Tensor) and a.requires_grad]
     assert len(grads) == len(leaves)
-    for grad, wanted in zip(grads, [w.grad for w in wide if isinstance(w, Tensor) and w.requires_grad], strict=True):
+    for grad, wanted in zip(
+        grads, [w.grad for w in wide if isinstance(w, Tensor) and w.requires_grad], strict=True
+    ):
         assert_within(grad.cpu(), wanted, case.grad_budget(dtype, wanted), "gradient")
 
 
@@ -103,7 +113,9 @@ def test_every_cuda_backend_has_the_references_values(case, dtype, sample):
 def test_the_best_backend_serves(op):
     """No fallback in disguise: a better backend is passed over only where it was not built."""
     for name, why in CHOICES[op, "CUDA"].passed_over.items():
-        assert "no compiled CUDA module" in why.reason or "not installed" in why.reason, f"{name}: {why.reason}"
+        assert "no compiled CUDA module" in why.reason or "not installed" in why.reason, (
+            f"{name}: {why.reason}"
+        )
 
 
 # The samplers ----------------------------------------------------------------------------------------------
@@ -190,7 +202,9 @@ def test_complement_sample_a_user_out_of_range_gets_no_items():
 
 def test_complement_sample_a_malformed_exclusion_gets_no_items():
     indptr, indices = torch.tensor([0, 2, 9, 3]), torch.tensor([0, 1, 2])
-    drawn = complement_sample(torch.arange(3).to(CUDA), 10, 2, (indptr.to(CUDA), indices.to(CUDA)), seed=0).cpu()
+    drawn = complement_sample(
+        torch.arange(3).to(CUDA), 10, 2, (indptr.to(CUDA), indices.to(CUDA)), seed=0
+    ).cpu()
     assert (drawn[0] >= 2).all()
     assert (drawn[1:] == -1).all()
 
@@ -198,7 +212,10 @@ def test_complement_sample_a_malformed_exclusion_gets_no_items():
 def test_samplers_draw_the_same_in_any_batch():
     users, lengths = torch.arange(100).to(CUDA), torch.full((100,), 40).to(CUDA)
     whole = position_sample(users, lengths, 5, 10.0, seed=1)
-    halves = [position_sample(u, n, 5, 10.0, seed=1) for u, n in zip(users.split(33), lengths.split(33), strict=True)]
+    halves = [
+        position_sample(u, n, 5, 10.0, seed=1)
+        for u, n in zip(users.split(33), lengths.split(33), strict=True)
+    ]
     assert torch.equal(whole, torch.cat(halves))
 
 
