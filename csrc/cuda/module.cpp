@@ -21,6 +21,8 @@ PYBIND11_MODULE(_cuda, m) {
   m.doc() = "CUDA kernels of rankdistill. Addresses, sizes and a stream only; each call returns an error text.";
 
   m.def("runtime_version", [] { return CUDART_VERSION; }, "The CUDA runtime this module was built with.");
+  m.def("architectures", [] { return std::string(RANKDISTILL_CUDA_ARCHITECTURES); },
+        "The code objects built in, as CMake names them, separated by spaces.");
   m.def("device_count", [] {
     int count = 0;  // stays as it was on an error
     cudaGetDeviceCount(&count);

@@ -1,0 +1,68 @@
+"""CPU kernels of rankdistill. Addresses and sizes only; rankdistill.ops checks everything first."""
+
+def isa() -> str: ...
+def supported_isas() -> list[str]: ...
+def openmp() -> bool: ...
+def max_threads() -> int: ...
+def compiler() -> str: ...
+def first_out_of_range(indices: int, count: int, low: int, high: int, /) -> int: ...
+def gathered_inner_product_forward(
+    dtype: int,
+    users: int,
+    user_ids: int,
+    items: int,
+    item_ids: int,
+    scores: int,
+    B: int,
+    K: int,
+    D: int,
+    /,
+) -> None: ...
+def gathered_inner_product_row_grads(
+    dtype: int, grad_scores: int, items: int, item_ids: int, row_grads: int, B: int, K: int, D: int, /
+) -> None: ...
+def gathered_inner_product_user_grads(
+    dtype: int, row_grads: int, user_ids: int, grad_users: int, U: int, B: int, D: int, /
+) -> None: ...
+def gathered_inner_product_item_grads(
+    dtype: int,
+    grad_scores: int,
+    users: int,
+    user_ids: int,
+    item_ids: int,
+    grad_items: int,
+    N: int,
+    B: int,
+    K: int,
+    D: int,
+    /,
+) -> None: ...
+def position_sample(
+    users: int,
+    lengths: int,
+    positions: int,
+    R: int,
+    K: int,
+    longest: int,
+    temperature: float,
+    seed: int,
+    epoch: int,
+    stream: int,
+    /,
+) -> bool: ...
+def complement_sample(
+    users: int,
+    positions: int,
+    indptr: int,
+    indices: int,
+    listed: int,
+    listed_count: int,
+    n_items: int,
+    samples: int,
+    R: int,
+    L: int,
+    seed: int,
+    epoch: int,
+    stream: int,
+    /,
+) -> None: ...

@@ -1,0 +1,250 @@
+"""Every op on a CUDA device: the samplers' draws are the processor's bit for bit, the rest meets its oracle."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from rankdistill import complement_sample, position_sample
+from rankdistill.ops.registration import CHOICES
+from tests.cases import CASES, randint, randn, widened
+from tests.ops.test_properties import assert_within, differentiable, float_outputs, sampled
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+CUDA = torch.device("cuda")
+
+
+def moved(value, device=CUDA):
+    """A copy of an argument on `device`, whatever it is nested in."""
+    if isinstance(value, Tensor):
+        copy = value.detach().to(device)
+        return copy.requires_grad_(value.requires_grad)
+    if isinstance(value, (tuple, list)):
+        return type(value)(moved(v, device) for v in value)
+    if isinstance(value, dict):
+        return {k: moved(v, device) for k, v in value.items()}
+    return value
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and torch.equal(a.cpu().nan_to_num(7.0), b.cpu().nan_to_num(7.0))
+    )
+
+
+def as_tuple(outputs):
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+# Every op, from its case -----------------------------------------------------------------------------------
+
+
+@sampled()
+def test_value_is_the_oracles(case, dtype, sample):
+    expected = case.expected(*sample.args, **sample.kwargs)
+    budgets = iter(case.budget(dtype, expected, *sample.args, **sample.kwargs))
+    for i, (actual, wanted) in enumerate(
+        zip(case.outputs(*moved(sample.args), **moved(sample.kwargs)), expected, strict=True)
+    ):
+        assert actual.device.type == "cuda"
+        if actual.is_floating_point():
+            assert_within(actual.cpu(), wanted, next(budgets), f"output {i}")
+        else:
+            assert torch.equal(actual.cpu(), wanted.to(actual.dtype)), f"output {i}"
+
+
+@sampled()
+def test_gradient_is_the_oracles(case, dtype, sample):
+    if not case.differentiable:
+        pytest.skip("not differentiable")
+    args, leaves = differentiable(sample, case)
+    wide = [
+        widened(a).requires_grad_() if isinstance(a, Tensor) and a.requires_grad else widened(a) for a in args
+    ]
+    expected = float_outputs(case.expected_with_grad(wide, sample.kwargs))
+    seeds = [randn(*o.shape, seed=9).masked_fill(~o.detach().isfinite(), 0.0) for o in expected]
+    there = moved(args)
+    outputs = float_outputs(case.outputs(*there, **moved(sample.kwargs)))
+    torch.autograd.backward(outputs, [s.to(o) for s, o in zip(seeds, outputs, strict=True)])
+    torch.autograd.backward(expected, [s.double() for s in seeds])
+    grads = [a.grad for a in there if isinstance(a, Tensor) and a.requires_grad]
+    assert len(grads) == len(leaves)
+    for grad, wanted in zip(
+        grads, [w.grad for w in wide if isinstance(w, Tensor) and w.requires_grad], strict=True
+    ):
+        assert_within(grad.cpu(), wanted, case.grad_budget(dtype, wanted), "gradient")
+
+
+@sampled(dtypes=False)
+def test_same_bits_twice_and_on_another_stream(case, dtype, sample):
+    args, kwargs = moved(sample.args), moved(sample.kwargs)
+    first = case.outputs(*args, **kwargs)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        second = case.outputs(*args, **kwargs)
+    torch.cuda.synchronize()
+    assert all(same_bits(a, b) for a, b in zip(first, second, strict=True))
+
+
+@sampled(dtypes=False)
+def test_every_cuda_backend_has_the_references_values(case, dtype, sample):
+    """Backends are called directly, whichever of them serves the dispatcher."""
+    backends = [name for name in ("CUDA", "TRITON") if hasattr(case.module, name)]
+    if not backends:
+        pytest.skip("the reference is the only backend on CUDA")
+    for overload, args in case.overload_calls(sample.args, sample.kwargs):
+        suffix = overload.removeprefix(case.op).removeprefix("_")
+        wanted = as_tuple(case.module.REFERENCE[suffix](*moved(args)))
+        for backend in backends:
+            functions = getattr(case.module, backend)
+            if suffix not in functions:
+                continue
+            for actual, expected in zip(as_tuple(functions[suffix](*moved(args))), wanted, strict=True):
+                torch.testing.assert_close(actual, expected, equal_nan=True, **case.backend_tolerance)
+
+
+@pytest.mark.parametrize("op", sorted({op for op, _ in CHOICES}))
+def test_the_best_backend_serves(op):
+    """No fallback in disguise: a better backend is passed over only where it was not built."""
+    for name, why in CHOICES[op, "CUDA"].passed_over.items():
+        assert "no compiled CUDA module" in why.reason or "not installed" in why.reason, (
+            f"{name}: {why.reason}"
+        )
+
+
+# The samplers ----------------------------------------------------------------------------------------------
+
+
+def csr(n_users: int, n_items: int, density: float, seed: int) -> tuple[Tensor, Tensor]:
+    picked = torch.rand(n_users, n_items, generator=torch.Generator().manual_seed(seed)) < density
+    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), picked.sum(1).cumsum(0)])
+    return indptr, picked.nonzero()[:, 1].contiguous()
+
+
+POSITION = {
+    "plain": (64, 100, 10),
+    "R = 0": (0, 100, 10),
+    "K = 0": (16, 100, 0),
+    "one row, one draw": (1, 1, 1),
+    "lists shorter than K": (50, 6, 9),
+    "longer than a block": (20, 1000, 40),
+    "not a multiple of anything": (37, 131, 129),
+}
+
+
+@pytest.mark.parametrize("shape", POSITION)
+@pytest.mark.parametrize("temperature", [1e-3, 1.0, 10.0, 1e6])
+def test_position_sample_draws_as_the_processor(shape, temperature):
+    R, longest, K = POSITION[shape]
+    users = randint(0, 2**32, (R,), seed=1)
+    lengths = randint(0, longest + 1, (R,), seed=2)
+    draw = {"seed": 12345678901234567, "epoch": 3, "stream": 7}
+    wanted = position_sample(users, lengths, K, temperature, **draw)
+    drawn = position_sample(users.to(CUDA), lengths.to(CUDA), K, temperature, **draw)
+    assert drawn.device.type == "cuda"
+    assert torch.equal(drawn.cpu(), wanted)
+
+
+@pytest.mark.parametrize(("seed", "epoch", "stream"), [(0, 0, 0), (-1, -1, 255), (2**63 - 1, 2**32 - 1, 1)])
+def test_samplers_take_any_seed(seed, epoch, stream):
+    users, lengths = torch.arange(40), torch.full((40,), 60)
+    draw = {"seed": seed, "epoch": epoch, "stream": stream}
+    there = position_sample(users.to(CUDA), lengths.to(CUDA), 8, 20.0, **draw)
+    assert torch.equal(there.cpu(), position_sample(users, lengths, 8, 20.0, **draw))
+    there = complement_sample(users.to(CUDA), 1000, 8, **draw)
+    assert torch.equal(there.cpu(), complement_sample(users, 1000, 8, **draw))
+
+
+COMPLEMENT = {
+    "plain": (64, 20, 500, 10, 0.1),
+    "R = 0": (0, 20, 500, 10, 0.1),
+    "L = 0": (16, 20, 500, 0, 0.1),
+    "no items": (16, 20, 0, 3, 0.1),
+    "nearly all excluded": (64, 20, 500, 12, 0.98),
+    "exhausted": (64, 20, 12, 12, 0.5),
+    "all excluded": (10, 20, 30, 4, 1.1),
+    "more rows than a block": (1000, 300, 70, 5, 0.3),
+}
+
+
+@pytest.mark.parametrize("shape", COMPLEMENT)
+@pytest.mark.parametrize("parts", ["exclude", "listed", "exclude, listed, positions", "neither"])
+def test_complement_sample_draws_as_the_processor(shape, parts):
+    R, U, N, L, density = COMPLEMENT[shape]
+    users = randint(0, U, (R,), seed=1)
+    kwargs = {
+        "exclude": csr(U, N, density, seed=2) if "exclude" in parts else None,
+        "listed": randint(-1, max(N, 1), (U, 7), seed=3).int() if "listed" in parts else None,
+        "positions": torch.arange(R) * L if "positions" in parts else None,
+        "seed": 99,
+        "epoch": 1,
+    }
+    wanted = complement_sample(users, N, L, **kwargs)
+    drawn = complement_sample(users.to(CUDA), N, L, **moved(kwargs))
+    assert drawn.device.type == "cuda"
+    assert torch.equal(drawn.cpu(), wanted)
+
+
+def test_complement_sample_a_user_out_of_range_gets_no_items():
+    users = torch.tensor([0, -1, 3, 2**40, 2])
+    kwargs = {"exclude": csr(3, 50, 0.2, seed=2), "listed": randint(-1, 50, (3, 4), seed=3).int(), "seed": 5}
+    drawn = complement_sample(users.to(CUDA), 50, 6, **moved(kwargs)).cpu()
+    good = torch.tensor([0, 4])
+    assert torch.equal(drawn[good], complement_sample(users[good], 50, 6, **kwargs))
+    assert (drawn[1:4] == -1).all()
+
+
+def test_complement_sample_a_malformed_exclusion_gets_no_items():
+    indptr, indices = torch.tensor([0, 2, 9, 3]), torch.tensor([0, 1, 2])
+    drawn = complement_sample(
+        torch.arange(3).to(CUDA), 10, 2, (indptr.to(CUDA), indices.to(CUDA)), seed=0
+    ).cpu()
+    assert (drawn[0] >= 2).all()
+    assert (drawn[1:] == -1).all()
+
+
+def test_samplers_draw_the_same_in_any_batch():
+    users, lengths = torch.arange(100).to(CUDA), torch.full((100,), 40).to(CUDA)
+    whole = position_sample(users, lengths, 5, 10.0, seed=1)
+    halves = [
+        position_sample(u, n, 5, 10.0, seed=1)
+        for u, n in zip(users.split(33), lengths.split(33), strict=True)
+    ]
+    assert torch.equal(whole, torch.cat(halves))
+
+
+def test_samplers_compile():
+    def draw(users, lengths):
+        return position_sample(users, lengths, 4, 5.0, seed=1), complement_sample(users, 100, 3, seed=1)
+
+    users, lengths = torch.arange(10).to(CUDA), torch.full((10,), 20).to(CUDA)
+    compiled = torch.compile(draw, fullgraph=True, backend="aot_eager")(users, lengths)
+    assert all(torch.equal(a, b) for a, b in zip(compiled, draw(users, lengths), strict=True))
+
+
+# One small call of each, for compute-sanitizer -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", sorted(CASES))
+def test_smallest_call_of_a_case(op):
+    case = CASES[op]
+    sample = next(iter(case.samples(torch.float32)))
+    args = moved(differentiable(sample, case)[0])
+    outputs = [o for o in float_outputs(case.outputs(*args, **moved(sample.kwargs))) if o.requires_grad]
+    if outputs:
+        torch.autograd.backward(outputs, [torch.ones_like(o) for o in outputs])
+    torch.cuda.synchronize()
+
+
+def test_smallest_call_of_the_samplers():
+    users, lengths = torch.tensor([0, 1, 2]).to(CUDA), torch.tensor([0, 3, 150]).to(CUDA)
+    assert position_sample(users, lengths, 5, 10.0, seed=0).shape == (3, 5)
+    listed = torch.tensor([[0, -1], [5, 6], [1, 2]], dtype=torch.int32).to(CUDA)
+    assert complement_sample(users, 9, 8, moved(csr(3, 9, 0.5, seed=1)), listed, seed=0).shape == (3, 8)
+    torch.cuda.synchronize()

@@ -1,0 +1,315 @@
+"""The rules of the house (CONTRIBUTING.md): layers, names, lengths, errors, silence."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import rankdistill
+from tests.process import output
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "python" / "rankdistill"
+TREES = ("python", "kernels", "csrc", "tests", "benchmarks", "examples", "docs", ".ci")
+TEXT = {".py", ".pyi", ".h", ".cpp", ".cu", ".cuh", ".md", ".toml", ".txt", ".sh", ".yaml", ".yml", ".json"}
+CODE = {".py", ".pyi", ".h", ".cpp", ".cu", ".cuh"}
+
+# A module imports from its own package and from lower levels only.
+LEVELS = {
+    "_native": 0,
+    "_cuda": 0,
+    "kernels": 0,
+    "reference": 0,
+    "ops": 1,
+    "data": 2,
+    "functional": 2,
+    "metrics": 2,
+    "models": 2,
+    "sampling": 2,
+    "rankings": 3,
+    "losses": 4,
+    "checkpoint": 4,
+    "trainer": 5,
+    "collect_env": 6,
+    "cli": 6,
+    "__main__": 7,
+}
+MAY_PRINT = {"cli", "collect_env", "__main__"}
+
+# Ops that tests/cases.py does not describe, and why.
+WITHOUT_CASE = {
+    "complement_sample": "its draws are compared bit for bit with known answers, not with a float64 oracle",
+    "position_sample": "its draws are compared bit for bit with known answers, not with a float64 oracle",
+}
+
+# Golden numbers that no test reads yet, and what they wait for.
+AWAITING = {
+    "the loss is not written": """
+        annealing_de bd_small_f64 cd_sampler cd_small_f64 cd_temp_f64 concf_cl_small_f64 cpd_ce_f64 dcd_kds_small
+        dcd_small de_m1_f64 de_small_f64 de_t1e-3_f64 dllm2rec_small_f64 fitnet_f64 fitnet_norm_f64 freqd_graph_a
+        freqd_small_cos freqd_small_mse ftd_dup_antipodal_f64 ftd_small_f32 ftd_small_f64 ftd_zero_row_f64
+        hetcomp_cancel_f32 hetcomp_dkc hetcomp_ndcg_k10 hetcomp_ndcg_k50 hetcomp_small_f32 hetcomp_small_f64
+        htd_negpairs_f64 htd_small_f32 htd_small_f64 htdmasked_small_f64 irrrd_k1_f64 irrrd_small_f64 kdce_small
+        kdce_small_tau10 listmle_margin_small listnet2_small mrrd_small phr_small_f64 pointkd_f64 rcekd_sampler
+        rcekd_small rd_hybrid_f64 rd_kds_small rd_static_f64 rrd_b1k1l1_f64 rrd_k1_f64 rrd_large100_f32
+        rrd_neg200_f32 rrd_small_f32 rrd_small_f64 rrd_ties_f64 rrdccd_small_f64 rrdclamp80_small sim_f64
+        unkd_groups_a unkd_pair_sampler unkd_small_f64
+    """,
+    "the samplers' tests compare distributions, not yet these weights": "sampler_ir sampler_urrd",
+    "the metrics are not written": "metrics_full metrics_loo",
+    "the base models are not written": "bprloss_f32",
+}
+
+UNNAMED = re.compile(r"(^|_)(utils?|commons?|core|helpers?|misc|v2|stuff)$")
+FOREIGN_HEADER = re.compile(r'^\s*#\s*include\s*[<"](torch/|ATen/|c10/|pybind11/|Python\.h)', re.MULTILINE)
+FORBIDDEN = {
+    "a path of one machine": re.compile(r"/work/|/home/\w|/root/|/Users/\w"),
+    "a folder beside the tree": re.compile(r"\.\./shared"),
+    "a ticket": re.compile(r"\b(issue|ticket|pull request)s? #?\d+\b", re.IGNORECASE),
+    "how the code came about": re.compile(r"\b(this|previous|last|earlier|next) session\b", re.IGNORECASE),
+    "a document outside the tree": re.compile(r"\b(ARCHITECTURE|ECOSYSTEM|METHODS|PERFORMANCE)(\.md|\b §)"),
+    "an unfinished note": re.compile(r"\b(FIXME|XXX|HACK)\b"),
+}
+MAY_CONTAIN = {("a folder beside the tree", ".ci/run")}
+
+
+def files(*trees: str, suffixes: set[str] = CODE) -> list[Path]:
+    found = [
+        p for tree in trees for p in (ROOT / tree).rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    ]
+    return sorted(p for p in found if p.suffix in suffixes or (suffixes is TEXT and p.suffix == ""))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def named(paths: list[Path]):
+    return pytest.mark.parametrize("path", [pytest.param(p, id=name(p)) for p in paths])
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def module_of(path: Path) -> str:
+    """`rankdistill.…` of a file in python/rankdistill or kernels."""
+    if path.is_relative_to(PACKAGE):
+        parts = ["rankdistill", *path.relative_to(PACKAGE).with_suffix("").parts]
+    else:
+        parts = ["rankdistill", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def layer_of(path: Path) -> str:
+    """The second word of a module's name; empty for the package itself."""
+    return module_of(path).removeprefix("rankdistill").removeprefix(".").split(".")[0]
+
+
+LIBRARY = files("python", "kernels", suffixes={".py"})
+MODULES = {module_of(p) for p in LIBRARY} | {"rankdistill._native", "rankdistill._cuda"}
+
+
+def imported(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import in a file, those inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: expected an absolute import; got a relative one"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield node.lineno, inner if inner in MODULES else node.module
+
+
+def level_of(module: str) -> tuple[str, int]:
+    layer = module.split(".")[1]
+    assert layer in LEVELS, f"{module}: expected a level in LEVELS of tests/test_house.py; got none"
+    return layer, LEVELS[layer]
+
+
+@named(LIBRARY)
+def test_imports_go_down_only(path):
+    module = module_of(path)
+    wrong = []
+    for line, target in imported(parse(path)):
+        if target == "rankdistill" or not target.startswith("rankdistill."):
+            continue
+        if module == "rankdistill":
+            wrong.append(f"line {line}: {target} (public names load on first use)")
+            continue
+        (layer, level), (target_layer, target_level) = level_of(module), level_of(target)
+        if target_layer != layer and target_level >= level:
+            wrong.append(f"line {line}: {target}")
+    assert not wrong
+
+
+@named([p for p in LIBRARY if layer_of(p) in ("kernels", "reference")])
+def test_kernels_and_references_import_arrays_only(path):
+    allowed = {
+        "__future__",
+        "math",
+        "collections",
+        "typing",
+        "functools",
+        "contextlib",
+        "torch",
+        "rankdistill",
+    }
+    allowed |= {"triton", "os"} if layer_of(path) == "kernels" else set()
+    assert {target.split(".")[0] for _, target in imported(parse(path))} <= allowed
+
+
+def test_losses_do_not_import_each_other():
+    """But for the one that defines `Distillation`."""
+    losses = [p for p in LIBRARY if p.parent == PACKAGE / "losses" and p.name != "__init__.py"]
+    if not losses:
+        pytest.skip("no losses yet")
+    base = {module_of(p) for p in losses if re.search(r"^class Distillation\b", p.read_text(), re.MULTILINE)}
+    for path in losses:
+        others = {t for _, t in imported(parse(path)) if t.startswith("rankdistill.losses")}
+        assert others <= base | {module_of(path)}, name(path)
+
+
+@named(files("kernels", "csrc"))
+def test_native_code_knows_its_layer(path):
+    text = path.read_text()
+    if path.is_relative_to(ROOT / "kernels"):
+        assert not FOREIGN_HEADER.search(text)
+        assert 'include "csrc/' not in text
+    else:
+        assert not re.search(r'^\s*#\s*include\s*[<"](torch/|ATen/|c10/)', text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("op", rankdistill.ops.__all__)
+def test_one_name_per_layer(op):
+    assert (PACKAGE / "ops" / f"{op}.py").is_file()
+    assert (PACKAGE / "reference" / f"{op}.py").is_file()
+    assert op in rankdistill.__all__
+    from tests.cases import CASES
+
+    assert (op in CASES) != (op in WITHOUT_CASE), "expected a case in tests/cases.py, or a reason here"
+
+
+@named([p for p in files("csrc") if re.search(rf"^({'|'.join(rankdistill.ops.__all__)})\.", p.name)])
+def test_a_binding_has_its_kernel(path):
+    op = path.name.split(".")[0]
+    folder, suffix = ("cuda", ".cuh") if path.parent.name == "cuda" else ("cpu", ".h")
+    assert (ROOT / "kernels" / folder / f"{op}{suffix}").is_file()
+
+
+@named(files(*TREES))
+def test_names_and_lengths(path):
+    assert not UNNAMED.search(path.stem), "expected a name that says what is in it"
+    lines = len(path.read_text().splitlines())
+    limit = 150 if path.parent == PACKAGE / "losses" else 600
+    assert lines <= limit
+
+
+def message_of(node: ast.Raise) -> tuple[str, str] | None:
+    """The exception's name and its literal message, with {} for what is filled in; None where it is not literal."""
+    call = node.exc
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or not call.args:
+        return None
+    literal = call.args[0]
+    if isinstance(literal, ast.Constant) and isinstance(literal.value, str):
+        return call.func.id, literal.value
+    if isinstance(literal, ast.JoinedStr):
+        return call.func.id, "".join(v.value if isinstance(v, ast.Constant) else "{}" for v in literal.values)
+    return None
+
+
+# Whose message is not ours to word: Python's own protocols.
+PROTOCOL = {"AttributeError", "SystemExit", "StopIteration", "ArgumentTypeError", "UsageError"}
+
+
+@named(LIBRARY)
+def test_errors_say_what_was_expected_and_what_came(path):
+    for node in ast.walk(parse(path)):
+        assert not isinstance(node, ast.Assert), f"line {node.lineno}: an assert vanishes under python -O"
+        message = message_of(node) if isinstance(node, ast.Raise) else None
+        if message is not None and message[0] not in PROTOCOL:
+            assert re.match(r"(?s)[^:]+: expected .+; got .+", message[1]), (
+                f"line {node.lineno}: {message[1]}"
+            )
+
+
+@named([p for p in LIBRARY if layer_of(p) not in MAY_PRINT])
+def test_the_library_does_not_print(path):
+    calls = [n for n in ast.walk(parse(path)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    assert not [f"line {c.lineno}" for c in calls if c.func.id == "print"]
+
+
+@named(LIBRARY)
+def test_modules_say_what_they_are_for(path):
+    assert ast.get_docstring(parse(path))
+
+
+PUBLIC = sorted(rankdistill._HOME)
+
+
+@pytest.mark.parametrize("public", PUBLIC)
+def test_public_names_are_documented(public):
+    thing = getattr(rankdistill, public)
+    text = thing.__doc__ or ""
+    assert len(text.splitlines()[0]) > 10
+    if public in rankdistill.ops.__all__:
+        for section in ("Args:", "Returns:", "Contract:", "Cost:", "Example:"):
+            assert section in text, section
+
+
+@pytest.mark.parametrize("public", PUBLIC)
+def test_examples_give_what_they_show(public):
+    names = {n: getattr(rankdistill, n) for n in PUBLIC} | {"torch": torch}
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    for example in doctest.DocTestFinder(recurse=False).find(
+        getattr(rankdistill, public), public, globs=names
+    ):
+        report: list[str] = []
+        runner.run(example, out=report.append)
+        assert not runner.failures, "".join(report)
+
+
+def test_modules_named_as_public_exist():
+    for module in rankdistill._MODULES:
+        if f"rankdistill.{module}" in MODULES:
+            assert importlib.import_module(f"rankdistill.{module}").__doc__
+
+
+def test_importing_the_package_is_silent_and_light():
+    """`--help` must not pay for torch."""
+    code = "import sys, rankdistill, rankdistill.collect_env; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    assert output(code) == "[]"
+
+
+def test_using_the_ops_is_silent():
+    assert output("import rankdistill.ops") == ""
+
+
+def test_every_golden_number_is_read_or_awaited():
+    stems = {p.stem for p in (ROOT / "tests" / "golden").glob("*.npz")}
+    sources = "\n".join(p.read_text() for p in files("tests", suffixes={".py"}) if p != Path(__file__))
+    read = {s for s in stems if re.search(rf"\b{re.escape(s)}\b", sources)}
+    awaited = {s for names in AWAITING.values() for s in names.split()}
+    assert not stems - read - awaited, "expected a test that reads them, or a reason in AWAITING"
+    assert not awaited - stems, "expected awaited files to exist"
+    assert not awaited & read, "expected files that a test reads to be off the list AWAITING"
+
+
+def test_no_word_that_only_its_authors_understand():
+    found = []
+    for path in [*files(*TREES, suffixes=TEXT), *(p for p in ROOT.iterdir() if p.suffix in TEXT)]:
+        if path == Path(__file__):
+            continue
+        for line, text in enumerate(path.read_text().splitlines(), start=1):
+            for what, pattern in FORBIDDEN.items():
+                if pattern.search(text) and (what, name(path)) not in MAY_CONTAIN:
+                    found.append(f"{name(path)}:{line}: {what}: {text.strip()[:100]}")
+    assert not found
