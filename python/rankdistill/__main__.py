@@ -1,3 +1,5 @@
+"""`python -m rankdistill`: the command line."""
+
 import sys
 
 from rankdistill.cli import main
