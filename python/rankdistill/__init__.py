@@ -17,6 +17,7 @@ _EXPORTS = {
     "rankdistill.ops": [
         "complement_sample",
         "gathered_inner_product",
+        "plackett_luce",
         "position_sample",
     ],
 }

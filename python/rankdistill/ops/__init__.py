@@ -2,6 +2,7 @@
 
 from rankdistill.ops.complement_sample import complement_sample
 from rankdistill.ops.gathered_inner_product import gathered_inner_product
+from rankdistill.ops.plackett_luce import plackett_luce
 from rankdistill.ops.position_sample import position_sample
 
-__all__ = ["complement_sample", "gathered_inner_product", "position_sample"]
+__all__ = ["complement_sample", "gathered_inner_product", "plackett_luce", "position_sample"]

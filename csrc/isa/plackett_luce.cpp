@@ -1,0 +1,33 @@
+#include "csrc/plackett_luce.h"
+
+#include "csrc/isa.h"
+#include "kernels/cpu/plackett_luce.h"
+
+namespace {
+
+template <class Storage>
+struct Entries {
+  typedef typename Accumulator<Storage>::type Acc;
+  static void forward(const void* scores, int64_t stride_scores, const void* tail, int64_t stride_tail,
+                      const int64_t* lengths, void* losses, double* scratch, int64_t B, int64_t K, int64_t L) {
+    plackett_luce_forward(static_cast<const Storage*>(scores), stride_scores, static_cast<const Storage*>(tail),
+                          stride_tail, lengths, static_cast<Acc*>(losses), scratch, B, K, L);
+  }
+  static void backward(const void* grad_losses, const void* scores, int64_t stride_scores, const void* tail,
+                       int64_t stride_tail, const int64_t* lengths, void* grad_scores, void* grad_tail,
+                       double* scratch, int64_t B, int64_t K, int64_t L) {
+    plackett_luce_backward(static_cast<const Acc*>(grad_losses), static_cast<const Storage*>(scores), stride_scores,
+                           static_cast<const Storage*>(tail), stride_tail, lengths, static_cast<Acc*>(grad_scores),
+                           static_cast<Acc*>(grad_tail), scratch, B, K, L);
+  }
+};
+
+int64_t scratch_size(int64_t K) { return kScratchArrays * padded(K); }
+
+}  // namespace
+
+extern "C" const PlackettLuceTable RANKDISTILL_TABLE(plackett_luce_table) = {
+    {Entries<float>::forward, Entries<double>::forward, Entries<Half>::forward, Entries<BFloat16>::forward},
+    {Entries<float>::backward, Entries<double>::backward, Entries<Half>::backward, Entries<BFloat16>::backward},
+    scratch_size,
+};

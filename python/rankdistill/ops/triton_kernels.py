@@ -1,0 +1,26 @@
+"""How ops reach their Triton kernels: imported at the first call, so that a machine without CUDA never pays for it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+
+from rankdistill.ops.registration import Unavailable
+
+MISSING = Unavailable("no triton package", "Install it: pip install 'rankdistill[triton]'")
+
+
+def triton_or(op: str, *suffixes: str) -> dict[str, Callable] | Unavailable:
+    """The launchers `<op>_<suffix>` of rankdistill.kernels.triton.<op> by suffix, or why there are none."""
+    if importlib.util.find_spec("triton") is None:
+        return MISSING
+
+    def launcher(suffix: str) -> Callable:
+        def launch(*args):
+            module = importlib.import_module(f"rankdistill.kernels.triton.{op}")
+            return getattr(module, f"{op}_{suffix}")(*args)
+
+        return launch
+
+    return {suffix: launcher(suffix) for suffix in suffixes}
