@@ -4,6 +4,7 @@ void bind_ops(pybind11::module_& m) {
   bind_index_check(m);
   bind_gathered_inner_product(m);
   bind_plackett_luce(m);
+  bind_embedding_plackett_luce(m);
   bind_position_sample(m);
   bind_complement_sample(m);
 }

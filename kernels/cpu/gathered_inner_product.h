@@ -90,28 +90,29 @@ void gathered_inner_product_forward(const Storage* users, const int64_t* user_id
   });
 }
 
+// out [D] = Σ_k scale[k]·items[ids[k]]; an id of -1 adds nothing.
+template <class Storage, class Acc>
+inline void weighted_row_sum(Acc* out, const Acc* scale, const Storage* items, const int64_t* ids, int64_t K, int64_t D) {
+  int64_t d = 0;
+  if constexpr (sizeof(Storage) == sizeof(Acc)) {
+    constexpr int W = kLanes<Acc>, Q = kShortLanes<Acc>;
+    for (; d + W <= D; d += W) weighted_sum<Vector<Acc, W>>(out + d, scale, items + d, ids, K, D);
+    for (; d + Q <= D; d += Q) weighted_sum<Vector<Acc, Q>>(out + d, scale, items + d, ids, K, D);
+  }
+  if (d == D) return;
+  for (int64_t e = d; e < D; ++e) out[e] = 0;
+  for (int64_t k = 0; k < K; ++k)
+    if (ids[k] >= 0) add_scaled(out + d, scale[k], items + ids[k] * D + d, D - d);
+}
+
 // row_grads [B, D] is overwritten with the gradient of each row's user vector.
 template <class Storage>
 void gathered_inner_product_row_grads(const typename Accumulator<Storage>::type* grad_scores, const Storage* items,
                                       const int64_t* item_ids, typename Accumulator<Storage>::type* row_grads,
                                       int64_t B, int64_t K, int64_t D) {
-  typedef typename Accumulator<Storage>::type Acc;
   parallel_chunks(B, 1 + 16384 / (K * D + 1), [=](int64_t begin, int64_t end, int) {
-    for (int64_t b = begin; b < end; ++b) {
-      Acc* out = row_grads + b * D;
-      const int64_t* ids = item_ids + b * K;
-      const Acc* scale = grad_scores + b * K;
-      int64_t d = 0;
-      if constexpr (sizeof(Storage) == sizeof(Acc)) {
-        constexpr int W = kLanes<Acc>, Q = kShortLanes<Acc>;
-        for (; d + W <= D; d += W) weighted_sum<Vector<Acc, W>>(out + d, scale, items + d, ids, K, D);
-        for (; d + Q <= D; d += Q) weighted_sum<Vector<Acc, Q>>(out + d, scale, items + d, ids, K, D);
-      }
-      for (int64_t e = d; e < D; ++e) out[e] = 0;
-      if (d == D) continue;
-      for (int64_t k = 0; k < K; ++k)
-        if (ids[k] >= 0) add_scaled(out + d, scale[k], items + ids[k] * D + d, D - d);
-    }
+    for (int64_t b = begin; b < end; ++b)
+      weighted_row_sum(row_grads + b * D, grad_scores + b * K, items, item_ids + b * K, K, D);
   });
 }
 

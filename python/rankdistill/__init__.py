@@ -16,6 +16,7 @@ _EXPORTS = {
     "rankdistill.trainer": ["Term", "Trainer"],
     "rankdistill.ops": [
         "complement_sample",
+        "embedding_plackett_luce",
         "gathered_inner_product",
         "plackett_luce",
         "position_sample",

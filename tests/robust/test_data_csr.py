@@ -89,6 +89,7 @@ def test_empty():
         ([0, 2], [-1, 1], r"indices in \[0, 3\); got -1 at position 0"),
         ([0, 1, 3], [2, 1, 0], "got 1 before 0 at position 2"),
         ([0, 2, 2], [1, 1], "got 1 before 1 at position 1"),
+        ([0, 0, 2], [1, 0], "got 1 before 0 at position 1"),
     ],
 )
 def test_broken_matrices_are_refused(indptr, indices, message):

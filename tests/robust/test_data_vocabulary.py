@@ -82,7 +82,7 @@ def test_digest_tells_ids_apart():
     [
         ([1, 3], [1, 2], "2 at position 1"),
         (["a", "c"], ["b"], "'b' at position 0"),
-        ([1, 3], ["x"], "'x'"),
+        ([9, 10], ["10", "9", "x"], "'x' at position 2"),
         ([], [5], "5"),
     ],
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.ops import complement_sample, position_sample
+from rankdistill.ops import complement_sample, embedding_plackett_luce, position_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS
 
@@ -109,11 +109,13 @@ class RelaxedRankingDistillation(Distillation):
         users = torch.unique(batch if isinstance(batch, Tensor) else batch.users)
         if self._items.device != users.device:
             self._items, self._lengths = self._items.to(users.device), self._lengths.to(users.device)
-        items = self._items.index_select(0, users).long()
+        items, lengths = self._items.index_select(0, users).long(), self._lengths.index_select(0, users)
+        if getattr(student, "scores_are_inner_products", False):
+            tables = student.user_vectors(), student.item_vectors()
+            losses = embedding_plackett_luce(*tables, items, self.n_interesting, lengths, users)
+            return functional.reduce_rows(type(self).__name__, losses, lengths > 0, self.reduction)
         scores = student.score(users, items.clamp_min(0))
         interesting, uninteresting = scores.split([self.n_interesting, self.n_uninteresting], dim=1)
         if self._tail_is_padded:
             uninteresting = uninteresting.masked_fill(items[:, self.n_interesting :] < 0, -torch.inf)
-        return functional.relaxed_ranking_distillation(
-            interesting, uninteresting, self._lengths.index_select(0, users), self.reduction
-        )
+        return functional.relaxed_ranking_distillation(interesting, uninteresting, lengths, self.reduction)

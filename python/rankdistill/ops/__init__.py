@@ -1,8 +1,9 @@
 """The ops. Importing this module registers them all with torch (needed before loading an exported program)."""
 
 from rankdistill.ops.complement_sample import complement_sample
+from rankdistill.ops.embedding_plackett_luce import embedding_plackett_luce
 from rankdistill.ops.gathered_inner_product import gathered_inner_product
 from rankdistill.ops.plackett_luce import plackett_luce
 from rankdistill.ops.position_sample import position_sample
 
-__all__ = ["complement_sample", "gathered_inner_product", "plackett_luce", "position_sample"]
+__all__ = ["complement_sample", "embedding_plackett_luce", "gathered_inner_product", "plackett_luce", "position_sample"]

@@ -29,22 +29,22 @@ def _(grad_scores, users, user_ids, items, item_ids):
     return users.new_empty(users.shape), items.new_empty(items.shape)
 
 
-def check_ids(users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor) -> None:
+def check_ids(op: str, users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor) -> None:
     if user_ids is not None:
-        checks.check_indices(OP, "user_ids", user_ids, 0, users.shape[0])
-    checks.check_indices(OP, "item_ids", item_ids, -1, items.shape[0])
+        checks.check_indices(op, "user_ids", user_ids, 0, users.shape[0])
+    checks.check_indices(op, "item_ids", item_ids, -1, items.shape[0])
 
 
 def forward_reference(users, user_ids, items, item_ids):
     if users.device.type == "cpu":
-        check_ids(users, user_ids, items, item_ids.contiguous())
+        check_ids(OP, users, user_ids, items, item_ids.contiguous())
     return reference.gathered_inner_product_forward(users, user_ids, items, item_ids)
 
 
 def forward_native(users, user_ids, items, item_ids):
     users, items, item_ids = users.contiguous(), items.contiguous(), item_ids.contiguous()
     user_ids = None if user_ids is None else user_ids.contiguous()
-    check_ids(users, user_ids, items, item_ids)
+    check_ids(OP, users, user_ids, items, item_ids)
     scores = torch.empty(item_ids.shape, dtype=accumulator_dtype(users.dtype))
     _native.gathered_inner_product_forward(
         DTYPE_CODES[users.dtype], address(users), address(user_ids), address(items), address(item_ids),
@@ -58,7 +58,7 @@ def backward_native(grad_scores, users, user_ids, items, item_ids):
     code = DTYPE_CODES[users.dtype]
     users, items, item_ids = users.contiguous(), items.contiguous(), item_ids.contiguous()
     user_ids = None if user_ids is None else user_ids.contiguous()
-    check_ids(users, user_ids, items, item_ids)
+    check_ids(OP, users, user_ids, items, item_ids)
     grad_scores = grad_scores.to(wide).contiguous()
     (B, K), D = item_ids.shape, users.shape[1]
     row_grads = torch.empty((B, D), dtype=wide)
@@ -98,6 +98,20 @@ torch.library.register_autograd(f"rankdistill::{OP}_forward", _backward, setup_c
 torch.library.register_autograd(f"rankdistill::{OP}_backward", no_double_backward(OP), lib=LIBRARY)
 
 
+def check_arguments(op: str, users: Tensor, items: Tensor, item_ids: Tensor, user_ids: Tensor | None) -> None:
+    checks.expect_tensor(op, "users", users, 2)
+    checks.expect_tensor(op, "items", items, 2)
+    checks.expect_same(op, "users", users, "items", items)
+    checks.expect(items.shape[1] == users.shape[1], op, f"items of width {users.shape[1]}, as users", items)
+    checks.expect_tensor(op, "item_ids", item_ids, 2, (torch.int64,))
+    rows = users
+    if user_ids is not None:
+        checks.expect_tensor(op, "user_ids", user_ids, 1, (torch.int64,))
+        rows = user_ids
+    checks.expect(item_ids.shape[0] == rows.shape[0], op, f"item_ids with {rows.shape[0]} rows, as users", item_ids)
+    checks.expect_no_forward_ad(op, users, items)
+
+
 def gathered_inner_product(
     users: Tensor, items: Tensor, item_ids: Tensor, user_ids: Tensor | None = None
 ) -> Tensor:
@@ -130,15 +144,5 @@ def gathered_inner_product(
         >>> gathered_inner_product(users, items, torch.tensor([[2, 0]]))
         tensor([[3., 1.]])
     """
-    checks.expect_tensor(OP, "users", users, 2)
-    checks.expect_tensor(OP, "items", items, 2)
-    checks.expect_same(OP, "users", users, "items", items)
-    checks.expect(items.shape[1] == users.shape[1], OP, f"items of width {users.shape[1]}, as users", items)
-    checks.expect_tensor(OP, "item_ids", item_ids, 2, (torch.int64,))
-    rows = users
-    if user_ids is not None:
-        checks.expect_tensor(OP, "user_ids", user_ids, 1, (torch.int64,))
-        rows = user_ids
-    checks.expect(item_ids.shape[0] == rows.shape[0], OP, f"item_ids with {rows.shape[0]} rows, as users", item_ids)
-    checks.expect_no_forward_ad(OP, users, items)
+    check_arguments(OP, users, items, item_ids, user_ids)
     return torch.ops.rankdistill.gathered_inner_product_forward(users, user_ids, items, item_ids)

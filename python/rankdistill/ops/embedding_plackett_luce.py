@@ -1,0 +1,181 @@
+"""The Plackett–Luce loss straight from embeddings: neither the gathered vectors nor their scores are kept."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rankdistill.ops import checks
+from rankdistill.ops.gathered_inner_product import check_arguments, check_ids
+from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
+from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
+from rankdistill.reference import embedding_plackett_luce as reference
+
+OP = "embedding_plackett_luce"
+
+LIBRARY.define(
+    f"{OP}_forward(Tensor users, Tensor? user_ids, Tensor items, Tensor item_ids, Tensor? lengths, SymInt list_size,"
+    " bool with_slopes) -> (Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(
+    f"{OP}_backward(Tensor grad_losses, Tensor users, Tensor? user_ids, Tensor items, Tensor item_ids,"
+    " Tensor slopes, Tensor user_slopes) -> (Tensor, Tensor)"
+)
+
+
+@torch.library.register_fake(f"rankdistill::{OP}_forward", lib=LIBRARY)
+def _(users, user_ids, items, item_ids, lengths, list_size, with_slopes):
+    wide = accumulator_dtype(users.dtype)
+    B, listed = item_ids.shape
+    rows = B if with_slopes else 0
+    return (
+        users.new_empty((B,), dtype=wide),
+        users.new_empty((rows, listed), dtype=wide),
+        users.new_empty((rows, users.shape[1]), dtype=wide),
+    )
+
+
+@torch.library.register_fake(f"rankdistill::{OP}_backward", lib=LIBRARY)
+def _(grad_losses, users, user_ids, items, item_ids, slopes, user_slopes):
+    return users.new_empty(users.shape), items.new_empty(items.shape)
+
+
+def check_rows(users, user_ids, items, item_ids, lengths, list_size):
+    check_ids(OP, users, user_ids, items, item_ids)
+    if lengths is not None:
+        checks.check_indices(OP, "lengths", lengths, 0, list_size + 1)
+    listed = item_ids[:, :list_size]
+    absent = listed < 0
+    if bool(absent.any()):
+        if lengths is not None:
+            absent = absent & (torch.arange(list_size) < lengths[:, None])
+        if bool(absent.any()):
+            b, k = absent.nonzero()[0].tolist()
+            raise IndexError(f"{OP}: expected listed item_ids in [0, {items.shape[0]}); got -1 at position [{b}, {k}]")
+
+
+def forward_reference(users, user_ids, items, item_ids, lengths, list_size, with_slopes):
+    if users.device.type == "cpu":
+        check_rows(users, user_ids, items, item_ids.contiguous(), lengths, list_size)
+    return reference.embedding_plackett_luce_forward(users, user_ids, items, item_ids, lengths, list_size, with_slopes)
+
+
+def forward_native(users, user_ids, items, item_ids, lengths, list_size, with_slopes):
+    users, user_ids, items, item_ids, lengths = (
+        None if t is None else t.contiguous() for t in (users, user_ids, items, item_ids, lengths)
+    )
+    check_rows(users, user_ids, items, item_ids, lengths, list_size)
+    wide, (B, listed), D = accumulator_dtype(users.dtype), item_ids.shape, users.shape[1]
+    losses = torch.empty(B, dtype=wide)
+    rows = B if with_slopes else 0
+    slopes, user_slopes = torch.empty((rows, listed), dtype=wide), torch.empty((rows, D), dtype=wide)
+    _native.embedding_plackett_luce_forward(
+        DTYPE_CODES[users.dtype], address(users), address(user_ids), address(items), address(item_ids),
+        address(lengths), address(losses), address(slopes) if with_slopes else 0,
+        address(user_slopes) if with_slopes else 0, B, list_size, listed - list_size, D,
+    )  # fmt: skip
+    return losses, slopes, user_slopes
+
+
+def backward_native(grad_losses, users, user_ids, items, item_ids, slopes, user_slopes):
+    users, user_ids, items, item_ids = (
+        None if t is None else t.contiguous() for t in (users, user_ids, items, item_ids)
+    )
+    check_ids(OP, users, user_ids, items, item_ids)
+    code, (B, listed), D = DTYPE_CODES[users.dtype], item_ids.shape, users.shape[1]
+    scale = grad_losses.to(slopes.dtype)[:, None]
+    grad_scores, grad_users = scale * slopes, scale * user_slopes
+    if user_ids is not None:
+        row_grads, grad_users = grad_users, torch.zeros(users.shape, dtype=slopes.dtype)
+        _native.gathered_inner_product_user_grads(
+            code, address(row_grads), address(user_ids), address(grad_users), users.shape[0], B, D
+        )
+    grad_items = torch.zeros(items.shape, dtype=slopes.dtype)
+    _native.gathered_inner_product_item_grads(
+        code, address(grad_scores), address(users), address(user_ids), address(item_ids), address(grad_items),
+        items.shape[0], B, listed, D,
+    )  # fmt: skip
+    return grad_users.to(users.dtype), grad_items.to(items.dtype)
+
+
+REFERENCE = {"forward": forward_reference, "backward": reference.embedding_plackett_luce_backward}
+NATIVE = {"forward": forward_native, "backward": backward_native}
+implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
+implement(OP, "CUDA", {"reference": REFERENCE})
+
+
+def _setup(ctx, inputs, output):
+    users, user_ids, items, item_ids, _, _, with_slopes = inputs
+    _, slopes, user_slopes = output
+    ctx.mark_non_differentiable(slopes, user_slopes)
+    ctx.set_materialize_grads(False)
+    ctx.with_slopes = with_slopes
+    ctx.save_for_backward(users, user_ids, items, item_ids, slopes, user_slopes)
+
+
+def _backward(ctx, grad_losses, *_):
+    if not ctx.with_slopes:
+        raise RuntimeError(f"{OP}: expected a call with_slopes for a backward; got one without")
+    if grad_losses is None:
+        return (None,) * 7
+    grads = torch.ops.rankdistill.embedding_plackett_luce_backward(grad_losses, *ctx.saved_tensors)
+    return grads[0], None, grads[1], None, None, None, None
+
+
+torch.library.register_autograd(f"rankdistill::{OP}_forward", _backward, setup_context=_setup, lib=LIBRARY)
+torch.library.register_autograd(f"rankdistill::{OP}_backward", no_double_backward(OP), lib=LIBRARY)
+
+
+def embedding_plackett_luce(
+    users: Tensor,
+    items: Tensor,
+    item_ids: Tensor,
+    list_size: int,
+    lengths: Tensor | None = None,
+    user_ids: Tensor | None = None,
+) -> Tensor:
+    """`plackett_luce` of listed items' inner products with each row's user, in one pass over their vectors.
+
+    losses = plackett_luce(scores[:, :K], scores[:, K:], lengths), scores = gathered_inner_product(users, items,
+    item_ids, user_ids), K = list_size
+
+    Args:
+        users: [U, D] float table; [B, D] where `user_ids` is None.
+        items: [N, D] float table of the same dtype.
+        item_ids: [B, K + L] int64: the list in order, then the tail in any order; -1 in the tail is no item.
+        list_size: K.
+        lengths: [B] int64 in [0, K], how many of each list count; None for all.
+        user_ids: [B] int64 in [0, U), or None: row b of `users` is then user b. Ids may repeat.
+
+    Returns:
+        losses [B], float32 (float64 for float64 tables).
+
+    Contract:
+        As `plackett_luce`. Gradients are dense tables, with the same bits for any number of threads.
+
+    Raises:
+        TypeError, ValueError: wrong dtypes, shapes or devices.
+        IndexError: an id out of range, or -1 within a list (CPU).
+
+    Cost:
+        O(B·(K + L)·D) time; B·(K + L + D) numbers kept for the backward; backward O((U + N)·D) besides.
+
+    Source:
+        The loss of Kang et al., DE-RRD, CIKM 2020, and of every list-wise method that scores by inner products.
+
+    Example:
+        >>> users, items = torch.zeros(1, 2), torch.ones(3, 2)
+        >>> embedding_plackett_luce(users, items, torch.tensor([[0, 1]]), list_size=1)
+        tensor([0.6931])
+    """
+    check_arguments(OP, users, items, item_ids, user_ids)
+    listed = item_ids.shape[1]
+    checks.expect(0 <= list_size <= listed, OP, f"list_size in [0, {listed}], the columns of item_ids", list_size)
+    if lengths is not None:
+        checks.expect_tensor(OP, "lengths", lengths, 1, (torch.int64,))
+        checks.expect(lengths.shape[0] == item_ids.shape[0], OP, f"{item_ids.shape[0]} lengths, as item_ids", lengths)
+        checks.expect(lengths.device == users.device, OP, f"lengths on the device of users ({users.device})", lengths)
+    with_slopes = torch.is_grad_enabled() and (users.requires_grad or items.requires_grad)
+    return torch.ops.rankdistill.embedding_plackett_luce_forward(
+        users, user_ids, items, item_ids, lengths, list_size, with_slopes
+    )[0]

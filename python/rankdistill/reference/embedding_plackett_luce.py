@@ -1,0 +1,35 @@
+"""The Plackett–Luce loss of listed items' inner products with a user, and its derivatives by scores and by user."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rankdistill.reference.gathered_inner_product import (
+    gathered_inner_product_backward,
+    gathered_inner_product_forward,
+)
+from rankdistill.reference.plackett_luce import plackett_luce_backward, plackett_luce_forward
+
+
+def embedding_plackett_luce_forward(
+    users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor, lengths: Tensor | None, list_size: int,
+    with_slopes: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    scores = gathered_inner_product_forward(users, user_ids, items, item_ids)
+    listed, tail = scores[:, :list_size], scores[:, list_size:]
+    losses = plackett_luce_forward(listed, tail, lengths)
+    if not with_slopes:
+        return losses, losses.new_empty((0, item_ids.shape[1])), losses.new_empty((0, users.shape[1]))
+    slopes = torch.cat(plackett_luce_backward(torch.ones_like(losses), listed, tail, lengths), dim=1)
+    slopes = slopes.masked_fill(item_ids < 0, 0)
+    vectors = items[item_ids.clamp_min(0)].to(slopes.dtype).masked_fill((item_ids < 0)[..., None], 0)  # [B, K + L, D]
+    return losses, slopes, torch.einsum("bk,bkd->bd", slopes, vectors)
+
+
+def embedding_plackett_luce_backward(
+    grad_losses: Tensor, users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor, slopes: Tensor,
+    user_slopes: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    grad_scores = grad_losses[:, None].to(slopes.dtype) * slopes
+    return gathered_inner_product_backward(grad_scores, users, user_ids, items, item_ids)
