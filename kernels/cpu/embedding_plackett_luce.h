@@ -38,11 +38,16 @@ void embedding_plackett_luce_forward(const Storage* users, const int64_t* user_i
         if (k >= length && k < K) continue;
         scores[k] = ids[k] < 0 ? static_cast<Acc>(-__builtin_inf()) : inner_product<Storage, Acc>(user, items + ids[k] * D, D);
       }
-      losses[b] = static_cast<Acc>(row_loss<Acc>(scores, length, scores + K, L, list, list + padded(K), list + 2 * padded(K)));
-      if (slopes == nullptr) continue;
+      double* const tops = list + padded(K);
+      double* const sums = tops + padded(K);
+      if (slopes == nullptr) {
+        losses[b] = static_cast<Acc>(row_loss<Acc>(scores, length, scores + K, L, list, tops, sums));
+        continue;
+      }
       Acc* const slope = slopes + b * (K + L);
-      row_grads<Acc, Acc>(1, scores, length, K, scores + K, L, slope, slope + K, list, list + padded(K),
-                          list + 2 * padded(K));
+      double loss;
+      row_grads<Acc, Acc>(1, scores, length, K, scores + K, L, slope, slope + K, list, tops, sums, &loss);
+      losses[b] = static_cast<Acc>(loss);
       weighted_row_sum(user_slopes + b * D, slope, items, ids, K + L, D);
     }
   });

@@ -196,6 +196,12 @@ inline void suffix_pairs(const double* list, int64_t length, const Tail& tail, d
   }
 }
 
+inline double summed_pair_logs(const double* list, const double* tops, const double* sums, int64_t length) {
+  double loss = 0;
+  for (int64_t k = 0; k < length; ++k) loss += (tops[k] - list[k]) + __builtin_log(sums[k]);
+  return loss;
+}
+
 template <class Storage>
 inline double row_loss(const Storage* scores, int64_t length, const Storage* tail_scores, int64_t L, double* list,
                        double* tops, double* sums) {
@@ -209,9 +215,7 @@ inline double row_loss(const Storage* scores, int64_t length, const Storage* tai
     return summed_logs(sums, list, row.top, length) + 0 * sums[0];  // NaN where a score is
   }
   suffix_pairs(list, length, tail, tops, sums);
-  double loss = 0;
-  for (int64_t k = 0; k < length; ++k) loss += (tops[k] - list[k]) + __builtin_log(sums[k]);
-  return loss;
+  return summed_pair_logs(list, tops, sums, length);
 }
 
 template <class Acc>
@@ -219,23 +223,30 @@ inline void fill(Acc* out, int64_t count, double value) {
   for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Acc>(value);
 }
 
+// The loss is written too where `loss` is not null.
 template <class Storage, class Acc>
 inline void row_grads(Acc grad, const Storage* scores, int64_t length, int64_t K, const Storage* tail_scores, int64_t L,
-                      Acc* grad_scores, Acc* grad_tail, double* list, double* tops, double* sums) {
+                      Acc* grad_scores, Acc* grad_tail, double* list, double* tops, double* sums,
+                      double* loss = nullptr) {
   fill(grad_scores + length, K - length, 0);
-  if (length == 0) return fill(grad_tail, L, 0);
+  if (length == 0) {
+    if (loss != nullptr) *loss = 0;
+    return fill(grad_tail, L, 0);
+  }
   const Tail tail = summed_tail<true>(tail_scores, L, grad_tail);
   const List row = widened_list(scores, length, tail, list);
   const double upstream = static_cast<double>(grad);
   double inverse = 0;  // of the normalisers up to j, summed, times e^shift
   double shift;
   if (row.top == kInfinity) {
+    if (loss != nullptr) *loss = __builtin_nan("");
     fill(grad_scores, length, __builtin_nan(""));
     return fill(grad_tail, L, __builtin_nan(""));
   }
   if (row.top - row.bottom <= kSpread<Acc>) {
     shift = row.top;
     suffix_sums<kDegree<Acc>>(list, length, shift, tail.mass * exp_nonpositive(tail.top - shift), tops, sums);
+    if (loss != nullptr) *loss = summed_logs(sums, list, shift, length) + 0 * sums[0];  // NaN where a score is
     constexpr int W = kLanes<double>;
     typedef Vector<double, W> V;
     for (int64_t k = 0; k < length; k += W) store(sums + k, 1.0 / load<V>(sums + k));
@@ -243,6 +254,7 @@ inline void row_grads(Acc grad, const Storage* scores, int64_t length, int64_t K
     for (int64_t k = 0; k < length; ++k) grad_scores[k] = static_cast<Acc>(upstream * (tops[k] * sums[k] - 1));
   } else {
     suffix_pairs(list, length, tail, tops, sums);
+    if (loss != nullptr) *loss = summed_pair_logs(list, tops, sums, length);
     shift = tops[0];
     for (int64_t k = 0; k < length; ++k) {
       if (tops[k] != shift) inverse *= exp_nonpositive(tops[k] - shift);

@@ -7,13 +7,29 @@
 
 namespace {
 
-inline void position_keys(double* keys, int64_t begin, int64_t end, uint32_t* words, uint32_t user, uint32_t epoch,
-                          uint32_t stream, uint64_t seed, double temperature) {
-  for (int64_t block = begin >> 2; block < (end + 3) >> 2; ++block) {
-    const PhiloxBlock drawn = philox4x32_10(user, static_cast<uint32_t>(block), epoch, stream << 24, seed);
-    for (int w = 0; w < 4; ++w) words[4 * block + w] = drawn.word[w];
+// Philox blocks are drawn this many at a time, side by side, so that they fill vectors.
+constexpr int kBlocks = 16;
+
+// Words of positions [begin, end), begin a multiple of 4; room is needed for whole groups of blocks.
+inline void position_words(uint32_t* words, int64_t begin, int64_t end, uint32_t user, uint32_t epoch, uint32_t stream,
+                           uint64_t seed) {
+  for (int64_t block = begin >> 2; block < (end + 3) >> 2; block += kBlocks) {
+    uint64_t c0[kBlocks], c1[kBlocks], c2[kBlocks], c3[kBlocks];
+    for (int i = 0; i < kBlocks; ++i) {
+      c0[i] = user;
+      c1[i] = static_cast<uint32_t>(block + i);
+      c2[i] = epoch;
+      c3[i] = stream << 24;
+    }
+    philox4x32_10_side_by_side<kBlocks>(c0, c1, c2, c3, seed);
+    for (int i = 0; i < kBlocks; ++i) {
+      uint32_t* out = words + 4 * (block + i);
+      out[0] = static_cast<uint32_t>(c0[i]);
+      out[1] = static_cast<uint32_t>(c1[i]);
+      out[2] = static_cast<uint32_t>(c2[i]);
+      out[3] = static_cast<uint32_t>(c3[i]);
+    }
   }
-  for (int64_t i = begin; i < end; ++i) keys[i] = position_key(words[i], i, temperature);
 }
 
 // The value with exactly `rank` larger ones among distinct-enough keys: keys is reordered.
@@ -43,45 +59,55 @@ bool position_sample(const int64_t* users, const int64_t* lengths, int64_t* posi
                      int64_t longest, double temperature, uint64_t seed, uint32_t epoch, uint32_t stream) {
   int failed = 0;
   parallel_chunks(R, 16, [=, &failed](int64_t begin, int64_t end, int) {
-    const int64_t padded = (longest + 7) & ~static_cast<int64_t>(3);
-    double* keys = static_cast<double*>(malloc(static_cast<size_t>(padded) * 20));
+    const int64_t room = longest + 8 * kBlocks;
+    double* keys = static_cast<double*>(malloc(static_cast<size_t>(room) * 28));
     if (keys == nullptr) {
       __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
       return;
     }
-    double* reordered = keys + padded;
-    uint32_t* words = reinterpret_cast<uint32_t*>(reordered + padded);
+    double* reordered = keys + room;
+    int64_t* at = reinterpret_cast<int64_t*>(reordered + room);
+    uint32_t* words = reinterpret_cast<uint32_t*>(at + room);
     for (int64_t r = begin; r < end; ++r) {
       int64_t* out = positions + r * K;
-      int64_t length = lengths[r];
+      const int64_t length = lengths[r];
       const uint32_t user = static_cast<uint32_t>(users[r]);
       if (length <= K) {
         for (int64_t i = 0; i < K; ++i) out[i] = i < length ? i : -1;
         continue;
       }
       if (K == 0) continue;
-      // No key at position i exceeds 22.88 − (i + 1)/T: past the point where that is below the K-th best of
-      // the first keys, nothing can be drawn.
-      int64_t first = 2 * K > 64 ? 2 * K : 64;
-      if (first > length) first = length;
-      first = (first + 3) & ~static_cast<int64_t>(3);
-      if (first > length) first = length;
-      position_keys(keys, 0, first, words, user, epoch, stream, seed, temperature);
-      if (first < length) {
-        memcpy(reordered, keys, static_cast<size_t>(first) * sizeof(double));
-        const double reach = temperature * (22.9 - kth_largest(reordered, first, K));
-        if (reach < static_cast<double>(length)) length = reach > static_cast<double>(first) ? static_cast<int64_t>(reach) + 1 : first;
-        if (length > lengths[r]) length = lengths[r];
-        position_keys(keys, first, length, words, user, epoch, stream, seed, temperature);
+      // Every key of the first positions, and the K-th best of them.
+      int64_t count = (K + K / 2 + 4 * kBlocks - 1) / (4 * kBlocks) * (4 * kBlocks);
+      if (count > length) count = length;
+      position_words(words, 0, count, user, epoch, stream, seed);
+      for (int64_t i = 0; i < count; ++i) keys[i] = position_key(words[i], i, temperature);
+      for (int64_t i = 0; i < count; ++i) at[i] = i;
+      if (count < length) {
+        memcpy(reordered, keys, static_cast<size_t>(count) * sizeof(double));
+        const double bound = kth_largest(reordered, count, K) - 1e-6;
+        // A key at position i above the bound needs a Gumbel variate above g = bound + (i + 1)/T, hence a word w
+        // with 2^32 - w < 2^32·e^-g + 1: few words reach that, and none once g exceeds 22.88.
+        const double reach = temperature * (22.89 - bound);
+        const int64_t end_of_reach = reach < static_cast<double>(length) ? static_cast<int64_t>(reach) + 1 : length;
+        const int64_t first = count;
+        if (first < end_of_reach) position_words(words, first & ~static_cast<int64_t>(3), end_of_reach, user, epoch, stream, seed);
+        const double ratio = __builtin_exp(-1.0 / temperature);
+        double share = 4294967296.0 * (1 + 1e-6) * __builtin_exp(-(bound + static_cast<double>(first + 1) / temperature));
+        for (int64_t i = first; i < end_of_reach; ++i, share *= ratio) {
+          if (4294967296.0 - words[i] > share + 1) continue;
+          keys[count] = position_key(words[i], i, temperature);
+          at[count++] = i;
+        }
       }
-      memcpy(reordered, keys, static_cast<size_t>(length) * sizeof(double));
-      const double threshold = kth_largest(reordered, length, K);
+      memcpy(reordered, keys, static_cast<size_t>(count) * sizeof(double));
+      const double threshold = kth_largest(reordered, count, K);
       int64_t above = 0;
-      for (int64_t i = 0; i < length; ++i) above += keys[i] > threshold;
+      for (int64_t i = 0; i < count; ++i) above += keys[i] > threshold;
       int64_t ties = K - above;  // equal keys go to the lower position
-      int64_t count = 0;
-      for (int64_t i = 0; i < length && count < K; ++i)
-        if (keys[i] > threshold || (keys[i] == threshold && ties-- > 0)) out[count++] = i;
+      int64_t chosen = 0;
+      for (int64_t i = 0; i < count && chosen < K; ++i)
+        if (keys[i] > threshold || (keys[i] == threshold && ties-- > 0)) out[chosen++] = at[i];
     }
     free(keys);
   });
