@@ -10,7 +10,7 @@ import importlib
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "rankdistill.ops": ["gathered_inner_product"],
+    "rankdistill.ops": ["InnerProductTopK", "gathered_inner_product", "inner_product_topk"],
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 _MODULES = {"data", "functional", "losses", "metrics", "models", "ops"}
