@@ -12,15 +12,17 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "rankdistill.losses": ["Batch", "Distillation", "RelaxedRankingDistillation"],
     "rankdistill.models": ["MatrixFactorization"],
-    "rankdistill.rankings": ["Rankings"],
-    "rankdistill.trainer": ["Term", "Trainer"],
     "rankdistill.ops": [
+        "InnerProductTopK",
         "complement_sample",
         "embedding_plackett_luce",
         "gathered_inner_product",
+        "inner_product_topk",
         "plackett_luce",
         "position_sample",
     ],
+    "rankdistill.rankings": ["Rankings"],
+    "rankdistill.trainer": ["Term", "Trainer"],
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 _MODULES = {"config", "data", "functional", "losses", "metrics", "models", "ops"}
