@@ -16,7 +16,7 @@ constexpr double kInfinity = __builtin_inf();
 // fp32 scores: differences are exact in fp64. fp64 scores: the rounding of a difference is a relative error of e^it.
 template <class Acc> constexpr double kSpread = 600.0;
 template <> constexpr double kSpread<double> = 80.0;
-template <class Acc> constexpr int kDegree = 8;
+template <class Acc> constexpr int kDegree = 7;
 template <> constexpr int kDegree<double> = 12;
 
 constexpr int kBlock = 1024;  // tail scores that are widened at a time
@@ -95,14 +95,21 @@ inline double exponential_sum(const Acc* x, int64_t count, Acc shift, Acc* terms
     if (Store) store(terms + i, a);
     total += __builtin_convertvector(a, Wide);
   }
-  if (i < count) {
+  if (i < count && count >= W) {
+    // The last whole vector; the lanes that were summed before are stored again and left out of the sum.
+    V a = exponential<W>(load<V>(x + count - W) - shift), lane;
+    if (Store) store(terms + count - W, a);
+    for (int j = 0; j < W; ++j) lane[j] = static_cast<Acc>(j);
+    a = lane < static_cast<Acc>(W - (count - i)) ? V{} : a;
+    total += __builtin_convertvector(a, Wide);
+  } else if (i < count) {
     Acc rest[W];
-    for (int j = 0; j < W; ++j) rest[j] = i + j < count ? x[i + j] : static_cast<Acc>(-kInfinity);
+    for (int j = 0; j < W; ++j) rest[j] = j < count ? x[j] : static_cast<Acc>(-kInfinity);
     const V a = exponential<W>(load<V>(rest) - shift);
     total += __builtin_convertvector(a, Wide);
     if (Store) {
       store(rest, a);
-      for (int j = 0; i + j < count; ++j) terms[i + j] = rest[j];
+      for (int j = 0; j < count; ++j) terms[j] = rest[j];
     }
   }
   return sum_lanes<double, W>(total);
@@ -169,15 +176,57 @@ inline double summed_logs(const double* sums, const double* list, double top, in
   return logs + sum_lanes<double, W>(rest);
 }
 
+// out[i] = start + x[0] + ... + x[i] for x of `count` numbers, a multiple of 8: four chains side by side, since
+// one is bound by the latency of its additions.
+inline void prefix_sums(const double* x, int64_t count, double start, double* out) {
+  typedef Vector<double, 2> V;
+  const int64_t quarter = count / 4;
+  double a = start, b = 0, c = 0, d = 0;
+  for (int64_t i = 0; i < quarter; ++i) {
+    out[i] = a += x[i];
+    out[quarter + i] = b += x[quarter + i];
+    out[2 * quarter + i] = c += x[2 * quarter + i];
+    out[3 * quarter + i] = d += x[3 * quarter + i];
+  }
+  b += a;
+  c += b;
+  for (int64_t i = 0; i < quarter; i += 2) {
+    store(out + quarter + i, load<V>(out + quarter + i) + a);
+    store(out + 2 * quarter + i, load<V>(out + 2 * quarter + i) + b);
+    store(out + 3 * quarter + i, load<V>(out + 3 * quarter + i) + c);
+  }
+}
+
+// The same from the other end: out[i] = start + x[i] + ... + x[count - 1].
+inline void suffix_sums(const double* x, int64_t count, double start, double* out) {
+  typedef Vector<double, 2> V;
+  const int64_t quarter = count / 4;
+  double a = 0, b = 0, c = 0, d = start;
+  for (int64_t i = quarter - 1; i >= 0; --i) {
+    out[i] = a += x[i];
+    out[quarter + i] = b += x[quarter + i];
+    out[2 * quarter + i] = c += x[2 * quarter + i];
+    out[3 * quarter + i] = d += x[3 * quarter + i];
+  }
+  c += d;
+  b += c;
+  for (int64_t i = 0; i < quarter; i += 2) {
+    store(out + i, load<V>(out + i) + b);
+    store(out + quarter + i, load<V>(out + quarter + i) + c);
+    store(out + 2 * quarter + i, load<V>(out + 2 * quarter + i) + d);
+  }
+}
+
 // exponentials[k] = e^(list[k] - top), sums[k] = the tail's mass and all of them from k on.
 template <int Degree>
-inline void suffix_sums(const double* list, int64_t length, double top, double mass, double* exponentials,
-                        double* sums) {
+inline void shifted_sums(const double* list, int64_t length, double top, double mass, double* exponentials,
+                         double* sums) {
   constexpr int W = kLanes<double>;
   typedef Vector<double, W> V;
   for (int64_t k = 0; k < length; k += W)
     store(exponentials + k, exp_nonpositive_f64<Degree, W>(load<V>(list + k) - top));
-  for (int64_t k = length - 1; k >= 0; --k) sums[k] = mass += exponentials[k];
+  for (int64_t k = length; k < padded(length); ++k) exponentials[k] = 0;
+  suffix_sums(exponentials, padded(length), mass, sums);
   for (int64_t k = length; k < padded(length); ++k) sums[k] = 1.0;
 }
 
@@ -211,7 +260,7 @@ inline double row_loss(const Storage* scores, int64_t length, const Storage* tai
   const List row = widened_list(scores, length, tail, list);
   if (row.top == kInfinity) return __builtin_nan("");
   if (row.top - row.bottom <= kSpread<Acc>) {
-    suffix_sums<kDegree<Acc>>(list, length, row.top, tail.mass * exp_nonpositive(tail.top - row.top), tops, sums);
+    shifted_sums<kDegree<Acc>>(list, length, row.top, tail.mass * exp_nonpositive(tail.top - row.top), tops, sums);
     return summed_logs(sums, list, row.top, length) + 0 * sums[0];  // NaN where a score is
   }
   suffix_pairs(list, length, tail, tops, sums);
@@ -245,12 +294,14 @@ inline void row_grads(Acc grad, const Storage* scores, int64_t length, int64_t K
   }
   if (row.top - row.bottom <= kSpread<Acc>) {
     shift = row.top;
-    suffix_sums<kDegree<Acc>>(list, length, shift, tail.mass * exp_nonpositive(tail.top - shift), tops, sums);
+    shifted_sums<kDegree<Acc>>(list, length, shift, tail.mass * exp_nonpositive(tail.top - shift), tops, sums);
     if (loss != nullptr) *loss = summed_logs(sums, list, shift, length) + 0 * sums[0];  // NaN where a score is
     constexpr int W = kLanes<double>;
     typedef Vector<double, W> V;
-    for (int64_t k = 0; k < length; k += W) store(sums + k, 1.0 / load<V>(sums + k));
-    for (int64_t k = 0; k < length; ++k) sums[k] = inverse += sums[k];
+    for (int64_t k = 0; k < length; k += W) store(list + k, 1.0 / load<V>(sums + k));
+    for (int64_t k = length; k < padded(length); ++k) list[k] = 0;
+    prefix_sums(list, padded(length), 0, sums);
+    inverse = sums[length - 1];
     for (int64_t k = 0; k < length; ++k) grad_scores[k] = static_cast<Acc>(upstream * (tops[k] * sums[k] - 1));
   } else {
     suffix_pairs(list, length, tail, tops, sums);
