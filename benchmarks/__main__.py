@@ -6,11 +6,15 @@ import argparse
 import importlib
 from pathlib import Path
 
-OPS = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__init__", "__main__", "harness"))
+OPS = sorted(
+    p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__init__", "__main__", "harness")
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Times an op against its baselines.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Times an op against its baselines."
+    )
     parser.add_argument("op", choices=OPS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)

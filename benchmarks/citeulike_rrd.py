@@ -33,10 +33,14 @@ PUBLISHED = {"teacher": 0.3123, "student": 0.2276}
 
 def citeulike() -> Dataset:
     folder = Path(os.environ["RANKDISTILL_DATA"]) / "citeulike" / "loo_full_ranking"
-    return Dataset.from_files(*(folder / f"{part}.csv.gz" for part in ("train", "valid", "test")), name="CiteULike")
+    return Dataset.from_files(
+        *(folder / f"{part}.csv.gz" for part in ("train", "valid", "test")), name="CiteULike"
+    )
 
 
-def trained(data: Dataset, width: int, seed: int, epochs: int, terms=()) -> tuple[nn.Module, list[dict], float]:
+def trained(
+    data: Dataset, width: int, seed: int, epochs: int, terms=()
+) -> tuple[nn.Module, list[dict], float]:
     config = TrainingConfig(epochs=epochs, evaluate_test=True, keep_best=False, seed=seed)
     trainer = Trainer(MatrixFactorization(data.n_users, data.n_items, width, seed=seed), data, config, terms)
     history = trainer.fit()
@@ -52,7 +56,9 @@ def study(seeds: list[int], epochs: int, out: Path) -> None:
         record(results, curves, "teacher", seed, history, seconds)
         _, history, seconds = trained(data, 20, seed, epochs)
         record(results, curves, "student", seed, history, seconds)
-        rankings = Rankings.from_vectors(teacher.user_vectors(), teacher.item_vectors(), 500, data.train.csr())
+        rankings = Rankings.from_vectors(
+            teacher.user_vectors(), teacher.item_vectors(), 500, data.train.csr()
+        )
         method = RelaxedRankingDistillation(rankings, data.train.csr(), seed=seed)
         _, history, seconds = trained(data, 20, seed, epochs, [Term(1e-3, method)])
         record(results, curves, "student + RRD", seed, history, seconds)
@@ -66,18 +72,31 @@ def study(seeds: list[int], epochs: int, out: Path) -> None:
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         published = f"{PUBLISHED[name]:.4f}" if name in PUBLISHED else "–"
         seconds = statistics.mean(run["seconds_per_epoch"] for run in runs)
-        cells = [*(f"{v:.4f}" for v in values), f"{statistics.mean(values):.4f}", f"{spread:.4f}", published, f"{seconds:.3f}"]
+        cells = [
+            *(f"{v:.4f}" for v in values),
+            f"{statistics.mean(values):.4f}",
+            f"{spread:.4f}",
+            published,
+            f"{seconds:.3f}",
+        ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     command = f"RANKDISTILL_DATA=… python -m benchmarks.citeulike_rrd --seeds {' '.join(map(str, seeds))} --epochs {epochs}"
     lines += ["", f"`{command}`", "", machine_line()]
     write_text(out / "citeulike_rrd.md", "\n".join(lines) + "\n")
-    write_text(out / "citeulike_rrd.json", json.dumps({"results": results, "curves": curves, "command": command}, indent=1) + "\n")
+    write_text(
+        out / "citeulike_rrd.json",
+        json.dumps({"results": results, "curves": curves, "command": command}, indent=1) + "\n",
+    )
     print("\n".join(lines))
 
 
 def record(results, curves, name: str, seed: int, history: list[dict], seconds: float) -> None:
-    results[name].append({"seed": seed, "recall@50": history[-1]["test/recall@50"], "seconds_per_epoch": seconds})
-    curves.setdefault(name, []).append([(r["epoch"], round(r["test/recall@50"], 4)) for r in history if "test/recall@50" in r])
+    results[name].append(
+        {"seed": seed, "recall@50": history[-1]["test/recall@50"], "seconds_per_epoch": seconds}
+    )
+    curves.setdefault(name, []).append(
+        [(r["epoch"], round(r["test/recall@50"], 4)) for r in history if "test/recall@50" in r]
+    )
     print(f"seed {seed} {name}: {history[-1]['test/recall@50']:.4f}, {seconds:.3f} s/epoch", flush=True)
 
 
@@ -128,7 +147,9 @@ class PlainLoop:
                 top = (vectors * self.items(interesting[unique])).sum(2)
                 rest = (vectors * self.items(uninteresting[unique])).sum(2)
                 shift = torch.maximum(top.amax(1), rest.amax(1))[:, None].detach()
-                below = (top - shift).exp().flip(1).cumsum(1).flip(1) + (rest - shift).exp().sum(1, keepdim=True)
+                below = (top - shift).exp().flip(1).cumsum(1).flip(1) + (rest - shift).exp().sum(
+                    1, keepdim=True
+                )
                 loss = loss + 1e-3 * (below.log() + shift - top).sum()
             self.adam.zero_grad(set_to_none=True)
             loss.backward()
@@ -170,16 +191,31 @@ def speed(threads: int, rounds: int, out: Path) -> None:
         lines.append(
             f"| {name} | {medians[name]:.3f} | {low:.3f} | {high:.3f} | {medians[name] / base:.2f} | {medians[name] / own:.2f} |"
         )
-    command = f"RANKDISTILL_DATA=… python -m benchmarks.citeulike_rrd --speed --threads {threads} --rounds {rounds}"
-    lines += ["", "Sampling is included; loops interleaved, one epoch of each in turn.", "", f"`{command}`", "", machine_line()]
+    command = (
+        f"RANKDISTILL_DATA=… python -m benchmarks.citeulike_rrd --speed --threads {threads} --rounds {rounds}"
+    )
+    lines += [
+        "",
+        "Sampling is included; loops interleaved, one epoch of each in turn.",
+        "",
+        f"`{command}`",
+        "",
+        machine_line(),
+    ]
     write_text(out / f"citeulike_rrd_speed_{threads}.md", "\n".join(lines) + "\n")
-    write_text(out / f"citeulike_rrd_speed_{threads}.json", json.dumps({"seconds": times, "command": command}, indent=1) + "\n")
+    write_text(
+        out / f"citeulike_rrd_speed_{threads}.json",
+        json.dumps({"seconds": times, "command": command}, indent=1) + "\n",
+    )
     print("\n".join(lines))
 
 
 def machine_line() -> str:
     with open("/proc/cpuinfo") as file:
-        model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), platform.processor())
+        model = next(
+            (line.split(":")[1].strip() for line in file if line.startswith("model name")),
+            platform.processor(),
+        )
     return (
         f"rankdistill {rankdistill.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{model}, {os.cpu_count()} cores."

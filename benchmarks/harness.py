@@ -214,7 +214,9 @@ def run(
             for k, call in calls.items():
                 timings[k].extra_mb = extra_memory_mb(call)
             rows = [row(k, t, work(shape), options) for k, t in timings.items()]
-            results.append({"shape": shape.name, "sizes": shape.sizes, "work": asdict(work(shape)), "variants": rows})
+            results.append(
+                {"shape": shape.name, "sizes": shape.sizes, "work": asdict(work(shape)), "variants": rows}
+            )
     finally:
         torch.set_num_threads(threads)
     facts = environment(options)

@@ -39,7 +39,9 @@ def torch_chunked(users, items, k, exclude, chunk=32):
     parts = []
     for begin in range(0, len(users), chunk):
         cut = indptr[begin : begin + chunk + 1]
-        parts.append(torch_whole(users[begin : begin + chunk], items, k, (cut - cut[0], indices[cut[0] : cut[-1]])))
+        parts.append(
+            torch_whole(users[begin : begin + chunk], items, k, (cut - cut[0], indices[cut[0] : cut[-1]]))
+        )
     return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
 
 

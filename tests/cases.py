@@ -321,4 +321,242 @@ COMPLEMENT_SAMPLE = Case(
     dtypes=(torch.float32,),
 )
 
-CASES = {case.op: case for case in (GATHERED_INNER_PRODUCT, POSITION_SAMPLE, COMPLEMENT_SAMPLE)}
+# plackett_luce, embedding_plackett_luce --------------------------------------------------------------------
+
+
+def luce_samples(dtype):
+    def given(B, K, L, seed):
+        return randn(B, K, seed=seed, dtype=dtype), randn(B, L, seed=seed + 1, dtype=dtype)
+
+    yield Sample("plain", (*given(7, 9, 5, 1), randint(0, 10, (7,), seed=3)))
+    yield Sample("no lengths", (*given(4, 40, 40, 4), None))
+    yield Sample("log-mass", (randn(3, 5, seed=6, dtype=dtype), randn(3, seed=7, dtype=dtype), None))
+    yield Sample("no tail", (randn(3, 5, seed=8, dtype=dtype), None, None))
+    yield Sample("K = 1, L = 1", (*given(2, 1, 1, 9), None))
+    yield Sample("K = 0", (*given(2, 0, 3, 11), None))
+    yield Sample("B = 0", (*given(0, 4, 3, 13), None))
+    yield Sample("long", (*given(3, 200, 1100, 15), torch.tensor([200, 0, 131])))
+
+
+def luce_bad_samples():
+    scores, tail = randn(2, 3), randn(2, 4)
+    yield BadSample(
+        "length of K + 1",
+        (scores, tail, torch.tensor([3, 4])),
+        IndexError,
+        r"lengths in \[0, 4\); got 4 at position \[1\]",
+    )
+    yield BadSample(
+        "negative length", (scores, tail, torch.tensor([-1, 0])), IndexError, "got -1 at position"
+    )
+    yield BadSample("dtypes differ", (scores, tail.double()), TypeError, "tail with the dtype of scores")
+    yield BadSample("rows differ", (scores, tail[:1]), ValueError, "tail with 2 rows")
+    yield BadSample(
+        "lengths of int32", (scores, tail, torch.tensor([1, 2]).int()), TypeError, "lengths as a int64"
+    )
+    yield BadSample("one dimension", (scores[0], tail), ValueError, "scores with 2 dimensions")
+    yield BadSample("integers", (scores.long(), tail), TypeError, "scores as a float32")
+
+
+def luce_oracle(scores, tail, lengths=None):
+    B, K = scores.shape
+    tail = scores.new_empty((B, 0)) if tail is None else tail[:, None] if tail.dim() == 1 else tail
+    valid = torch.arange(K) < (torch.full((B,), K) if lengths is None else lengths)[:, None]
+    masses = torch.cat([tail, scores.masked_fill(~valid, -torch.inf).flip(1)], 1).logcumsumexp(1)
+    terms = masses[:, tail.shape[1] :].flip(1) - scores
+    return terms.masked_fill(~valid, 0).sum(1)
+
+
+def luce_budget(dtype, expected, scores, *_, **__):
+    return (unit(dtype, 2e-6, 1e-12) * expected[0].abs() + unit(dtype, 1e-7, 1e-13) * scores.shape[1],)
+
+
+def luce_grad_budget(dtype, grad):
+    # The slopes' budget, 1e-5 up to K = 1024, times the upstream gradients of the tests, which stay below 4.
+    return (4 * unit(dtype, 1e-5, 1e-11) + storage_rounding(dtype)) * (1 + grad.abs())
+
+
+def luce_overload_calls(args, kwargs):
+    scores, tail, lengths = args
+    tail = scores.new_empty((len(scores), 0)) if tail is None else tail[:, None] if tail.dim() == 1 else tail
+    yield "plackett_luce_forward", (scores, tail, lengths)
+    yield "plackett_luce_backward", (randn(len(scores), seed=8), scores.detach(), tail.detach(), lengths)
+
+
+PLACKETT_LUCE = Case(
+    op="plackett_luce",
+    samples=luce_samples,
+    bad_samples=luce_bad_samples,
+    oracle=luce_oracle,
+    budget=luce_budget,
+    overload_calls=luce_overload_calls,
+    differentiable=(0, 1),
+    grad_budget=luce_grad_budget,
+)
+
+
+def embedding_samples(dtype):
+    def given(U, N, D, B, listed, seed):
+        tables = (
+            randn(U, D, seed=seed, dtype=dtype, scale=0.5),
+            randn(N, D, seed=seed + 1, dtype=dtype, scale=0.5),
+        )
+        return *tables, randint(0, N, (B, listed), seed=seed + 2)
+
+    users, items, ids = given(6, 30, 20, 9, 11, 1)
+    ids[3, 8:] = -1
+    yield Sample("plain", (users, items, ids, 6, randint(0, 7, (9,), seed=4), randint(0, 6, (9,), seed=5)))
+    yield Sample("users as rows", (*given(4, 30, 33, 4, 12, 6), 12, None, None))
+    yield Sample("K = 0", (*given(4, 30, 3, 4, 5, 9), 0, None, None))
+    yield Sample("B = 0", (*given(4, 30, 3, 0, 5, 12), 2, None, torch.empty(0, dtype=torch.int64)))
+
+
+def embedding_bad_samples():
+    users, items, ids = randn(3, 4), randn(5, 4), randint(0, 5, (3, 6))
+    absent = ids.clone()
+    absent[1, 2] = -1
+    yield BadSample(
+        "list of -1",
+        (users, items, absent, 4),
+        IndexError,
+        r"listed item_ids in \[0, 5\); got -1 at position \[1, 2\]",
+    )
+    yield BadSample("item id of N", (users, items, ids + 5, 4), IndexError, r"item_ids in \[-1, 5\)")
+    yield BadSample("list_size past the ids", (users, items, ids, 7), ValueError, r"list_size in \[0, 6\]")
+    yield BadSample(
+        "length past the list",
+        (users, items, ids, 4, torch.tensor([5, 0, 0])),
+        IndexError,
+        r"lengths in \[0, 5\)",
+    )
+    yield BadSample("lengths of others", (users, items, ids, 4, torch.tensor([1])), ValueError, "3 lengths")
+    yield BadSample("widths differ", (users, randn(5, 3), ids, 4), ValueError, "items of width 4")
+
+
+def embedding_oracle(users, items, item_ids, list_size, lengths=None, user_ids=None):
+    scores = gathered_oracle(users, items, item_ids, user_ids)
+    return luce_oracle(scores[:, :list_size], scores[:, list_size:], lengths)
+
+
+def embedding_overload_calls(args, kwargs):
+    users, items, ids, K, lengths, user_ids = args
+    yield "embedding_plackett_luce_forward", (users, user_ids, items, ids, lengths, K, True)
+    slopes = randn(*ids.shape, seed=8).masked_fill(ids < 0, 0)
+    user_slopes = torch.einsum("bk,bkd->bd", slopes, items.detach()[ids.clamp_min(0)].float())
+    tables = users.detach(), user_ids, items.detach()
+    yield "embedding_plackett_luce_backward", (randn(len(ids), seed=7), *tables, ids, slopes, user_slopes)
+
+
+EMBEDDING_PLACKETT_LUCE = Case(
+    op="embedding_plackett_luce",
+    samples=embedding_samples,
+    bad_samples=embedding_bad_samples,
+    oracle=embedding_oracle,
+    # A score's own error, 2e-6 of the norms' product (below 40 here), is the slope's times the loss's.
+    budget=lambda dtype, expected, *_, **__: (unit(dtype, 5e-6, 1e-12) * (1 + expected[0].abs()),),
+    overload_calls=embedding_overload_calls,
+    differentiable=(0, 1),
+    grad_budget=lambda dtype, grad: (unit(dtype, 4e-5, 1e-11) + storage_rounding(dtype)) * (1 + grad.abs()),
+)
+
+# inner_product_topk ----------------------------------------------------------------------------------------
+
+
+def topk_samples(dtype):
+    def given(B, N, D, excluded, seed, scale=1.0):
+        tables = (
+            randn(B, D, seed=seed, dtype=dtype, scale=scale),
+            randn(N, D, seed=seed + 1, dtype=dtype, scale=scale),
+        )
+        if not excluded:
+            return *tables, None
+        mask = torch.rand(B, N, generator=generator(seed + 2)) < excluded / N
+        return *tables, (torch.cat([torch.zeros(1).long(), mask.sum(1).cumsum(0)]), mask.nonzero()[:, 1])
+
+    for name, k, arguments in (
+        ("plain", 5, (6, 40, 7, 4, 1)), ("K > N", 50, (6, 40, 7, 4, 2)), ("K = 0", 0, (3, 9, 4, 2, 3)),
+        ("B = 0", 3, (0, 9, 4, 0, 4)), ("N = 0", 3, (4, 0, 5, 0, 5)), ("D = 0", 3, (4, 9, 0, 2, 6)),
+        ("D = 1", 4, (4, 30, 1, 3, 7)), ("nothing excluded", 10, (9, 300, 33, 0, 8)),
+        ("many items", 50, (37, 5000, 20, 10, 9)), ("few of many", 3, (70, 3000, 64, 10, 10)),
+        ("tiny numbers", 8, (5, 200, 9, 5, 11, 1e-3)),
+    ):  # fmt: skip
+        users, items, exclude = given(*arguments)
+        yield Sample(name, (users, items, k, exclude))
+    users, items, exclude = given(8, 400, 3, 30, 12, 2.0)
+    yield Sample("ties", (users.round(), items.round(), 60, exclude))
+
+
+def topk_bad_samples():
+    users, items = randn(2, 4), randn(6, 4)
+    pair = lambda indptr, indices: (torch.tensor(indptr), torch.tensor(indices, dtype=torch.int64))
+    yield BadSample("k of -1", (users, items, -1), ValueError, "k >= 0; got int -1")
+    yield BadSample("k of 2.0", (users, items, 2.0), TypeError, "k as an int")
+    yield BadSample("widths differ", (users, randn(6, 3), 2), ValueError, "items of width 4")
+    yield BadSample("dtypes differ", (users, items.double(), 2), TypeError, "items with the dtype of users")
+    yield BadSample("three dimensions", (users[None], items, 2), ValueError, "users with 2 dimensions")
+    yield BadSample(
+        "excluded id of N", (users, items, 2, pair([0, 1, 2], [5, 6])), IndexError, r"\[0, 6\); got 6"
+    )
+    yield BadSample("excluded id of -1", (users, items, 2, pair([0, 1, 2], [-1, 3])), IndexError, "got -1")
+    yield BadSample("unsorted", (users, items, 2, pair([0, 2, 2], [3, 1])), ValueError, "ascend")
+    yield BadSample("indptr falls", (users, items, 2, pair([0, 2, 1], [3, 4])), ValueError, "expected")
+    yield BadSample("rows of others", (users, items, 2, pair([0, 1], [3])), ValueError, "indptr of 3 entries")
+
+
+def topk_oracle(users, items, k, exclude=None, *, storage=torch.float64):
+    scores = torch.zeros(len(users), len(items), dtype=torch.float64)
+    for d in range(users.shape[1]):
+        scores += users[:, d, None] * items[:, d]
+    scores = scores if storage == torch.float64 else scores.float()
+    rankable = scores > -torch.inf
+    if exclude is not None:
+        rows = torch.arange(len(users)).repeat_interleave(exclude[0].diff())
+        rankable[rows, exclude[1]] = False
+    ranked = scores.masked_fill(~rankable, -torch.inf)
+    # Stable twice: what cannot be ranked goes behind everything that can, even behind -inf's neighbours.
+    order = ranked.sort(dim=1, descending=True, stable=True).indices
+    order = order.gather(1, (~rankable.gather(1, order)).byte().sort(dim=1, stable=True).indices)[:, :k]
+    lengths = rankable.sum(1).clamp(max=k)
+    found = torch.arange(order.shape[1]) < lengths[:, None]
+    top = torch.full((len(users), k), -torch.inf, dtype=scores.dtype)
+    best = torch.full((len(users), k), -1)
+    top[:, : order.shape[1]] = scores.gather(1, order).masked_fill(~found, -torch.inf)
+    best[:, : order.shape[1]] = order.masked_fill(~found, -1)
+    return top, best, lengths
+
+
+def topk_overload_calls(args, kwargs):
+    users, items, k, exclude = args
+    yield "inner_product_topk", (users, items, k, *(exclude or (None, None)))
+
+
+class ExactTopK(Case):
+    """Its oracle must know whether scores are rounded to fp32."""
+
+    def expected(self, *args, **kwargs):
+        return topk_oracle(*map(widened, args), storage=args[0].dtype)
+
+
+INNER_PRODUCT_TOPK = ExactTopK(
+    op="inner_product_topk",
+    samples=topk_samples,
+    bad_samples=topk_bad_samples,
+    oracle=topk_oracle,
+    budget=lambda dtype, expected, *_, **__: (
+        unit(dtype, 0.0, 1e-12) * torch.ones_like(expected[0], dtype=torch.float64),
+    ),
+    overload_calls=topk_overload_calls,
+    backend_tolerance={"rtol": 0, "atol": 0},
+)
+
+CASES = {
+    case.op: case
+    for case in (
+        INNER_PRODUCT_TOPK,
+        GATHERED_INNER_PRODUCT,
+        POSITION_SAMPLE,
+        COMPLEMENT_SAMPLE,
+        PLACKETT_LUCE,
+        EMBEDDING_PLACKETT_LUCE,
+    )
+}

@@ -28,10 +28,15 @@ def test_help_is_fast_and_without_torch():
     times = []
     for _ in range(5):
         started = time.perf_counter()
-        result = subprocess.run([sys.executable, "-m", "rankdistill", "--help"], capture_output=True, text=True)
+        result = subprocess.run(
+            [sys.executable, "-m", "rankdistill", "--help"], capture_output=True, text=True
+        )
         times.append(time.perf_counter() - started)
         assert result.returncode == 0
-        assert all(command in result.stdout for command in ("run", "train", "extract", "distill", "evaluate", "recommend"))
+        assert all(
+            command in result.stdout
+            for command in ("run", "train", "extract", "distill", "evaluate", "recommend")
+        )
     assert min(times) < 0.5
 
 
@@ -41,7 +46,14 @@ def test_run_compares_teacher_student_and_distilled(tmp_path, capsys):
                  "--method.list_length=30", "--method.options={n_interesting: 8, n_uninteresting: 8}"]  # fmt: skip
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    for label in ("teacher (mf, 16)", "student (mf, 4)", "student + rrd (mf, 4)", "of teacher", "gain", "seconds"):
+    for label in (
+        "teacher (mf, 16)",
+        "student (mf, 4)",
+        "student + rrd (mf, 4)",
+        "of teacher",
+        "gain",
+        "seconds",
+    ):
         assert label in printed
     results = json.loads((out / "results.json").read_text())
     assert [row["parameters"] for row in results["rows"]] == [270 * 16, 270 * 4, 270 * 4]
@@ -64,7 +76,12 @@ def teacher(tmp_path_factory):
 def test_the_steps_one_by_one(tmp_path, teacher, capsys):
     rankings, student = tmp_path / "rankings.safetensors", tmp_path / "student"
     assert main(["extract", *SMALL, f"--model={teacher}", f"--out={rankings}", "--k=30"]) == 0
-    assert main(["distill", *SMALL, *TRAINING, f"--rankings={rankings}", f"--out={student}", "--student.width=4"]) == 0
+    assert (
+        main(
+            ["distill", *SMALL, *TRAINING, f"--rankings={rankings}", f"--out={student}", "--student.width=4"]
+        )
+        == 0
+    )
     capsys.readouterr()
     assert main(["evaluate", *DATA, f"--model={student}", f"--out={tmp_path}/m.json", "--cutoffs=[5]"]) == 0
     assert "recall@5" in capsys.readouterr().out
@@ -93,14 +110,30 @@ def test_rankings_from_embedding_files(tmp_path, teacher):
         (["run", "--training.epochs=many"], 2, "training.epochs"),
         (["run", "--training.epochs=0"], 1, "expected training.epochs of 1 or more; got 0"),
         (["run", "--data.source=syntetic"], 1, "synthetic"),
-        (["run", *SMALL, "--out=OUT/a", "--method.options={temprature: 3}", *TRAINING], 1, "nearest key is temperature"),
-        (["train", *SMALL, *TRAINING, "--out=OUT/b", "--training.metric=recal@50"], 1, "expected training.metric of recall"),
+        (
+            ["run", *SMALL, "--out=OUT/a", "--method.options={temprature: 3}", *TRAINING],
+            1,
+            "nearest key is temperature",
+        ),
+        (
+            ["train", *SMALL, *TRAINING, "--out=OUT/b", "--training.metric=recal@50"],
+            1,
+            "expected training.metric of recall",
+        ),
         (["evaluate", *DATA, "--model=OUT/absent"], 1, "expected a model file; got"),
         (["evaluate", "--model=TEACHER"], 1, "expected a model of this data set's users"),
         (["recommend", *DATA, "--model=TEACHER", "--users=[nobody]"], 1, "nobody"),
         (["extract", *DATA, "--out=OUT/c"], 1, "expected either model, or user_vectors and item_vectors"),
-        (["extract", *DATA, "--out=OUT/d", "--user_vectors=x.txt", "--item_vectors=y.txt"], 1, "expected vectors as .npy"),
-        (["distill", *DATA, "--out=OUT/e", "--rankings=TEACHER/model.safetensors"], 1, "expected a rankings file"),
+        (
+            ["extract", *DATA, "--out=OUT/d", "--user_vectors=x.txt", "--item_vectors=y.txt"],
+            1,
+            "expected vectors as .npy",
+        ),
+        (
+            ["distill", *DATA, "--out=OUT/e", "--rankings=TEACHER/model.safetensors"],
+            1,
+            "expected a rankings file",
+        ),
         (["distil"], 2, "distil"),
     ],
 )

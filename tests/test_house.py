@@ -237,9 +237,9 @@ def test_errors_say_what_was_expected_and_what_came(path):
         assert not isinstance(node, ast.Assert), f"line {node.lineno}: an assert vanishes under python -O"
         message = message_of(node) if isinstance(node, ast.Raise) else None
         if message is not None and message[0] not in PROTOCOL:
-            assert re.match(r"(?s)[^:]+: expected .+; got .+", message[1]), (
-                f"line {node.lineno}: {message[1]}"
-            )
+            if set(message[1]) <= set("{}: "):
+                continue  # another error's text, with its place in front
+            assert re.match(r"(?s).+?: expected .+; got .+", message[1]), f"line {node.lineno}: {message[1]}"
 
 
 @named([p for p in LIBRARY if layer_of(p) not in MAY_PRINT])

@@ -39,14 +39,18 @@ class Scores:
 @pytest.mark.parametrize("part", ["test", "valid"])
 def test_full_ranking_numbers_of_the_released_code(golden, part):
     numbers = golden("metrics_full")
-    parts = {name: CSR.from_any(torch.from_numpy(numbers[name]).bool()) for name in ("train", "valid", "test")}
+    parts = {
+        name: CSR.from_any(torch.from_numpy(numbers[name]).bool()) for name in ("train", "valid", "test")
+    }
     other = parts["valid" if part == "test" else "test"]
     model = Vectors(numbers["user_emb"], numbers["item_emb"])
     names = {"P": "capped_recall", "R": "recall", "N": "ndcg"}
     values = evaluate(model, parts[part], parts["train"].union(other), (10, 20, 50), tuple(names.values()))
     for short, name in names.items():
         for cutoff in (10, 20, 50):
-            assert round(values[f"{name}@{cutoff}"], 4) == pytest.approx(float(numbers[f"{part}_{short}{cutoff}"]), abs=1e-9)
+            assert round(values[f"{name}@{cutoff}"], 4) == pytest.approx(
+                float(numbers[f"{part}_{short}{cutoff}"]), abs=1e-9
+            )
 
 
 @pytest.mark.parametrize("part", ["test", "valid"])
@@ -61,7 +65,9 @@ def test_leave_one_out_numbers_of_the_released_code(golden, part):
     for short, name in {"H": "hit_rate", "N": "ndcg", "M": "mrr"}.items():
         for cutoff in (5, 10, 20):
             wanted = numbers[f"{part}_{short}{cutoff}"]
-            assert round(values[f"{name}@{cutoff}"].mean().item(), 4) == pytest.approx(float(wanted), abs=1e-9), name
+            assert round(values[f"{name}@{cutoff}"].mean().item(), 4) == pytest.approx(
+                float(wanted), abs=1e-9
+            ), name
 
 
 def test_metrics_by_hand():
@@ -112,7 +118,14 @@ def test_ties_do_not_favour_low_ids():
     for relevant in (0, 399):
         truth = CSR.from_pairs(torch.tensor([0]), torch.tensor([relevant]), 1, 400)
         found = [
-            evaluate(Vectors(torch.ones(1, 2), torch.ones(400, 2)), truth, CSR.empty(1, 400), [40], ["recall"], seed=s)
+            evaluate(
+                Vectors(torch.ones(1, 2), torch.ones(400, 2)),
+                truth,
+                CSR.empty(1, 400),
+                [40],
+                ["recall"],
+                seed=s,
+            )
             for s in range(300)
         ]
         share = sum(f["recall@40"] for f in found) / 300
@@ -126,7 +139,10 @@ def test_a_nan_score_ranks_last():
     truth = CSR.from_pairs(torch.tensor([0]), torch.tensor([1]), 1, 3)
     scores = torch.tensor([[0.0, float("nan"), -1.0]])
     assert evaluate(Scores(scores), truth, CSR.empty(1, 3), [3], ["recall"])["recall@3"] == 0
-    assert candidate_metrics(torch.tensor([float("nan")]), torch.tensor([[0.0, 1.0]]), [2])["hit_rate@2"].item() == 0
+    assert (
+        candidate_metrics(torch.tensor([float("nan")]), torch.tensor([[0.0, 1.0]]), [2])["hit_rate@2"].item()
+        == 0
+    )
 
 
 def test_bad_input():

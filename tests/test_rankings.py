@@ -70,7 +70,10 @@ def test_given_scores_may_be_anything():
 
 def test_a_saved_file_comes_back(tmp_path, tables, exclude):
     users, items = tables
-    people, things = Vocabulary.from_ids(np.arange(U)), Vocabulary.from_ids(np.array([f"item {i}" for i in range(N)]))
+    people, things = (
+        Vocabulary.from_ids(np.arange(U)),
+        Vocabulary.from_ids(np.array([f"item {i}" for i in range(N)])),
+    )
     metadata = {"user_vocabulary": people.sha256, "item_vocabulary": things.sha256, "teacher": "wide"}
     rankings = Rankings.from_vectors(users, items, K, exclude, metadata=metadata)
     rankings.save(tmp_path / "rankings.safetensors")
@@ -81,7 +84,9 @@ def test_a_saved_file_comes_back(tmp_path, tables, exclude):
         assert getattr(loaded, name).dtype == getattr(rankings, name).dtype
     assert (loaded.n_items, loaded.metadata) == (N, metadata)
     other = Vocabulary.from_ids(np.array([f"thing {i}" for i in range(N)]))
-    with pytest.raises(ValueError, match="expected the item ids with SHA-256 .* another catalogue. Extract them again"):
+    with pytest.raises(
+        ValueError, match="expected the item ids with SHA-256 .* another catalogue. Extract them again"
+    ):
         Rankings.load(tmp_path / "rankings.safetensors", item_vocabulary=other)
     with pytest.raises(ValueError, match=f"expected rankings of {N + 1} items; got {N}"):
         Rankings.load(tmp_path / "rankings.safetensors", n_items=N + 1)
@@ -90,7 +95,9 @@ def test_a_saved_file_comes_back(tmp_path, tables, exclude):
 def test_loading_maps_the_file_instead_of_reading_it(tmp_path):
     rows = 400_000
     indices = torch.zeros((rows, 50), dtype=torch.int32)
-    Rankings(indices, torch.zeros((rows, 50)), torch.full((rows,), 50, dtype=torch.int32), 10).save(tmp_path / "big")
+    Rankings(indices, torch.zeros((rows, 50)), torch.full((rows,), 50, dtype=torch.int32), 10).save(
+        tmp_path / "big"
+    )
 
     def resident():
         with open("/proc/self/statm") as file:
@@ -108,7 +115,9 @@ def test_a_truncated_or_foreign_file_is_a_clear_error(tmp_path, tables, exclude)
     whole = path.read_bytes()
     for kept in (0, 7, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:kept])
-        with pytest.raises(ValueError, match="Rankings.load: expected a whole safetensors file; got .*rankings"):
+        with pytest.raises(
+            ValueError, match="Rankings.load: expected a whole safetensors file; got .*rankings"
+        ):
             Rankings.load(path)
     save_file({"a": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="expected a rankings file"):
@@ -156,6 +165,11 @@ def test_bad_input(tables, exclude):
     with pytest.raises(ValueError, match=r"expected scores \[8, 57\]; got float32 \[8, 3\]"):
         Rankings.from_score_function(lambda ids: torch.zeros(8, 3), 8, N, K)
     with pytest.raises(ValueError, match=r"expected lengths in \[0, 2\]; got 3 for user 1"):
-        Rankings(torch.zeros((2, 2), dtype=torch.int32), torch.zeros(2, 2), torch.tensor([0, 3], dtype=torch.int32), 5)
+        Rankings(
+            torch.zeros((2, 2), dtype=torch.int32),
+            torch.zeros(2, 2),
+            torch.tensor([0, 3], dtype=torch.int32),
+            5,
+        )
     with pytest.raises(TypeError, match="expected indices as a int32 tensor"):
         Rankings(torch.zeros(2, 2), torch.zeros(2, 2), torch.zeros(2, dtype=torch.int32), 5)

@@ -32,7 +32,9 @@ def make(dataset, config=CONFIG, distil=True, **options):
     terms = []
     if distil:
         teacher = MatrixFactorization(dataset.n_users, dataset.n_items, 16, seed=2, init_std=1.0)
-        rankings = Rankings.from_vectors(teacher.user_vectors(), teacher.item_vectors(), 40, dataset.train.csr())
+        rankings = Rankings.from_vectors(
+            teacher.user_vectors(), teacher.item_vectors(), 40, dataset.train.csr()
+        )
         terms = [Term(1e-2, RelaxedRankingDistillation(rankings, dataset.train.csr(), 10, 10))]
     return Trainer(model, dataset, config, terms, **options)
 
@@ -60,7 +62,9 @@ def test_an_epoch_is_the_plain_torch_loops(dataset):
     adam = torch.optim.Adam([users, items], lr=config.learning_rate, weight_decay=config.weight_decay)
     train = dataset.train
     for epoch in range(2):
-        negatives = sample_negatives(train.users, within_row_positions(train.users), train.csr(), seed=0, epoch=epoch)
+        negatives = sample_negatives(
+            train.users, within_row_positions(train.users), train.csr(), seed=0, epoch=epoch
+        )
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(epoch))
         for rows in order.split(config.batch_size):
             u, i, j = users[train.users[rows]], items[train.items[rows]], items[negatives[rows, 0]]
@@ -79,7 +83,7 @@ def test_resume_is_bit_identical(dataset, tmp_path):
     resumed = make(dataset, folder=tmp_path / "parts")
     history = resumed.fit()
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
-    strip = lambda records: [{k: v for k, v in r.items() if k != "seconds" and "/" not in k} for r in records]  # noqa: E731
+    strip = lambda records: [{k: v for k, v in r.items() if k != "seconds" and "/" not in k} for r in records]
     assert strip(history) == strip(whole_history)
     again = make(dataset, folder=tmp_path / "parts")
     assert again.fit() == history, "a finished run is only read"
@@ -132,7 +136,9 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(tmp_path):
 
 
 def test_early_stopping_keeps_the_best(dataset):
-    trainer = make(dataset, replace(CONFIG, epochs=400, evaluate_every=1, patience=3, learning_rate=0.05), distil=False)
+    trainer = make(
+        dataset, replace(CONFIG, epochs=400, evaluate_every=1, patience=3, learning_rate=0.05), distil=False
+    )
     history = trainer.fit()
     values = [r["valid/recall@20"] for r in history]
     best = values.index(max(values))

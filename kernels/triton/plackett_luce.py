@@ -24,7 +24,9 @@ def add_pairs(top_a, sum_a, top_b, sum_b):
 
 
 @triton.jit
-def tail_pair(tail_ptr, row, stride_tail_row, L, dtype: tl.constexpr, TAIL_BLOCKS: tl.constexpr, BLOCK_L: tl.constexpr):
+def tail_pair(
+    tail_ptr, row, stride_tail_row, L, dtype: tl.constexpr, TAIL_BLOCKS: tl.constexpr, BLOCK_L: tl.constexpr
+):
     """The tail's largest score and the sum of e^(score - largest)."""
     top = tl.full((), LOWEST, dtype)
     total = tl.full((), 0.0, dtype)
@@ -38,10 +40,14 @@ def tail_pair(tail_ptr, row, stride_tail_row, L, dtype: tl.constexpr, TAIL_BLOCK
 
 
 @triton.jit
-def list_pairs(scores_ptr, row, stride_scores_row, length, tail_top, tail_sum, dtype: tl.constexpr, BLOCK_K: tl.constexpr):
+def list_pairs(
+    scores_ptr, row, stride_scores_row, length, tail_top, tail_sum, dtype: tl.constexpr, BLOCK_K: tl.constexpr
+):
     """Of every position: its score, and the pair of all scores from it on, tail included."""
     offsets = tl.arange(0, BLOCK_K)
-    scores = tl.load(scores_ptr + row * stride_scores_row + offsets, mask=offsets < length, other=LOWEST).to(dtype)
+    scores = tl.load(scores_ptr + row * stride_scores_row + offsets, mask=offsets < length, other=LOWEST).to(
+        dtype
+    )
     ones = tl.where(scores == LOWEST, 0.0, 1.0).to(dtype)
     tops, sums = tl.associative_scan((scores, ones), 0, add_pairs, reverse=True)
     tops, sums = add_pairs(tops, sums, tail_top, tail_sum)
@@ -72,7 +78,9 @@ def plackett_luce_forward_kernel(
         scores_ptr, row, stride_scores_row, kept, tail_top, tail_sum, dtype, BLOCK_K
     )
     counts = offsets < kept
-    terms = (tl.where(counts, tops, 0.0) - tl.where(counts, scores, 0.0)) + tl.log(tl.where(counts, sums, 1.0))
+    terms = (tl.where(counts, tops, 0.0) - tl.where(counts, scores, 0.0)) + tl.log(
+        tl.where(counts, sums, 1.0)
+    )
     loss = tl.sum(tl.where(counts, terms, 0.0), 0)
     bad = row_is_bad(scores, tail_top, tail_sum, length, K, offsets) & (length != 0)
     tl.store(losses_ptr + row, tl.where(bad, float("nan"), loss))
@@ -99,13 +107,17 @@ def plackett_luce_backward_kernel(
     bad = row_is_bad(scores, tail_top, tail_sum, length, K, offsets) & (length != 0)
     # Σ_{i ≤ j} 1/(sums_i·e^tops_i) as pairs (−tops, 1/sums): the tops never rise along the list.
     tops_below, inverses = tl.associative_scan(
-        (tl.where(counts, -tops, LOWEST), tl.where(counts, 1.0 / tl.where(counts, sums, 1.0), 0.0).to(dtype)), 0, add_pairs
+        (tl.where(counts, -tops, LOWEST), tl.where(counts, 1.0 / tl.where(counts, sums, 1.0), 0.0).to(dtype)),
+        0,
+        add_pairs,
     )
     exponent = tl.where(counts, tl.where(counts, scores, 0.0) + tl.where(counts, tops_below, 0.0), LOWEST)
     grad_scores = tl.where(counts, grad * (tl.exp(exponent) * inverses - 1.0), 0.0)
     grad_scores = tl.where(bad & (counts | (length < 0) | (length > K)), float("nan"), grad_scores)
     tl.store(
-        grad_scores_ptr + row * K + offsets, grad_scores.to(grad_scores_ptr.dtype.element_ty), mask=offsets < K
+        grad_scores_ptr + row * K + offsets,
+        grad_scores.to(grad_scores_ptr.dtype.element_ty),
+        mask=offsets < K,
     )
     last = tl.max(tl.where(counts, tops_below, LOWEST), 0)
     mass = tl.sum(tl.where(offsets == kept - 1, inverses, 0.0), 0)
@@ -127,7 +139,12 @@ def blocks(K: int, L: int) -> dict[str, int]:
             "RANKDISTILL_BACKEND=reference serves longer ones"
         )
     block = max(16, triton.next_power_of_2(K))
-    return {"BLOCK_K": block, "TAIL_BLOCKS": triton.cdiv(L, TAIL_BLOCK), "BLOCK_L": TAIL_BLOCK, "num_warps": 4 if block <= 1024 else 8}
+    return {
+        "BLOCK_K": block,
+        "TAIL_BLOCKS": triton.cdiv(L, TAIL_BLOCK),
+        "BLOCK_L": TAIL_BLOCK,
+        "num_warps": 4 if block <= 1024 else 8,
+    }
 
 
 def rows(matrix: Tensor) -> Tensor:

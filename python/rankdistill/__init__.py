@@ -13,7 +13,6 @@ _EXPORTS = {
     "rankdistill.losses": ["Batch", "Distillation", "RelaxedRankingDistillation"],
     "rankdistill.models": ["MatrixFactorization"],
     "rankdistill.ops": [
-        "InnerProductTopK",
         "complement_sample",
         "embedding_plackett_luce",
         "gathered_inner_product",

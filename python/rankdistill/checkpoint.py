@@ -25,7 +25,11 @@ def save_checkpoint(path: str | os.PathLike, tensors: dict[str, dict[str, Tensor
     """
     flat = {f"{group}/{name}": t for group, named in tensors.items() for name, t in named.items()}
     with replacing(path) as temporary:
-        save_file({k: t.detach().cpu().contiguous().clone() for k, t in flat.items()}, temporary, {FORMAT: json.dumps(facts)})
+        save_file(
+            {k: t.detach().cpu().contiguous().clone() for k, t in flat.items()},
+            temporary,
+            {FORMAT: json.dumps(facts)},
+        )
 
 
 def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, Tensor]], dict]:
@@ -41,19 +45,27 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, Tensor
         with safe_open(path, framework="pt") as file:
             facts = (file.metadata() or {}).get(FORMAT)
             if facts is None:
-                raise ValueError(f"load_checkpoint: expected a checkpoint; got {path} without a {FORMAT} header")
+                raise ValueError(
+                    f"load_checkpoint: expected a checkpoint; got {path} without a {FORMAT} header"
+                )
             for key in file.keys():  # noqa: SIM118
                 group, _, name = key.partition("/")
                 groups.setdefault(group, {})[name] = file.get_tensor(key).clone()
     except SafetensorError as error:
-        raise ValueError(f"load_checkpoint: expected a whole safetensors file; got {path}: {error}") from error
+        raise ValueError(
+            f"load_checkpoint: expected a whole safetensors file; got {path}: {error}"
+        ) from error
     return groups, json.loads(facts)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimiser's per-parameter state as named tensors."""
     state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": torch.as_tensor(value) for index, named in state.items() for name, value in named.items()}
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, named in state.items()
+        for name, value in named.items()
+    }
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

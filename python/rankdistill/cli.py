@@ -22,7 +22,9 @@ except ModuleNotFoundError as error:
         raise
     ArgumentParser = None
 
-UNKNOWN = re.compile(r"(?:nrecognized arguments: (?:--)?|does not accept (?:option|nested key) '|Key ['\"])([\w.\-]+)")
+UNKNOWN = re.compile(
+    r"(?:nrecognized arguments: (?:--)?|does not accept (?:option|nested key) '|Key ['\"])([\w.\-]+)"
+)
 
 
 def keys_of(parser) -> list[str]:
@@ -40,7 +42,10 @@ def nearest_key(message: str, keys: Sequence[str]) -> str:
     by_last_part = {key.rsplit(".", 1)[-1]: key for key in keys}
     close = difflib.get_close_matches(wanted, keys, 1, 0.5)
     if not close:
-        close = [by_last_part[k] for k in difflib.get_close_matches(wanted.rsplit(".", 1)[-1], by_last_part, 1, 0.5)]
+        close = [
+            by_last_part[k]
+            for k in difflib.get_close_matches(wanted.rsplit(".", 1)[-1], by_last_part, 1, 0.5)
+        ]
     return f" The nearest key is {close[0]}." if close else ""
 
 
@@ -54,13 +59,18 @@ def make_parser():
             sys.exit(2)
 
     parser = Parser(
-        prog="rankdistill", allow_abbrev=False, version=__version__, description="Distil a large recommender into a small one."
+        prog="rankdistill",
+        allow_abbrev=False,
+        version=__version__,
+        description="Distil a large recommender into a small one.",
     )
     commands = parser.add_subcommands(required=True)
     for name, config in COMMANDS.items():
         summary = config.__doc__.splitlines()[0].partition(": ")[2]
         command = Parser(description=summary, allow_abbrev=False)
-        command.add_argument("--config", action="config", help="a YAML file of settings; later arguments override it")
+        command.add_argument(
+            "--config", action="config", help="a YAML file of settings; later arguments override it"
+        )
         command.add_class_arguments(config, as_group=False)
         commands.add_subcommand(name, command, help=summary)
         known[name] = keys_of(command)
@@ -70,7 +80,9 @@ def make_parser():
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a bad command line."""
     if ArgumentParser is None:
-        sys.stderr.write("rankdistill: error: the command line needs jsonargparse: pip install 'rankdistill[train]'\n")
+        sys.stderr.write(
+            "rankdistill: error: the command line needs jsonargparse: pip install 'rankdistill[train]'\n"
+        )
         return 2
     parser = make_parser()
     settings = parser.parse_args(arguments)
@@ -85,7 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("rankdistill: interrupted; the same command goes on from the last checkpoint\n")
         return 130
-    except (ValueError, TypeError, KeyError, OSError, MemoryError, ModuleNotFoundError, FloatingPointError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        OSError,
+        MemoryError,
+        ModuleNotFoundError,
+        FloatingPointError,
+    ) as error:
         if os.environ.get("RANKDISTILL_DEBUG"):
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error

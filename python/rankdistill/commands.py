@@ -52,11 +52,22 @@ def run(config: RunConfig) -> None:
         save_model(out / folder / MODEL_FILE, model, name, dataset)
         metrics = test_metrics(model, dataset)
         rows.append(Row(label, sum(p.numel() for p in model.parameters()), metrics, trainer.seconds))
-        curves[label] = [(r["epoch"], r[key]) for r in history if (key := f"valid/{config.training.metric}") in r]
+        curves[label] = [
+            (r["epoch"], r[key]) for r in history if (key := f"valid/{config.training.metric}") in r
+        ]
 
     training = config.teacher_training or config.training
-    teacher, trainer, history = fit(dataset, config.teacher, training, (), out / "teacher", "teacher", config.progress)
-    finish(f"teacher ({config.teacher.name}, {config.teacher.width})", "teacher", teacher, history, trainer, config.teacher.name)
+    teacher, trainer, history = fit(
+        dataset, config.teacher, training, (), out / "teacher", "teacher", config.progress
+    )
+    finish(
+        f"teacher ({config.teacher.name}, {config.teacher.width})",
+        "teacher",
+        teacher,
+        history,
+        trainer,
+        config.teacher.name,
+    )
 
     started = time.perf_counter()
     rankings = rank(teacher, dataset, config.method.list_length, config.progress)
@@ -65,17 +76,34 @@ def run(config: RunConfig) -> None:
 
     for label, folder, terms in (
         ("student", "student", ()),
-        (f"student + {config.method.name}", "distilled", (make_term(config.method, rankings, dataset, config.training.seed),)),
+        (
+            f"student + {config.method.name}",
+            "distilled",
+            (make_term(config.method, rankings, dataset, config.training.seed),),
+        ),
     ):
-        model, trainer, history = fit(dataset, config.student, config.training, terms, out / folder, folder, config.progress)
-        finish(f"{label} ({config.student.name}, {config.student.width})", folder, model, history, trainer, config.student.name)
+        model, trainer, history = fit(
+            dataset, config.student, config.training, terms, out / folder, folder, config.progress
+        )
+        finish(
+            f"{label} ({config.student.name}, {config.student.width})",
+            folder,
+            model,
+            history,
+            trainer,
+            config.student.name,
+        )
 
     table = as_table(rows, teacher=0, undistilled=1)
     text = f"# Distillation on {dataset.name}\n\n{table}\n\nRankings: {rankings.k} items per user, {extraction:.1f} s.\n"
     if draw_curves(out / "curves.png", curves, config.training.metric):
         text += "\n![Learning curves](curves.png)\n"
     write_text(out / "results.md", text)
-    results = {"rows": [dataclasses.asdict(row) for row in rows], "extraction_seconds": extraction, "curves": curves}
+    results = {
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "extraction_seconds": extraction,
+        "curves": curves,
+    }
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
     print(f"{table}\n\nRankings: {rankings.k} items per user, {extraction:.1f} s. Everything is in {out}/")
 
@@ -89,15 +117,21 @@ def train(config: TrainConfig) -> None:
 
 def extract(config: ExtractConfig) -> None:
     dataset = open_dataset(config.data)
-    if (config.model is None) == (config.user_vectors is None) or (config.user_vectors is None) != (config.item_vectors is None):
-        raise ValueError("extract: expected either model, or user_vectors and item_vectors; got neither or both")
+    if (config.model is None) == (config.user_vectors is None) or (config.user_vectors is None) != (
+        config.item_vectors is None
+    ):
+        raise ValueError(
+            "extract: expected either model, or user_vectors and item_vectors; got neither or both"
+        )
     if config.model is not None:
         rankings = rank(load_model(config.model, dataset), dataset, config.k, config.progress)
     else:
         users, items = read_vectors(config.user_vectors), read_vectors(config.item_vectors)
         for side, table, count in (("user", users, dataset.n_users), ("item", items, dataset.n_items)):
             if len(table) != count:
-                raise ValueError(f"extract: expected {side}_vectors of {count} rows, as the data set; got {list(table.shape)}")
+                raise ValueError(
+                    f"extract: expected {side}_vectors of {count} rows, as the data set; got {list(table.shape)}"
+                )
         rankings = rank_vectors(users, items, dataset, config.k, config.progress)
     rankings.save(config.out)
     print(f"{rankings.n_users} users, {rankings.k} of {rankings.n_items} items each: {config.out}")
@@ -107,7 +141,9 @@ def distill(config: DistillConfig) -> None:
     dataset = open_dataset(config.data)
     rankings = Rankings.load(config.rankings, user_vocabulary=dataset.users, item_vocabulary=dataset.items)
     terms = (make_term(config.method, rankings, dataset, config.training.seed),)
-    model, _, _ = fit(dataset, config.student, config.training, terms, Path(config.out), "distill", config.progress)
+    model, _, _ = fit(
+        dataset, config.student, config.training, terms, Path(config.out), "distill", config.progress
+    )
     save_model(Path(config.out) / MODEL_FILE, model, config.student.name, dataset)
     print_metrics(test_metrics(model, dataset))
 
@@ -156,7 +192,15 @@ def open_dataset(config: DataConfig) -> Dataset:
     return load(config.source, split=config.split, ratios=config.ratios, seed=config.seed, **options)
 
 
-def fit(dataset: Dataset, model: ModelConfig, training: TrainingConfig, terms, folder: Path, label: str, progress: bool):
+def fit(
+    dataset: Dataset,
+    model: ModelConfig,
+    training: TrainingConfig,
+    terms,
+    folder: Path,
+    label: str,
+    progress: bool,
+):
     """A trained model, its trainer and its history."""
     made = build_model(model.name, dataset, model.width, seed=training.seed)
     trainer = Trainer(made, dataset, training, terms, folder=folder, progress=bar(label, progress))
@@ -182,9 +226,15 @@ def rank(model, dataset: Dataset, k: int, progress: bool) -> Rankings:
 
 
 def rank_vectors(users, items, dataset: Dataset, k: int, progress: bool) -> Rankings:
-    metadata = {"user_vocabulary": dataset.users.sha256, "item_vocabulary": dataset.items.sha256, "data": dataset.name}
+    metadata = {
+        "user_vocabulary": dataset.users.sha256,
+        "item_vocabulary": dataset.items.sha256,
+        "data": dataset.name,
+    }
     show = bar("rankings", progress)
-    return Rankings.from_vectors(users, items, k, dataset.train.csr(), batch_size=1024, progress=show, metadata=metadata)
+    return Rankings.from_vectors(
+        users, items, k, dataset.train.csr(), batch_size=1024, progress=show, metadata=metadata
+    )
 
 
 def read_vectors(path: str) -> torch.Tensor:

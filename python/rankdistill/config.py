@@ -44,7 +44,9 @@ class TrainingConfig:
             _expect(getattr(self, name) >= 0, f"training.{name} of 0 or more", getattr(self, name))
         _expect(self.learning_rate > 0, "training.learning_rate above 0", self.learning_rate)
         name, _, cutoff = self.metric.partition("@")
-        _expect(bool(name) and cutoff.isdigit() and int(cutoff) > 0, "training.metric as name@cutoff", self.metric)
+        _expect(
+            bool(name) and cutoff.isdigit() and int(cutoff) > 0, "training.metric as name@cutoff", self.metric
+        )
 
 
 def _expect(condition: bool, expected: str, got: object) -> None:

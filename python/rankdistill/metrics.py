@@ -56,7 +56,11 @@ def hit_rate(hits: Tensor, relevant: Tensor, cutoff: int) -> Tensor:
 def mrr(hits: Tensor, relevant: Tensor, cutoff: int) -> Tensor:
     """1 / position of the first relevant item, 0 past `cutoff`."""
     positions = torch.arange(1, hits.shape[1] + 1, device=hits.device, dtype=torch.float64)
-    return (hits.double() / positions)[:, :cutoff].amax(1) if min(hits.shape[1], cutoff) else hits.sum(1).double()
+    return (
+        (hits.double() / positions)[:, :cutoff].amax(1)
+        if min(hits.shape[1], cutoff)
+        else hits.sum(1).double()
+    )
 
 
 METRICS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
@@ -93,9 +97,15 @@ def ranking_metrics(
     if min(cutoffs, default=1) < 1:
         raise ValueError(f"ranking_metrics: expected cutoffs above 0; got {min(cutoffs)}")
     if truth.n_rows != len(indices):
-        raise ValueError(f"ranking_metrics: expected {len(indices)} rows of truth, as indices; got {truth.n_rows}")
+        raise ValueError(
+            f"ranking_metrics: expected {len(indices)} rows of truth, as indices; got {truth.n_rows}"
+        )
     hits, relevant = hits_of(indices, truth), truth.counts.double()
-    return {f"{name}@{cutoff}": METRICS[name](hits, relevant, cutoff).double() for cutoff in cutoffs for name in metrics}
+    return {
+        f"{name}@{cutoff}": METRICS[name](hits, relevant, cutoff).double()
+        for cutoff in cutoffs
+        for name in metrics
+    }
 
 
 def evaluate(

@@ -49,13 +49,19 @@ class Rankings:
         checks.expect_tensor("Rankings", "scores", self.scores, 2, (torch.float32,))
         checks.expect_tensor("Rankings", "lengths", self.lengths, 1, (torch.int32,))
         shape = list(self.indices.shape)
-        checks.expect(list(self.scores.shape) == shape, "Rankings", f"scores of shape {shape}, as indices", self.scores)
-        checks.expect(len(self.lengths) == shape[0], "Rankings", f"{shape[0]} lengths, as indices", self.lengths)
+        checks.expect(
+            list(self.scores.shape) == shape, "Rankings", f"scores of shape {shape}, as indices", self.scores
+        )
+        checks.expect(
+            len(self.lengths) == shape[0], "Rankings", f"{shape[0]} lengths, as indices", self.lengths
+        )
         checks.expect(0 <= self.n_items <= LARGEST_ITEM, "Rankings", "n_items in [0, 2^31)", self.n_items)
         bad = (self.lengths < 0) | (self.lengths > shape[1])
         if bool(bad.any()):
             row = int(bad.to(torch.uint8).argmax())
-            raise ValueError(f"Rankings: expected lengths in [0, {shape[1]}]; got {int(self.lengths[row])} for user {row}")
+            raise ValueError(
+                f"Rankings: expected lengths in [0, {shape[1]}]; got {int(self.lengths[row])} for user {row}"
+            )
 
     @property
     def n_users(self) -> int:
@@ -133,7 +139,9 @@ class Rankings:
                 scores = score(ids)
             checks.expect_tensor("Rankings.from_score_function", "scores", scores, 2)
             expected = [len(ids), n_items]
-            checks.expect(list(scores.shape) == expected, "Rankings.from_score_function", f"scores {expected}", scores)
+            checks.expect(
+                list(scores.shape) == expected, "Rankings.from_score_function", f"scores {expected}", scores
+            )
             return top_of_scores(scores, k, None if exclude is None else exclude.rows(ids))
 
         _check_exclude(exclude, n_users, n_items)
@@ -162,7 +170,9 @@ class Rankings:
         header = {"version": FORMAT_VERSION, "n_items": self.n_items, "metadata": self.metadata}
         tensors = {"indices": self.indices, "scores": self.scores, "lengths": self.lengths}
         with replacing(path) as temporary:
-            save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, {FORMAT: json.dumps(header)})
+            save_file(
+                {name: t.contiguous() for name, t in tensors.items()}, temporary, {FORMAT: json.dumps(header)}
+            )
 
     @classmethod
     def load(
@@ -190,19 +200,27 @@ class Rankings:
             with safe_open(path, framework="pt") as file:
                 header = (file.metadata() or {}).get(FORMAT)
                 if header is None:
-                    raise ValueError(f"Rankings.load: expected a rankings file; got {path} without a {FORMAT} header")
+                    raise ValueError(
+                        f"Rankings.load: expected a rankings file; got {path} without a {FORMAT} header"
+                    )
                 tensors = {name: file.get_tensor(name) for name in ("indices", "scores", "lengths")}
         except SafetensorError as error:
-            raise ValueError(f"Rankings.load: expected a whole safetensors file; got {path}: {error}") from error
+            raise ValueError(
+                f"Rankings.load: expected a whole safetensors file; got {path}: {error}"
+            ) from error
         header = json.loads(header)
         if header["version"] != FORMAT_VERSION:
-            raise ValueError(f"Rankings.load: expected format version {FORMAT_VERSION}; got {header['version']} in {path}")
+            raise ValueError(
+                f"Rankings.load: expected format version {FORMAT_VERSION}; got {header['version']} in {path}"
+            )
         rankings = cls(**tensors, n_items=header["n_items"], metadata=header["metadata"])
         for side, count, wanted, vocabulary in (
             ("user", rankings.n_users, n_users, user_vocabulary),
             ("item", rankings.n_items, n_items, item_vocabulary),
         ):
-            _check_catalogue(path, side, count, wanted, vocabulary, rankings.metadata.get(f"{side}_vocabulary"))
+            _check_catalogue(
+                path, side, count, wanted, vocabulary, rankings.metadata.get(f"{side}_vocabulary")
+            )
         return rankings
 
 
@@ -214,7 +232,9 @@ def _check_exclude(exclude: CSR | None, n_users: int, n_items: int) -> None:
         )
 
 
-def _check_catalogue(path, side: str, count: int, wanted: int | None, vocabulary, recorded: str | None) -> None:
+def _check_catalogue(
+    path, side: str, count: int, wanted: int | None, vocabulary, recorded: str | None
+) -> None:
     if wanted is None and vocabulary is not None:
         wanted = len(vocabulary)
     if wanted is not None and count != wanted:

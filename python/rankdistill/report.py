@@ -46,7 +46,9 @@ def as_table(rows: Sequence[Row], teacher: int, undistilled: int, shown: Sequenc
         metrics = [f"{row.metrics[name]:.4f}" for name in shown]
         table.append([row.model, f"{row.parameters:,}", size, *metrics, gain, share, f"{row.seconds:.1f}"])
     widths = [max(len(line[column]) for line in table) for column in range(len(header))]
-    return "\n".join("| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths)) + " |" for line in table)
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths)) + " |" for line in table
+    )
 
 
 def draw_curves(path: str | os.PathLike, curves: dict[str, list[tuple[int, float]]], metric: str) -> bool:
@@ -54,7 +56,9 @@ def draw_curves(path: str | os.PathLike, curves: dict[str, list[tuple[int, float
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        logger.info("no picture of the learning curves: matplotlib is not installed (pip install 'rankdistill[train]')")
+        logger.info(
+            "no picture of the learning curves: matplotlib is not installed (pip install 'rankdistill[train]')"
+        )
         return False
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()

@@ -31,7 +31,9 @@ def within_row_positions(rows: Tensor) -> Tensor:
     order = torch.argsort(rows, stable=True)
     ordered = rows[order]
     index = torch.arange(len(rows), device=rows.device)
-    starts = torch.where(torch.cat([ordered.new_ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]]), index, 0)
+    starts = torch.where(
+        torch.cat([ordered.new_ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]]), index, 0
+    )
     positions = torch.empty_like(rows)
     positions[order] = index - torch.cummax(starts, 0).values if len(rows) else index
     return positions

@@ -50,8 +50,12 @@ class Trainer:
         progress: wraps the range of epochs (such as tqdm).
 
     Example:
-        >>> trainer = Trainer(student, dataset, TrainingConfig(epochs=50), [Term(1e-3, method)], folder="runs/student")
-        >>> history = trainer.fit()
+        >>> from rankdistill import config, data
+        >>> dataset = data.generate(50, 40, mean_interactions=8, min_interactions=5, n_groups=4, groups_per_user=1)
+        >>> student = MatrixFactorization(dataset.n_users, dataset.n_items, width=4)
+        >>> history = Trainer(student, dataset, config.TrainingConfig(epochs=2)).fit()
+        >>> [record["epoch"] for record in history]
+        [0, 1]
     """
 
     def __init__(
@@ -151,7 +155,11 @@ class Trainer:
             f"{part}/{key}": value
             for part in parts
             for key, value in evaluate(
-                self.model, getattr(self.dataset, part).csr(), self.dataset.held_out_exclude(part), cutoffs, metrics
+                self.model,
+                getattr(self.dataset, part).csr(),
+                self.dataset.held_out_exclude(part),
+                cutoffs,
+                metrics,
             ).items()
         }
 
@@ -194,10 +202,19 @@ class Trainer:
     def _keep(self, record: dict, writer) -> None:
         if self.folder is None:
             return
-        tensors = {"model": self.model.state_dict(), "best": self.best, "optimizer": optimizer_tensors(self.optimizer)}
+        tensors = {
+            "model": self.model.state_dict(),
+            "best": self.best,
+            "optimizer": optimizer_tensors(self.optimizer),
+        }
         tensors |= {f"term{i}": term.method.state_dict() for i, term in enumerate(self.terms)}
         if "valid/" + self.config.metric in record or record["epoch"] == self.config.epochs - 1:
-            facts = {"epoch": self.epoch, "best_epoch": self.best_epoch, "history": self.history, "seconds": self.seconds}
+            facts = {
+                "epoch": self.epoch,
+                "best_epoch": self.best_epoch,
+                "history": self.history,
+                "seconds": self.seconds,
+            }
             save_checkpoint(self.folder / CHECKPOINT, tensors, facts | {"config": asdict(self.config)})
         with open(self.folder / LOG, "a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
@@ -226,7 +243,9 @@ class Trainer:
 
     def _expect_same_config(self, found: dict) -> None:
         wanted = asdict(self.config)
-        different = [name for name in wanted if found.get(name) != wanted[name] and name not in ("epochs", "patience")]
+        different = [
+            name for name in wanted if found.get(name) != wanted[name] and name not in ("epochs", "patience")
+        ]
         if different:
             name = different[0]
             raise ValueError(

@@ -21,7 +21,13 @@ U, N = 30, 200
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("rrd_*.npz")), ids=lambda p: p.stem)
 def test_released_numbers(path):
     golden = dict(np.load(path))
-    stable = "ref_loss_stable" if "ref_loss_stable" in golden else "ref_loss_f64" if "ref_loss_f64" in golden else "loss"
+    stable = (
+        "ref_loss_stable"
+        if "ref_loss_stable" in golden
+        else "ref_loss_f64"
+        if "ref_loss_f64" in golden
+        else "loss"
+    )
     suffix = stable.removeprefix("ref_loss").removeprefix("loss")
     double = golden["S1"].dtype == np.float64
     tables = [torch.from_numpy(golden[name]).requires_grad_() for name in ("S1", "S2")]
@@ -41,7 +47,9 @@ def test_released_bpr_numbers(golden):
     losses.sum().backward()
     finite = np.isfinite(numbers["per_pair_loss"])
     assert not finite.all(), "the released code overflows somewhere"
-    np.testing.assert_allclose(losses.detach().numpy()[finite], numbers["per_pair_loss"][finite], rtol=3e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        losses.detach().numpy()[finite], numbers["per_pair_loss"][finite], rtol=3e-5, atol=1e-7
+    )
     np.testing.assert_allclose(difference.grad.numpy()[finite], numbers["grad"][finite], rtol=3e-4, atol=1e-7)
     np.testing.assert_allclose(losses.detach().numpy()[~finite], -numbers["diff"][~finite], rtol=1e-6)
     assert (difference.grad[torch.from_numpy(~finite)] == -1).all()
@@ -141,7 +149,9 @@ def test_any_student_with_a_score_will_do(rankings, train):
 
 
 def test_bad_input(rankings, train):
-    with pytest.raises(ValueError, match=f"expected exclude of {U} users × {N} items, as rankings; got 3 × {N}"):
+    with pytest.raises(
+        ValueError, match=f"expected exclude of {U} users × {N} items, as rankings; got 3 × {N}"
+    ):
         RelaxedRankingDistillation(rankings, CSR.empty(3, N))
     with pytest.raises(ValueError, match="expected n_interesting of 0 or more; got -1"):
         RelaxedRankingDistillation(rankings, train, n_interesting=-1)

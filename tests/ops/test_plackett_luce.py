@@ -23,11 +23,15 @@ def with_gradients(scores, tail, lengths=None):
 
 def test_values_by_eye():
     for s, t in ((0.0, 0.0), (3.0, -2.0), (-50.0, 60.0)):
-        loss = plackett_luce(torch.tensor([[s]], dtype=torch.float64), torch.tensor([[t]], dtype=torch.float64))
+        loss = plackett_luce(
+            torch.tensor([[s]], dtype=torch.float64), torch.tensor([[t]], dtype=torch.float64)
+        )
         assert loss.item() == pytest.approx(max(t - s, 0) + math.log1p(math.exp(-abs(t - s))), rel=1e-13)
     for K, L in ((1, 0), (4, 0), (4, 5), (100, 1000)):
         expected = sum(math.log(K - k + L) for k in range(K))
-        assert plackett_luce(torch.full((1, K), 7.5), torch.full((1, L), 7.5)).item() == pytest.approx(expected, rel=2e-6)
+        assert plackett_luce(torch.full((1, K), 7.5), torch.full((1, L), 7.5)).item() == pytest.approx(
+            expected, rel=2e-6
+        )
     without_tail = plackett_luce(torch.tensor([[0.0, -50.0, -120.0]])).item()
     assert without_tail == pytest.approx(math.exp(-50.0) + math.exp(-70.0), abs=1e-7)
 
@@ -39,7 +43,10 @@ def test_it_is_its_brute_force():
         for b in range(6):
             n = 7 if lengths is None else int(lengths[b])
             mass = sum(math.exp(t) for t in tail[b].tolist())
-            terms = [math.log(sum(math.exp(s) for s in scores[b, k:n].tolist()) + mass) - scores[b, k].item() for k in range(n)]
+            terms = [
+                math.log(sum(math.exp(s) for s in scores[b, k:n].tolist()) + mass) - scores[b, k].item()
+                for k in range(n)
+            ]
             assert losses[b].item() == pytest.approx(sum(terms), rel=1e-13, abs=1e-13)
 
 
@@ -84,7 +91,9 @@ def test_error_budgets(K, L, scale, dtype):
     assert ((losses.double() - expected).abs() <= budget).all()
     bound = 1e-11 if exact else 2e-6 if K <= 128 else 1e-5
     ones = torch.ones(len(scores), dtype=torch.float64)
-    for found, wanted in zip((grad_scores, grad_tail), reference.plackett_luce_backward(ones, *wide), strict=True):
+    for found, wanted in zip(
+        (grad_scores, grad_tail), reference.plackett_luce_backward(ones, *wide), strict=True
+    ):
         assert found.isfinite().all()
         assert ((found.double() - wanted).abs() <= bound * (1 + wanted.abs())).all()
 
@@ -169,7 +178,9 @@ def check_released(golden, loss, tables):
     assert loss.item() == pytest.approx(float(golden["loss"]), rel=1e-10 if double else 3e-5)
     for name, table in tables.items():
         wanted = golden[f"grad_{name}"]
-        assert np.abs(table.grad.numpy() - wanted).max() <= (1e-9 if double else 3e-4) * np.abs(wanted).max(), name
+        assert (
+            np.abs(table.grad.numpy() - wanted).max() <= (1e-9 if double else 3e-4) * np.abs(wanted).max()
+        ), name
 
 
 def leaves(golden, *names):
@@ -195,7 +206,9 @@ def test_released_denominator_with_all_top_items(golden):
     tables = leaves(golden, "S1", "S2", "Stop")
     listed, tail, top = (t.clamp(max=80) for t in tables.values())
     rest = (top.exp().sum(1) - listed.exp().sum(1)).clamp_min(0)
-    below = torch.stack([tail.logsumexp(1) + math.log(golden["gamma"]), (float(golden["beta"]) * rest).log()], 1)
+    below = torch.stack(
+        [tail.logsumexp(1) + math.log(golden["gamma"]), (float(golden["beta"]) * rest).log()], 1
+    )
     check_released(golden, plackett_luce(listed, below).sum(), tables)
 
 
@@ -219,5 +232,7 @@ def test_from_embeddings_it_is_the_composition():
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         assert torch.equal(embedding_plackett_luce(users, items, ids, 6, lengths, user_ids), results[0][0])
-    with pytest.raises(IndexError, match=r"expected listed item_ids in \[0, 50\); got -1 at position \[5, 3\]"):
+    with pytest.raises(
+        IndexError, match=r"expected listed item_ids in \[0, 50\); got -1 at position \[5, 3\]"
+    ):
         embedding_plackett_luce(users, items, ids, 6, None, user_ids)

@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 def run(script: str, *arguments: str, **variables: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     command = [sys.executable, "-P", "-m", f"tests.ops.{script}", *arguments]
-    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd="/", capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 

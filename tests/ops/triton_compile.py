@@ -10,10 +10,9 @@ import tempfile
 from pathlib import Path
 
 import triton
+from rankdistill.kernels.triton import plackett_luce as kernels
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-
-from rankdistill.kernels.triton import plackett_luce as kernels
 
 FORWARD = {"scores_ptr": 0, "tail_ptr": 0, "lengths_ptr": "*i64", "losses_ptr": 1, "stride_scores_row": "i64"}
 FORWARD |= {"stride_tail_row": "i64", "K": "i32", "L": "i32"}
@@ -36,7 +35,9 @@ def compiled(kernel, signature, storage: str, K: int, capability: int) -> dict:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
-        usage = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+        usage = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
     found = {name: int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK", "LOCAL")}
     return {"kernel": kernel.__name__, "storage": storage, "K": K, **found}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 import torch
-
 from rankdistill.kernels.triton import plackett_luce as kernels
+
 from rankdistill.reference import plackett_luce as reference
 from tests.cases import randint, randn
 
@@ -20,8 +20,18 @@ def cases(device):
     yield "tail in two blocks", randn(2, 3, seed=11), randn(2, 1500, seed=12), None
     yield "B = 0", randn(0, 4), randn(0, 3), None
     yield "empty tails", randn(2, 3, seed=13), torch.full((2, 4), -torch.inf), torch.tensor([3, 0])
-    yield "doubles", randn(3, 6, seed=14, dtype=torch.float64), randn(3, 8, seed=15, dtype=torch.float64), None
-    yield "bfloat16", randn(3, 6, seed=16, dtype=torch.bfloat16), randn(3, 8, seed=17, dtype=torch.bfloat16), None
+    yield (
+        "doubles",
+        randn(3, 6, seed=14, dtype=torch.float64),
+        randn(3, 8, seed=15, dtype=torch.float64),
+        None,
+    )
+    yield (
+        "bfloat16",
+        randn(3, 6, seed=16, dtype=torch.bfloat16),
+        randn(3, 8, seed=17, dtype=torch.bfloat16),
+        None,
+    )
     for scale in (10.0, 100.0, 1e3, 1e4):
         yield f"scale {scale:g}", randn(4, 12, seed=18, scale=scale), randn(4, 9, seed=19, scale=scale), None
     yield "needs the pairs", torch.tensor([[0.0, -50.0, -120.0]]), randn(1, 0), None
@@ -74,7 +84,9 @@ def main(device: str) -> None:
         check(*case, device)
     check_bad_rows(device)
     try:
-        kernels.plackett_luce_forward(torch.zeros(1, 5000, device=device), torch.zeros(1, 0, device=device), None)
+        kernels.plackett_luce_forward(
+            torch.zeros(1, 5000, device=device), torch.zeros(1, 0, device=device), None
+        )
     except ValueError as error:
         assert "expected lists of at most 4096 on CUDA; got 5000" in str(error)
         print("checked the largest list")

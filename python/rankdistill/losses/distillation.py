@@ -50,7 +50,9 @@ class Distillation(nn.Module):
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
         """The loss of one batch: a scalar."""
-        raise NotImplementedError(f"{type(self).__name__}: expected a forward(student, batch); got a class without one")
+        raise NotImplementedError(
+            f"{type(self).__name__}: expected a forward(student, batch); got a class without one"
+        )
 
     def teacher_loss(self, student: Student, batch: Batch) -> Tensor | None:
         """The loss of a teacher that trains together with the student (its parameters are the module's); else None.

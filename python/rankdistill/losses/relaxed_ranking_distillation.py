@@ -42,9 +42,12 @@ class RelaxedRankingDistillation(Distillation):
         Published weight: 1e-3 with a BPR student, 1e-1 with NeuMF, summed over a batch of 1024.
 
     Example:
+        >>> from rankdistill.data import CSR
+        >>> train = CSR.from_pairs(torch.tensor([0, 1]), torch.tensor([3, 0]), n_rows=2, n_columns=5)
+        >>> rankings = Rankings.from_scores(torch.rand(2, 5), k=2, exclude=train)
         >>> method = RelaxedRankingDistillation(rankings, exclude=train)
-        >>> method.begin_epoch(0, student)
-        >>> loss = base_loss + 1e-3 * method(student, users)
+        >>> method.begin_epoch(0)
+        >>> loss = 1e-3 * method(MatrixFactorization(2, 5, width=4), torch.tensor([0, 1]))
     """
 
     needs = frozenset({"rankings"})
@@ -89,7 +92,12 @@ class RelaxedRankingDistillation(Distillation):
         for users in torch.arange(U).split(ROWS_PER_DRAW):
             rows = slice(int(users[0]), int(users[-1]) + 1)
             positions = position_sample(
-                users, self.rankings.lengths[rows].long(), K, self.temperature, stream=STREAMS["interesting"], **draw
+                users,
+                self.rankings.lengths[rows].long(),
+                K,
+                self.temperature,
+                stream=STREAMS["interesting"],
+                **draw,
             )
             ranked = self.rankings.indices[rows]
             if ranked.shape[1]:
@@ -105,7 +113,9 @@ class RelaxedRankingDistillation(Distillation):
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's unique users; `batch` may be their ids alone, [B] int64."""
         if self._items is None:
-            raise RuntimeError(f"{type(self).__name__}: expected begin_epoch before the first batch; got none")
+            raise RuntimeError(
+                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
+            )
         users = torch.unique(batch if isinstance(batch, Tensor) else batch.users)
         if self._items.device != users.device:
             self._items, self._lengths = self._items.to(users.device), self._lengths.to(users.device)

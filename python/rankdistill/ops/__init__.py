@@ -3,12 +3,11 @@
 from rankdistill.ops.complement_sample import complement_sample
 from rankdistill.ops.embedding_plackett_luce import embedding_plackett_luce
 from rankdistill.ops.gathered_inner_product import gathered_inner_product
-from rankdistill.ops.inner_product_topk import InnerProductTopK, inner_product_topk
+from rankdistill.ops.inner_product_topk import inner_product_topk
 from rankdistill.ops.plackett_luce import plackett_luce
 from rankdistill.ops.position_sample import position_sample
 
 __all__ = [
-    "InnerProductTopK",
     "complement_sample",
     "embedding_plackett_luce",
     "gathered_inner_product",

@@ -20,10 +20,14 @@ def expect(condition: bool, op: str, expected: str, got: object) -> None:
         raise ValueError(f"{op}: expected {expected}; got {got}")
 
 
-def expect_tensor(op: str, name: str, value: object, dim: int, dtypes: tuple[torch.dtype, ...] = FLOATS) -> None:
+def expect_tensor(
+    op: str, name: str, value: object, dim: int, dtypes: tuple[torch.dtype, ...] = FLOATS
+) -> None:
     """A TypeError unless `value` is a tensor of one of `dtypes`; a ValueError unless it has `dim` dimensions."""
-    kinds = "float32, float64, float16 or bfloat16" if dtypes is FLOATS else " or ".join(
-        str(d).removeprefix("torch.") for d in dtypes
+    kinds = (
+        "float32, float64, float16 or bfloat16"
+        if dtypes is FLOATS
+        else " or ".join(str(d).removeprefix("torch.") for d in dtypes)
     )
     if not isinstance(value, Tensor) or value.dtype not in dtypes:
         raise TypeError(f"{op}: expected {name} as a {kinds} tensor; got {describe(value)}")
@@ -34,7 +38,9 @@ def expect_same(op: str, first_name: str, first: Tensor, name: str, value: Tenso
     """The same device and dtype."""
     expect(value.device == first.device, op, f"{name} on the device of {first_name} ({first.device})", value)
     if value.dtype != first.dtype:
-        raise TypeError(f"{op}: expected {name} with the dtype of {first_name} ({first.dtype}); got {describe(value)}")
+        raise TypeError(
+            f"{op}: expected {name} with the dtype of {first_name} ({first.dtype}); got {describe(value)}"
+        )
 
 
 def expect_no_forward_ad(op: str, *tensors: Tensor | None) -> None:
@@ -43,7 +49,9 @@ def expect_no_forward_ad(op: str, *tensors: Tensor | None) -> None:
         return
     for tensor in tensors:
         if tensor is not None and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
-            raise NotImplementedError(f"{op}: expected plain tensors; got a dual tensor. It has no forward-mode derivative")
+            raise NotImplementedError(
+                f"{op}: expected plain tensors; got a dual tensor. It has no forward-mode derivative"
+            )
 
 
 def index_error(op: str, name: str, indices: Tensor, position: int, low: int, high: int) -> IndexError:
@@ -77,7 +85,9 @@ def csr_tensors(op: str, name: str, csr: object, device: torch.device) -> tuple[
         return None, None
     pair = (csr.indptr, csr.indices) if hasattr(csr, "indptr") else csr
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise TypeError(f"{op}: expected {name} as (indptr, indices), or with these attributes; got {describe(csr)}")
+        raise TypeError(
+            f"{op}: expected {name} as (indptr, indices), or with these attributes; got {describe(csr)}"
+        )
     for part, tensor in zip(("indptr", "indices"), pair):
         expect_tensor(op, f"{name} {part}", tensor, 1, (torch.int64,))
         expect(tensor.device == device, op, f"{name} {part} on {device}", tensor)
@@ -88,7 +98,12 @@ def csr_tensors(op: str, name: str, csr: object, device: torch.device) -> tuple[
 def check_csr(op: str, name: str, indptr: Tensor, indices: Tensor, n_columns: int) -> None:
     """A ValueError for a malformed indptr, an IndexError for an id out of range or out of order (CPU tensors)."""
     expect(int(indptr[0]) == 0, op, f"{name} indptr to begin with 0", str(int(indptr[0])))
-    expect(int(indptr[-1]) == indices.numel(), op, f"{name} indptr to end with {indices.numel()}", str(int(indptr[-1])))
+    expect(
+        int(indptr[-1]) == indices.numel(),
+        op,
+        f"{name} indptr to end with {indices.numel()}",
+        str(int(indptr[-1])),
+    )
     check_indices(op, f"{name} indices", indices, 0, n_columns)
     falls = (indptr[1:] < indptr[:-1]).nonzero()
     expect(falls.numel() == 0, op, f"{name} indptr that never falls", first_fall(falls))
@@ -97,7 +112,10 @@ def check_csr(op: str, name: str, indptr: Tensor, indices: Tensor, n_columns: in
         not_ascending[indptr[(indptr > 0) & (indptr < indices.numel())] - 1] = False
         bad = not_ascending.nonzero()
         expect(
-            bad.numel() == 0, op, f"{name} indices ascending and without repeats within each row", first_fall(bad)
+            bad.numel() == 0,
+            op,
+            f"{name} indices ascending and without repeats within each row",
+            first_fall(bad),
         )
 
 

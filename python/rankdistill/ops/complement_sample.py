@@ -48,7 +48,8 @@ def sample_native(
     users, positions, n_items, n_samples, exclude_indptr, exclude_indices, listed, seed, epoch, stream
 ):
     users, positions, exclude_indptr, exclude_indices, listed = (
-        None if t is None else t.contiguous() for t in (users, positions, exclude_indptr, exclude_indices, listed)
+        None if t is None else t.contiguous()
+        for t in (users, positions, exclude_indptr, exclude_indices, listed)
     )
     check_rows(users, positions, n_items, exclude_indptr, exclude_indices, listed)
     samples = torch.empty((users.shape[0], n_samples), dtype=torch.int64)
@@ -60,11 +61,14 @@ def sample_native(
     return samples
 
 
-def sample_cuda(users, positions, n_items, n_samples, exclude_indptr, exclude_indices, listed, seed, epoch, stream):
+def sample_cuda(
+    users, positions, n_items, n_samples, exclude_indptr, exclude_indices, listed, seed, epoch, stream
+):
     from rankdistill.ops.cuda import current_stream, run
 
     users, positions, exclude_indptr, exclude_indices, listed = (
-        None if t is None else t.contiguous() for t in (users, positions, exclude_indptr, exclude_indices, listed)
+        None if t is None else t.contiguous()
+        for t in (users, positions, exclude_indptr, exclude_indices, listed)
     )
     samples = torch.empty((users.shape[0], n_samples), dtype=torch.int64, device=users.device)
     rows = [2**32] + [t.shape[0] - extra for t, extra in ((exclude_indptr, 1), (listed, 0)) if t is not None]
@@ -138,11 +142,15 @@ def complement_sample(
     indptr, indices = checks.csr_tensors(OP, "exclude", exclude, users.device)
     if listed is not None:
         checks.expect_tensor(OP, "listed", listed, 2, (torch.int32,))
-        checks.expect(listed.device == users.device, OP, f"listed on the device of users ({users.device})", listed)
+        checks.expect(
+            listed.device == users.device, OP, f"listed on the device of users ({users.device})", listed
+        )
     if positions is not None:
         checks.expect_tensor(OP, "positions", positions, 1, (torch.int64,))
         checks.expect(positions.shape == users.shape, OP, f"positions for {users.shape[0]} users", positions)
-        checks.expect(positions.device == users.device, OP, f"positions on {users.device}, as users", positions)
+        checks.expect(
+            positions.device == users.device, OP, f"positions on {users.device}, as users", positions
+        )
     seed, epoch = checks.signed64(seed), checks.signed64(epoch)
     return torch.ops.rankdistill.complement_sample(
         users, positions, n_items, n_samples, indptr, indices, listed, seed, epoch, stream

@@ -16,7 +16,8 @@ except ModuleNotFoundError as error:
     _cuda = None
 
 MISSING = Unavailable(
-    "no compiled CUDA module (rankdistill._cuda)", "Reinstall where nvcc is found: RANKDISTILL_CUDA=ON says why not."
+    "no compiled CUDA module (rankdistill._cuda)",
+    "Reinstall where nvcc is found: RANKDISTILL_CUDA=ON says why not.",
 )
 
 
@@ -26,7 +27,9 @@ def cuda_or(functions: dict) -> dict | Unavailable:
         return MISSING
     reason = _cuda.unusable()
     if torch.cuda.is_available() and reason:
-        return Unavailable(reason, "Update the driver, or reinstall with -C cmake.define.CMAKE_CUDA_ARCHITECTURES=…")
+        return Unavailable(
+            reason, "Update the driver, or reinstall with -C cmake.define.CMAKE_CUDA_ARCHITECTURES=…"
+        )
     return functions
 
 

@@ -51,13 +51,17 @@ def check_rows(users, user_ids, items, item_ids, lengths, list_size):
             absent = absent & (torch.arange(list_size) < lengths[:, None])
         if bool(absent.any()):
             b, k = absent.nonzero()[0].tolist()
-            raise IndexError(f"{OP}: expected listed item_ids in [0, {items.shape[0]}); got -1 at position [{b}, {k}]")
+            raise IndexError(
+                f"{OP}: expected listed item_ids in [0, {items.shape[0]}); got -1 at position [{b}, {k}]"
+            )
 
 
 def forward_reference(users, user_ids, items, item_ids, lengths, list_size, with_slopes):
     if users.device.type == "cpu":
         check_rows(users, user_ids, items, item_ids.contiguous(), lengths, list_size)
-    return reference.embedding_plackett_luce_forward(users, user_ids, items, item_ids, lengths, list_size, with_slopes)
+    return reference.embedding_plackett_luce_forward(
+        users, user_ids, items, item_ids, lengths, list_size, with_slopes
+    )
 
 
 def forward_native(users, user_ids, items, item_ids, lengths, list_size, with_slopes):
@@ -170,11 +174,17 @@ def embedding_plackett_luce(
     """
     check_arguments(OP, users, items, item_ids, user_ids)
     listed = item_ids.shape[1]
-    checks.expect(0 <= list_size <= listed, OP, f"list_size in [0, {listed}], the columns of item_ids", list_size)
+    checks.expect(
+        0 <= list_size <= listed, OP, f"list_size in [0, {listed}], the columns of item_ids", list_size
+    )
     if lengths is not None:
         checks.expect_tensor(OP, "lengths", lengths, 1, (torch.int64,))
-        checks.expect(lengths.shape[0] == item_ids.shape[0], OP, f"{item_ids.shape[0]} lengths, as item_ids", lengths)
-        checks.expect(lengths.device == users.device, OP, f"lengths on the device of users ({users.device})", lengths)
+        checks.expect(
+            lengths.shape[0] == item_ids.shape[0], OP, f"{item_ids.shape[0]} lengths, as item_ids", lengths
+        )
+        checks.expect(
+            lengths.device == users.device, OP, f"lengths on the device of users ({users.device})", lengths
+        )
     with_slopes = torch.is_grad_enabled() and (users.requires_grad or items.requires_grad)
     return torch.ops.rankdistill.embedding_plackett_luce_forward(
         users, user_ids, items, item_ids, lengths, list_size, with_slopes

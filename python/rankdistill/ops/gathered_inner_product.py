@@ -90,7 +90,9 @@ def _setup(ctx, inputs, output):
 
 
 def _backward(ctx, grad_scores):
-    grad_users, grad_items = torch.ops.rankdistill.gathered_inner_product_backward(grad_scores, *ctx.saved_tensors)
+    grad_users, grad_items = torch.ops.rankdistill.gathered_inner_product_backward(
+        grad_scores, *ctx.saved_tensors
+    )
     return grad_users, None, grad_items, None
 
 
@@ -108,7 +110,9 @@ def check_arguments(op: str, users: Tensor, items: Tensor, item_ids: Tensor, use
     if user_ids is not None:
         checks.expect_tensor(op, "user_ids", user_ids, 1, (torch.int64,))
         rows = user_ids
-    checks.expect(item_ids.shape[0] == rows.shape[0], op, f"item_ids with {rows.shape[0]} rows, as users", item_ids)
+    checks.expect(
+        item_ids.shape[0] == rows.shape[0], op, f"item_ids with {rows.shape[0]} rows, as users", item_ids
+    )
     checks.expect_no_forward_ad(op, users, items)
 
 

@@ -37,7 +37,9 @@ def first(bad: Tensor) -> int:
 def check_exclusions(indptr: Tensor, indices: Tensor, N: int) -> None:
     """An error that names the first bad position of a CSR table (int64, contiguous, CPU)."""
     count = indices.numel()
-    checks.expect(int(indptr[0]) == 0, OP, "exclude indptr to begin with 0", f"{int(indptr[0])} at position [0]")
+    checks.expect(
+        int(indptr[0]) == 0, OP, "exclude indptr to begin with 0", f"{int(indptr[0])} at position [0]"
+    )
     position = first(indptr.diff() < 0) + 1
     if position > 0:
         got = f"{int(indptr[position])} after {int(indptr[position - 1])} at position [{position}]"
@@ -50,7 +52,9 @@ def check_exclusions(indptr: Tensor, indices: Tensor, N: int) -> None:
     else:
         descends = torch.zeros(count, dtype=torch.bool)
         descends[1:] = indices.diff() < 0
-        descends[indptr[:-1][indptr[:-1] < count]] = False  # the first of a row may be less than the row before it
+        descends[indptr[:-1][indptr[:-1] < count]] = (
+            False  # the first of a row may be less than the row before it
+        )
         position = first(descends)
     if position >= 0:
         got = f"{int(indices[position])} after {int(indices[position - 1])} at position [{position}]"
@@ -59,7 +63,9 @@ def check_exclusions(indptr: Tensor, indices: Tensor, N: int) -> None:
 
 def forward_reference(users, items, k, exclude_indptr, exclude_indices):
     if exclude_indptr is not None:
-        check_exclusions(exclude_indptr.cpu().contiguous(), exclude_indices.cpu().contiguous(), items.shape[0])
+        check_exclusions(
+            exclude_indptr.cpu().contiguous(), exclude_indices.cpu().contiguous(), items.shape[0]
+        )
     return reference.inner_product_topk(users, items, k, exclude_indptr, exclude_indices)
 
 
@@ -84,32 +90,17 @@ NATIVE = {"": forward_native}
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
 implement(OP, "CUDA", {"reference": REFERENCE})
 
-torch.library.register_autograd(f"rankdistill::{OP}", not_differentiable(OP, "scores and indices"), lib=LIBRARY)
+torch.library.register_autograd(
+    f"rankdistill::{OP}", not_differentiable(OP, "scores and indices"), lib=LIBRARY
+)
 
 
 class InnerProductTopK(NamedTuple):
+    """Scores [B, k], indices [B, k] int64 and lengths [B] int64 of each row's best items."""
+
     scores: Tensor
     indices: Tensor
     lengths: Tensor
-
-
-def exclusion_tensors(exclude: object, users: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """(indptr, indices) of a pair or of an object with such attributes, checked but for their values."""
-    if exclude is None:
-        return None, None
-    if hasattr(exclude, "indptr") and hasattr(exclude, "indices"):
-        indptr, indices = exclude.indptr, exclude.indices
-    elif isinstance(exclude, (tuple, list)) and len(exclude) == 2:
-        indptr, indices = exclude
-    else:
-        got = type(exclude).__name__
-        raise TypeError(f"{OP}: expected exclude as a pair (indptr, indices) or an object that has them; got {got}")
-    rows = users.shape[0]
-    for name, tensor in (("exclude indptr", indptr), ("exclude indices", indices)):
-        checks.expect_tensor(OP, name, tensor, 1, (torch.int64,))
-        checks.expect(tensor.device == users.device, OP, f"{name} on the device of users ({users.device})", tensor)
-    checks.expect(indptr.shape[0] == rows + 1, OP, f"exclude indptr of {rows + 1} entries, one more than users", indptr)
-    return indptr, indices
 
 
 def inner_product_topk(users: Tensor, items: Tensor, k: int, exclude: object = None) -> InnerProductTopK:
@@ -156,6 +147,11 @@ def inner_product_topk(users: Tensor, items: Tensor, k: int, exclude: object = N
     if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
         raise TypeError(f"{OP}: expected k as an int; got {checks.describe(k)}")
     checks.expect(k >= 0, OP, "k >= 0", k)
-    indptr, indices = exclusion_tensors(exclude, users)
+    indptr, indices = checks.csr_tensors(OP, "exclude", exclude, users.device)
+    if indptr is not None:
+        entries = users.shape[0] + 1
+        checks.expect(
+            len(indptr) == entries, OP, f"exclude indptr of {entries} entries, one more than users", indptr
+        )
     checks.expect_no_forward_ad(OP, users, items)
     return InnerProductTopK(*torch.ops.rankdistill.inner_product_topk(users, items, k, indptr, indices))

@@ -15,7 +15,9 @@ except ModuleNotFoundError as error:
         raise
     _native = None
 
-MISSING = Unavailable("no compiled CPU module (rankdistill._native)", "Reinstall with a C++17 compiler: pip install .")
+MISSING = Unavailable(
+    "no compiled CPU module (rankdistill._native)", "Reinstall with a C++17 compiler: pip install ."
+)
 
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 

@@ -14,7 +14,9 @@ from rankdistill.reference import plackett_luce as reference
 OP = "plackett_luce"
 
 LIBRARY.define(f"{OP}_forward(Tensor scores, Tensor tail, Tensor? lengths) -> Tensor")
-LIBRARY.define(f"{OP}_backward(Tensor grad_losses, Tensor scores, Tensor tail, Tensor? lengths) -> (Tensor, Tensor)")
+LIBRARY.define(
+    f"{OP}_backward(Tensor grad_losses, Tensor scores, Tensor tail, Tensor? lengths) -> (Tensor, Tensor)"
+)
 
 
 @torch.library.register_fake(f"rankdistill::{OP}_forward", lib=LIBRARY)
@@ -128,10 +130,10 @@ def plackett_luce(scores: Tensor, tail: Tensor | None = None, lengths: Tensor | 
 
     Example:
         >>> plackett_luce(torch.zeros(1, 3)).exp()  # 3! orders, equally likely
-        tensor([6.0000])
+        tensor([6.])
     """
     checks.expect_tensor(OP, "scores", scores, 2)
-    B, K = scores.shape
+    B, _K = scores.shape
     if tail is None:
         tail = scores.new_empty((B, 0))
     elif isinstance(tail, Tensor) and tail.dim() == 1:
@@ -141,7 +143,9 @@ def plackett_luce(scores: Tensor, tail: Tensor | None = None, lengths: Tensor | 
     checks.expect(tail.shape[0] == B, OP, f"tail with {B} rows, as scores", tail)
     if lengths is not None:
         checks.expect_tensor(OP, "lengths", lengths, 1, (torch.int64,))
-        checks.expect(lengths.device == scores.device, OP, f"lengths on the device of scores ({scores.device})", lengths)
+        checks.expect(
+            lengths.device == scores.device, OP, f"lengths on the device of scores ({scores.device})", lengths
+        )
         checks.expect(lengths.shape[0] == B, OP, f"lengths with {B} entries, as scores has rows", lengths)
     checks.expect_no_forward_ad(OP, scores, tail)
     return torch.ops.rankdistill.plackett_luce_forward(scores, tail, lengths)

@@ -73,7 +73,14 @@ implement(OP, "CUDA", {"native": cuda_or(CUDA), "reference": REFERENCE})
 
 
 def position_sample(
-    users: Tensor, lengths: Tensor, n_samples: int, temperature: float, *, seed: int, epoch: int = 0, stream: int = 0
+    users: Tensor,
+    lengths: Tensor,
+    n_samples: int,
+    temperature: float,
+    *,
+    seed: int,
+    epoch: int = 0,
+    stream: int = 0,
 ) -> Tensor:
     """Positions of a ranked list, drawn without replacement, the better the likelier (position importance).
 
@@ -107,9 +114,13 @@ def position_sample(
     checks.expect_tensor(OP, "users", users, 1, (torch.int64,))
     checks.expect_tensor(OP, "lengths", lengths, 1, (torch.int64,))
     checks.expect(lengths.shape == users.shape, OP, f"lengths for {users.shape[0]} users", lengths)
-    checks.expect(lengths.device == users.device, OP, f"lengths on the device of users ({users.device})", lengths)
+    checks.expect(
+        lengths.device == users.device, OP, f"lengths on the device of users ({users.device})", lengths
+    )
     checks.expect(n_samples >= 0, OP, "n_samples of 0 or more", n_samples)
-    checks.expect(math.isfinite(temperature) and temperature > 0, OP, "a finite temperature above 0", temperature)
+    checks.expect(
+        math.isfinite(temperature) and temperature > 0, OP, "a finite temperature above 0", temperature
+    )
     checks.expect(0 <= stream < 256, OP, "stream in [0, 256)", stream)
     seed, epoch = checks.signed64(seed), checks.signed64(epoch)
     return torch.ops.rankdistill.position_sample(users, lengths, n_samples, temperature, seed, epoch, stream)

@@ -56,9 +56,7 @@ def choose(op: str, device: str, candidates: dict[str, Callable | Unavailable]) 
     return next((name, c) for name, c in candidates.items() if not isinstance(c, Unavailable))
 
 
-def implement(
-    op: str, device: str, candidates: dict[str, dict[str, Callable] | Unavailable]
-) -> None:
+def implement(op: str, device: str, candidates: dict[str, dict[str, Callable] | Unavailable]) -> None:
     """Registers one backend for `device` ("CPU" or "CUDA").
 
     Each candidate maps schema names (such as "forward" and "backward"; "" for an op of one schema) to
@@ -83,13 +81,17 @@ def no_double_backward(op: str) -> Callable:
     """An autograd formula for a backward op: a clear error instead of a silent zero."""
 
     def backward(ctx, *grads):
-        raise NotImplementedError(f"{op}: expected a first derivative; got a request for a second, which it has not")
+        raise NotImplementedError(
+            f"{op}: expected a first derivative; got a request for a second, which it has not"
+        )
 
     return backward
 
 
 def not_differentiable(op: str, output: str) -> Callable:
     def backward(ctx, *grads):
-        raise RuntimeError(f"{op}: expected no gradient through {output}; got a backward call. {output} are not differentiable")
+        raise RuntimeError(
+            f"{op}: expected no gradient through {output}; got a backward call. {output} are not differentiable"
+        )
 
     return backward

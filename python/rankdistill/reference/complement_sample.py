@@ -36,7 +36,9 @@ def complement_sample(
                 break
             position = torch.tensor(j + (int(positions[r]) if positions is not None else 0))
             for attempt in range(1 << 26):
-                word = philox.words(torch.tensor(user), position, epoch, stream, attempt >> 2, seed)[attempt & 3]
+                word = philox.words(torch.tensor(user), position, epoch, stream, attempt >> 2, seed)[
+                    attempt & 3
+                ]
                 if attempt < REJECTIONS:
                     item = int(philox.bounded(word, n_items))
                     if item < 0 or not free[item]:

@@ -23,7 +23,9 @@ def embedding_plackett_luce_forward(
         return losses, losses.new_empty((0, item_ids.shape[1])), losses.new_empty((0, users.shape[1]))
     slopes = torch.cat(plackett_luce_backward(torch.ones_like(losses), listed, tail, lengths), dim=1)
     slopes = slopes.masked_fill(item_ids < 0, 0)
-    vectors = items[item_ids.clamp_min(0)].to(slopes.dtype).masked_fill((item_ids < 0)[..., None], 0)  # [B, K + L, D]
+    vectors = (
+        items[item_ids.clamp_min(0)].to(slopes.dtype).masked_fill((item_ids < 0)[..., None], 0)
+    )  # [B, K + L, D]
     return losses, slopes, torch.einsum("bk,bkd->bd", slopes, vectors)
 
 

@@ -30,12 +30,16 @@ def philox4x32_10(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> 
     return c0, c1, c2, c3
 
 
-def words(users: Tensor, positions: Tensor, epoch: int, stream: int, blocks: Tensor | int, seed: int) -> Tensor:
+def words(
+    users: Tensor, positions: Tensor, epoch: int, stream: int, blocks: Tensor | int, seed: int
+) -> Tensor:
     """[..., 4] words of each counter (user, position, epoch, stream and block)."""
     device = users.device
     blocks = torch.as_tensor(blocks, device=device)
     epochs = torch.tensor(epoch & WORD, device=device)
-    return torch.stack(philox4x32_10((users & WORD, positions & WORD, epochs, blocks | (stream << 24)), seed), dim=-1)
+    return torch.stack(
+        philox4x32_10((users & WORD, positions & WORD, epochs, blocks | (stream << 24)), seed), dim=-1
+    )
 
 
 def stated_log(x: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ def position_sample(
 ) -> Tensor:
     R, longest = users.shape[0], int(lengths.max()) if users.shape[0] else 0
     position = torch.arange(longest, device=users.device)
-    words = philox.words(users[:, None], torch.arange((longest + 3) // 4, device=users.device), epoch, stream, 0, seed)
+    words = philox.words(
+        users[:, None], torch.arange((longest + 3) // 4, device=users.device), epoch, stream, 0, seed
+    )
     gumbel = philox.gumbel(words.flatten(1)[:, :longest])
     keys = gumbel - (position + 1).double() / temperature
     keys = keys.masked_fill(position >= lengths[:, None], -torch.inf)
