@@ -7,7 +7,9 @@ import importlib
 from pathlib import Path
 
 OPS = sorted(
-    p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__init__", "__main__", "harness")
+    p.stem
+    for p in Path(__file__).parent.glob("*.py")
+    if p.stem not in ("__init__", "__main__", "harness", "citeulike_rrd", "gpu_visit")
 )
 
 

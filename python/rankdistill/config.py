@@ -119,7 +119,7 @@ class RunConfig:
         data: the interactions.
         teacher: the large model.
         student: the small one.
-        method: how the student learns from the teacher's rankings.
+        method: how the student learns from the teacher's rankings; its weight here suits the embedded data set.
         training: how the students are trained.
         teacher_training: how the teacher is trained; as the students by default.
         out: the folder for models, rankings, logs and results; an interrupted run goes on there.
@@ -129,8 +129,8 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     teacher: ModelConfig = field(default_factory=lambda: ModelConfig(width=100))
     student: ModelConfig = field(default_factory=lambda: ModelConfig(width=10))
-    method: MethodConfig = field(default_factory=MethodConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    method: MethodConfig = field(default_factory=lambda: MethodConfig(weight=0.01))
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=60))
     teacher_training: TrainingConfig | None = None
     out: str = "runs/quickstart"
     progress: bool = True

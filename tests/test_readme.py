@@ -1,0 +1,51 @@
+"""README's code does what it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from rankdistill import MatrixFactorization
+from rankdistill.data import CSR
+from tests.cases import generator, randn
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+CODE = re.search(r"<!-- drop-in -->\n```python\n(.*?)```", README, re.DOTALL)[1]
+
+
+def test_the_drop_in_adds_at_most_five_lines():
+    own = ("base_loss(", "optimizer", "loss.backward", "for epoch", "for users")
+    added = [line for line in CODE.splitlines() if line.strip() and not line.strip().startswith(own)]
+    assert [line.split("#")[0].strip() for line in added if "method" in line or "ankings" in line] == [
+        line.split("#")[0].strip() for line in added
+    ]
+    assert len(added) <= 5
+
+
+def test_the_drop_in_trains_a_student():
+    users = torch.arange(12).repeat_interleave(5)
+    positives = torch.randint(0, 60, users.shape, generator=generator(1))
+    student = MatrixFactorization(12, 60, 4, init_std=0.5)
+    before = student.item_table.detach().clone()
+    used = []
+
+    def base_loss(users, positives, negatives):
+        used.append(len(users))
+        pairs = student.score(users, torch.stack([positives, negatives], 1))
+        return torch.nn.functional.softplus(pairs[:, 1] - pairs[:, 0]).sum()
+
+    def batches():
+        for rows in torch.randperm(len(users), generator=generator(2)).split(20):
+            yield users[rows], positives[rows], torch.randint(0, 60, rows.shape, generator=generator(3))
+
+    names = {
+        "teacher_users": randn(12, 16, seed=4), "teacher_items": randn(60, 16, seed=5),
+        "train": CSR.from_pairs(users, positives, 12, 60), "epochs": 2, "student": student, "batches": batches,
+        "base_loss": base_loss, "optimizer": torch.optim.Adam(student.parameters()),
+    }  # fmt: skip
+    exec(CODE, names)
+    assert used == [20, 20, 20] * 2
+    assert names["loss"].item() > 0
+    assert not torch.equal(student.item_table, before)
