@@ -45,7 +45,7 @@ def test_the_drop_in_trains_a_student():
         "train": CSR.from_pairs(users, positives, 12, 60), "epochs": 2, "student": student, "batches": batches,
         "base_loss": base_loss, "optimizer": torch.optim.Adam(student.parameters()),
     }  # fmt: skip
-    exec(CODE, names)
+    exec(CODE, names)  # noqa: S102
     assert used == [20, 20, 20] * 2
     assert names["loss"].item() > 0
     assert not torch.equal(student.item_table, before)
