@@ -1,0 +1,48 @@
+"""A child that is forked after the parent used an op finishes, with the same values."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import os, torch, rankdistill as rd
+torch.set_num_threads(2)
+g = torch.Generator().manual_seed(0)
+users, items = torch.randn(400, 24, generator=g), torch.randn(4000, 24, generator=g)
+ids = torch.randint(0, 4000, (400, 60), generator=g)
+
+def results():
+    top = rd.inner_product_topk(users, items, 20)
+    scores = rd.gathered_inner_product(users, items, ids)
+    return *top, scores, rd.plackett_luce(scores[:, :30], scores[:, 30:]), rd.complement_sample(torch.arange(400), 4000, 9, seed=1)
+
+before = results()
+child = os.fork()
+if child == 0:
+    same = all(torch.equal(a, b) for a, b in zip(before, results(), strict=True))
+    os._exit(0 if same else 3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+assert all(torch.equal(a, b) for a, b in zip(before, results(), strict=True))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_finishes_with_right_values():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", SCRIPT],
+        env=environment,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "0", "the child's values differ"
