@@ -1,4 +1,4 @@
-"""`python -m benchmarks <op> [--threads 1] [--rounds 9] [--shapes TEXT] [--no-save]`"""
+"""`python -m benchmarks <op> [--threads 1] [--rounds 9] [--shapes TEXT] [--no-save] [--device cpu] [--out DIR]`"""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--shapes", default="", help="only shapes whose name contains this")
     parser.add_argument("--no-save", dest="save", action="store_false", help="print the table only")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = vars(parser.parse_args())
     module = importlib.import_module(f"benchmarks.{arguments.pop('op')}")
     from benchmarks.harness import Options

@@ -28,6 +28,8 @@ class Options:
     warmup_s: float = 0.3
     shapes: str = ""
     save: bool = True
+    device: str = "cpu"
+    out: Path = RESULTS
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,22 @@ def resident_kb(what: str) -> int:
     return int(re.search(rf"^{what}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)[1])
 
 
-def extra_memory_mb(call: Callable) -> float | None:
-    """Peak resident memory of one call above what stood before it (Linux)."""
+def moved(value, device: str):
+    """Tensors, and tuples of them, on `device`; leaves that require gradients stay such."""
+    if isinstance(value, tuple):
+        return tuple(moved(part, device) for part in value)
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(device).requires_grad_(value.requires_grad)
+    return value
+
+
+def extra_memory_mb(call: Callable, options: Options) -> float | None:
+    """Peak memory of one call above what stood before it: resident (Linux), or the device's."""
+    if options.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     try:
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -108,9 +124,8 @@ def interleaved(calls: dict[str, Callable], options: Options) -> dict[str, Timin
 
 def ceilings(options: Options) -> dict[str, float]:
     """What this machine reaches now: torch's matrix products in GFLOP/s, a copy (read + write) in GB/s."""
-    square, users, items = torch.randn(2048, 2048), torch.randn(512, 64), torch.randn(64, 8192)
-    out = torch.empty(512, 8192)
-    source, target = torch.zeros(16 << 20), torch.zeros(16 << 20)
+    sizes = ((2048, 2048), (512, 64), (64, 8192), (512, 8192), (16 << 20,), (16 << 20,))
+    square, users, items, out, source, target = (torch.randn(size, device=options.device) for size in sizes)
     works = {
         "torch.mm 2048x2048x2048, GFLOP/s": (lambda: torch.mm(square, square), 2 * 2048**3),
         "torch.mm 512x8192x64, GFLOP/s": (lambda: torch.mm(users, items, out=out), 2 * 512 * 8192 * 64),
@@ -122,11 +137,12 @@ def ceilings(options: Options) -> dict[str, float]:
 
 def milliseconds(timing: Timing, options: Options, q: float) -> float:
     """One thread is quoted in process CPU time, which other processes do not disturb; several in wall time."""
-    return quantile(timing.cpu_ms if options.threads == 1 else timing.wall_ms, q)
+    own = options.threads == 1 and options.device == "cpu"
+    return quantile(timing.cpu_ms if own else timing.wall_ms, q)
 
 
-def device() -> str:
-    if torch.cuda.is_available():
+def device(options: Options) -> str:
+    if options.device == "cuda":
         return torch.cuda.get_device_name()
     model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     return model[1] if model else platform.machine()
@@ -143,13 +159,13 @@ def environment(options: Options) -> dict:
         native = None
     return {
         "commit": described.stdout.strip() or None,
-        "device": device(),
+        "device": device(options),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "native": native,
         "threads": options.threads,
         "rounds": options.rounds,
-        "time": "process CPU" if options.threads == 1 else "wall",
+        "time": "process CPU" if options.threads == 1 and options.device == "cpu" else "wall",
     }
 
 
@@ -207,12 +223,12 @@ def run(
         results = []
         limits = ceilings(options)
         for shape in (s for s in shapes if options.shapes in s.name):
-            args = prepare(shape)
+            args = moved(prepare(shape), options.device)
             calls = {k: (lambda v=v, args=args: v(*args)) for k, v in variants.items()}
             gate(shape, args, {k: call() for k, call in calls.items()})
             timings = interleaved(calls, options)
             for k, call in calls.items():
-                timings[k].extra_mb = extra_memory_mb(call)
+                timings[k].extra_mb = extra_memory_mb(call, options)
             rows = [row(k, t, work(shape), options) for k, t in timings.items()]
             results.append(
                 {"shape": shape.name, "sizes": shape.sizes, "work": asdict(work(shape)), "variants": rows}
@@ -222,10 +238,11 @@ def run(
     facts = environment(options)
     text = table(name, results, facts, limits)
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
+        out = Path(options.out)
+        out.mkdir(parents=True, exist_ok=True)
         slug = re.sub(r"[^a-z0-9]+", "-", f"{name}-{facts['device']}-{options.threads}t".lower()).strip("-")
         stored = {"op": name, "environment": facts, "ceilings": limits, "results": results}
-        (RESULTS / f"{slug}.json").write_text(json.dumps(stored, indent=1) + "\n")
-        (RESULTS / f"{slug}.md").write_text(text)
+        (out / f"{slug}.json").write_text(json.dumps(stored, indent=1) + "\n")
+        (out / f"{slug}.md").write_text(text)
     print(text)
     return results

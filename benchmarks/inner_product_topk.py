@@ -29,7 +29,7 @@ def prepare(shape: Shape) -> tuple:
 def torch_whole(users, items, k, exclude):
     indptr, indices = exclude
     scores = users @ items.T
-    rows = torch.repeat_interleave(torch.arange(len(users)), indptr.diff())
+    rows = torch.repeat_interleave(torch.arange(len(users), device=users.device), indptr.diff())
     scores[rows, indices] = -torch.inf
     return scores.topk(k)
 
