@@ -501,6 +501,11 @@ def topk_bad_samples():
     yield BadSample("unsorted", (users, items, 2, pair([0, 2, 2], [3, 1])), ValueError, "ascend")
     yield BadSample("indptr falls", (users, items, 2, pair([0, 2, 1], [3, 4])), ValueError, "expected")
     yield BadSample("rows of others", (users, items, 2, pair([0, 1], [3])), ValueError, "indptr of 3 entries")
+    yield BadSample(
+        "indptr too short", (users, items, 2, pair([0, 1, 1], [3, 4])), ValueError, "to end with 2"
+    )
+    yield BadSample("indptr from 1", (users, items, 2, pair([1, 1, 2], [3, 4])), ValueError, "begin with 0")
+    yield BadSample("integer users", (users.long(), items, 2), TypeError, "users as a float32")
 
 
 def topk_oracle(users, items, k, exclude=None, *, storage=torch.float64):
@@ -525,6 +530,11 @@ def topk_oracle(users, items, k, exclude=None, *, storage=torch.float64):
     return top, best, lengths
 
 
+def topk_budget(dtype, expected, users, items, *_, **__):
+    norms = torch.cat([items.double().norm(dim=1), torch.zeros(1)])  # index -1 finds the last, a zero
+    return (unit(dtype, 0.0, 1e-14) * users.double().norm(dim=1)[:, None] * norms[expected[1]],)
+
+
 def topk_overload_calls(args, kwargs):
     users, items, k, exclude = args
     yield "inner_product_topk", (users, items, k, *(exclude or (None, None)))
@@ -542,9 +552,7 @@ INNER_PRODUCT_TOPK = ExactTopK(
     samples=topk_samples,
     bad_samples=topk_bad_samples,
     oracle=topk_oracle,
-    budget=lambda dtype, expected, *_, **__: (
-        unit(dtype, 0.0, 1e-12) * torch.ones_like(expected[0], dtype=torch.float64),
-    ),
+    budget=topk_budget,
     overload_calls=topk_overload_calls,
     backend_tolerance={"rtol": 0, "atol": 0},
 )

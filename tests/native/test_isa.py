@@ -19,9 +19,11 @@ g = torch.Generator().manual_seed(0)
 digest = hashlib.sha256()
 for B, N, D, k in ((70, 900, 20, 30), (33, 5000, 64, 10), (5, 40, 7, 50), (40, 3000, 1, 5)):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        users, items = (torch.randn(n, D, generator=g).to(dtype) for n in (B, N))
-        for part in rd.inner_product_topk(users, items, k):
-            digest.update(part.numpy().tobytes())
+        for scale in (1e-39, 1.0, 1e18):  # fp16: zeros, numbers, infinities
+            users, items = (torch.randn(n, D, generator=g) for n in (B, N))
+            items[: N // 2] = items[N // 2 : N // 2 * 2]  # ties
+            for part in rd.inner_product_topk(users.to(dtype), (items * scale).to(dtype), k):
+                digest.update(part.numpy().tobytes())
 draw = {"seed": 1, "epoch": 2, "stream": 3}
 ids = torch.arange(300)
 digest.update(rd.position_sample(ids, ids, 20, 5.0, **draw).numpy().tobytes())

@@ -8,17 +8,33 @@ import pytest
 import torch
 
 from rankdistill import inner_product_topk
-from tests.cases import generator, randn, topk_oracle, widened
+from tests.cases import DTYPES, generator, randint, randn, topk_budget, topk_oracle, widened
 
 NAN, INF = float("nan"), float("inf")
 
 
+def bits(scores):
+    return scores.view(torch.int64 if scores.dtype == torch.float64 else torch.int32)
+
+
 def check(users, items, k, exclude=None):
+    """Equal to the oracle: bit for bit, signs of zeros too; scores of fp64 tables within their budget."""
     found = inner_product_topk(users, items, k, exclude)
     expected = topk_oracle(widened(users), widened(items), k, exclude, storage=users.dtype)
     assert torch.equal(found.indices, expected[1])
     assert torch.equal(found.lengths, expected[2])
-    assert torch.equal(found.scores, expected[0].to(found.scores.dtype))
+    if users.dtype == torch.float64:
+        (budget,) = topk_budget(users.dtype, expected, users, items)
+        error = torch.where(found.scores == expected[0], 0.0, (found.scores - expected[0]).abs())
+        assert ((error == 0) | (error <= budget)).all()
+    else:
+        assert torch.equal(bits(found.scores), bits(expected[0]))
+
+
+def csr(mask, repeats=1):
+    """The mask's items by row, each listed `repeats` times."""
+    counts = torch.cat([torch.zeros(1).long(), mask.sum(1).cumsum(0)])
+    return counts * repeats, mask.nonzero()[:, 1].repeat_interleave(repeats)
 
 
 def test_values_by_eye():
@@ -31,32 +47,105 @@ def test_values_by_eye():
     assert found.lengths.tolist() == [3, 3]
 
 
-def test_what_cannot_be_ranked():
-    items = torch.tensor([[NAN], [1.0], [-INF], [INF], [-0.0], [0.0], [-NAN], [2.0]])
-    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-        found = inner_product_topk(torch.ones(1, 1, dtype=dtype), items.to(dtype), 8)
-        assert found.indices.tolist() == [[3, 7, 1, 4, 5, -1, -1, -1]]
-        assert found.lengths.tolist() == [5]
-        assert found.scores[0, :3].tolist() == [INF, 2.0, 1.0]
-        assert (found.scores[0, 5:] == -INF).all()
-    everything = torch.tensor([0, 8]), torch.arange(8)
-    assert inner_product_topk(torch.ones(1, 1), items, 2, everything).indices.tolist() == [[-1, -1]]
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_cannot_be_ranked(dtype):
+    signs = torch.tensor([1, 1, -1, 1, -1, 1, -1, 1])  # a cast may change a NaN's
+    items = (
+        torch.tensor([NAN, 1.0, INF, INF, 0.0, 0.0, NAN, 2.0]).to(dtype).copysign(signs.to(dtype))[:, None]
+    )
+    assert torch.equal(items.signbit()[:, 0], signs < 0)
+    users = torch.tensor([[1.0], [-1.0], [0.0], [NAN]], dtype=dtype)
+    found = inner_product_topk(users, items, 8)
+    assert found.indices.tolist() == [
+        [3, 7, 1, 4, 5, -1, -1, -1],
+        [2, 4, 5, 1, 7, -1, -1, -1],
+        [1, 4, 5, 7, -1, -1, -1, -1],
+        [-1] * 8,
+    ]
+    assert found.lengths.tolist() == [5, 5, 4, 0]
+    assert found.scores[0].tolist() == [INF, 2.0, 1.0, 0.0, 0.0, -INF, -INF, -INF]
+    assert found.scores[3].tolist() == [-INF] * 8
+    check(users, items, 8)
+    check(users, items, 4)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_thousands_of_random_rows(seed):
-    shapes = generator(seed)
-    for _ in range(40):
-        pick = lambda low, high: int(torch.randint(low, high, (1,), generator=shapes))
+def test_exclusions_of_every_kind():
+    users, items = randn(5, 4, seed=1), randn(90, 4, seed=2)
+    mask = torch.zeros(5, 90, dtype=torch.bool)
+    mask[1] = True  # all
+    mask[2, ::2] = True
+    mask[4] = True  # all but one
+    mask[4, 71] = False
+    for repeats in (1, 2, 3):
+        found = inner_product_topk(users, items, 50, csr(mask, repeats))
+        assert found.lengths.tolist() == [50, 0, 45, 50, 1]
+        assert found.indices[1].tolist() == [-1] * 50
+        assert found.indices[4].tolist() == [71] + [-1] * 49
+        assert not (found.indices[2] % 2 == 0).any()
+        for k in (1, 44, 45, 46, 90, 91):
+            check(users, items, k, csr(mask, repeats))
+    nothing = inner_product_topk(users, items, 7, csr(mask & False))
+    assert torch.equal(nothing.indices, inner_product_topk(users, items, 7).indices)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ties_go_to_the_lower_index(dtype):
+    users, items = randint(-2, 3, (40, 3), seed=1), randint(-2, 3, (500, 3), seed=2)
+    found = inner_product_topk(users.to(dtype), items.to(dtype), 120)
+    for row, scores in zip(found.indices.tolist(), (users @ items.T).tolist(), strict=True):
+        assert row == sorted(range(500), key=lambda item: (-scores[item], item))[:120]
+
+
+# From subnormal numbers to scores that overflow fp32.
+SCALES = {
+    torch.float32: (1e-42, 1e-30, 1.0, 1e18, 1e19),
+    torch.float64: (1e-100, 1e-30, 1.0, 1e18),
+    torch.float16: (1e-6, 1e-3, 1.0, 100.0),
+    torch.bfloat16: (1e-39, 1e-30, 1.0, 1e18, 1e19),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", range(2))
+def test_thousands_of_random_rows(dtype, seed):
+    shapes, rows = generator(seed), 0
+    pick = lambda low, high: int(torch.randint(low, high, (1,), generator=shapes))
+    scale = lambda: SCALES[dtype][pick(0, len(SCALES[dtype]))]
+    while rows < 4000:
         B, N, D, k = pick(1, 300), pick(1, 700), pick(1, 40), pick(1, 60)
-        dtype = (torch.float32, torch.float16, torch.bfloat16)[pick(0, 3)]
-        scale = (1e-30, 1e-3, 1.0, 1e3)[pick(0, 4)] if dtype == torch.float32 else 1.0
-        users, items = (randn(n, D, seed=pick(0, 10**6), dtype=dtype, scale=scale) for n in (B, N))
+        users, items = (randn(n, D, seed=pick(0, 10**6), dtype=dtype, scale=scale()) for n in (B, N))
         if pick(0, 2):
             items = items[torch.randint(0, N, (N,), generator=shapes)]  # repeated vectors: ties
-        mask = torch.rand(B, N, generator=shapes) < 0.1
-        exclude = torch.cat([torch.zeros(1).long(), mask.sum(1).cumsum(0)]), mask.nonzero()[:, 1]
-        check(users, items, k, exclude if pick(0, 2) else None)
+        if pick(0, 3) == 0:
+            items[pick(0, N)] *= 100.0 if dtype == torch.float16 else 1e10  # one giant
+        share = torch.tensor([0.0, 0.1, 0.9, 1.0])[torch.randint(0, 4, (B, 1), generator=shapes)]
+        mask = torch.rand(B, N, generator=shapes) < share
+        check(users, items, k, csr(mask, pick(1, 3)) if pick(0, 2) else None)
+        rows += B
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_order_is_that_of_the_rounded_scores(dtype):
+    """Sums that differ by less than one rounding are equal scores; halves round to even."""
+    users = torch.tensor([[1.0, 2.0**-30]]).to(dtype)
+    tail = randint(0, 257, (6000, 1), seed=1)
+    items = torch.cat([torch.ones(6000, 1), tail], 1).to(dtype)
+    steps = ((items[:, 1].double() / 128).round()).long().tolist()  # 128 * 2^-30 is one ulp of fp32 at 1
+    assert len(set(steps)) == 3
+    wanted = sorted(range(6000), key=lambda item: (-steps[item], item))
+    for k in (1, 50, 1500, 5999):
+        found = inner_product_topk(users, items, k)
+        assert found.indices[0].tolist() == wanted[:k]
+        check(users, items, k)
+
+
+@pytest.mark.parametrize("k", [1, 50, 2999, 5999])
+def test_scores_one_ulp_apart_around_the_last_place(k):
+    rank = torch.randperm(6000, generator=generator(1))
+    items = (1 + rank * 2.0**-23)[:, None]
+    found = inner_product_topk(torch.tensor([[1.0], [-1.0]]), items, k)
+    assert torch.equal(found.indices[0], rank.argsort(descending=True)[:k])
+    assert torch.equal(found.indices[1], rank.argsort()[:k])
 
 
 def attacks(N, D):
@@ -101,12 +190,14 @@ def test_k_near_n():
 
 def test_batches_and_threads_leave_the_bits():
     users, items = randn(130, 20, seed=1), randn(9000, 20, seed=2)
-    whole = inner_product_topk(users, items, 40)
+    mask = torch.rand(130, 9000, generator=generator(3)) < 0.02
+    whole = inner_product_topk(users, items, 40, csr(mask))
     threads = torch.get_num_threads()
     try:
         for count, size in ((1, 130), (2, 7), (5, 64), (3, 1)):
             torch.set_num_threads(count)
-            parts = [inner_product_topk(rows, items, 40) for rows in users.split(size)]
+            batches = zip(users.split(size), mask.split(size), strict=True)
+            parts = [inner_product_topk(rows, items, 40, csr(listed)) for rows, listed in batches]
             assert all(
                 torch.equal(torch.cat(p), w) for p, w in zip(zip(*parts, strict=True), whole, strict=True)
             )
@@ -133,7 +224,10 @@ def test_no_gradient_and_no_forward_mode_derivative():
     with pytest.raises(RuntimeError, match="inner_product_topk: expected no gradient"):
         found.scores.sum().backward()
     with torch.no_grad():
-        assert not inner_product_topk(users, items, 2).scores.requires_grad
+        plain = inner_product_topk(users, items, 2)
+    assert not plain.scores.requires_grad
+    assert torch.equal(plain.indices, found.indices)
+    assert torch.equal(plain.scores, found.scores)
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(randn(2, 3), randn(2, 3))
         with pytest.raises(NotImplementedError, match="forward-mode"):
