@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,12 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 TOTAL_SECONDS = 570  # a whole visit, so that a ten-minute lease also fits the start and the summary
 TAIL_LINES = 25
+
+IMPORTS_FROM = """
+import sys, rankdistill, rankdistill._native, rankdistill._cuda
+files = [m.__file__ for m in (rankdistill, rankdistill._native, rankdistill._cuda)]
+sys.exit(0 if all(f.startswith(sys.argv[1]) for f in files) else f"expected modules in {sys.argv[1]}; got {files}")
+"""
 
 
 class Step(NamedTuple):
@@ -47,6 +54,8 @@ def steps(out: Path, scratch: Path, architecture: str) -> list[Step]:
     plan = [
         Step("machine", ["nvidia-smi"], 30, {}),
         Step("build", [*build, *(part for d in definitions for part in ("-C", d)), str(ROOT)], 180, {}),
+        # An editable install would win over PYTHONPATH, and another tree would be tested.
+        Step("import", [python, "-c", IMPORTS_FROM, str(site)], 60, installed),
         Step("collect_env", [python, "-m", "rankdistill.collect_env"], 60, installed),
         Step("gpu_tests", [*pytest, "-m", "gpu", "tests"], 150, installed),
         Step("cpu_contract", [*pytest, "-m", "not gpu and not slow", "tests/ops"], 120, installed),
@@ -106,7 +115,8 @@ def run(step: Step, log: Path, limit: float) -> tuple[int, float]:
 
 
 def command_line(step: Step) -> str:
-    return " ".join([*(f"{k}={v}" for k, v in step.variables.items()), *step.command])
+    words = [*(f"{k}={v}" for k, v in step.variables.items()), *step.command]
+    return " ".join(word if word and not set(word) & set(" \n\"'$;") else shlex.quote(word) for word in words)
 
 
 def visit(plan: list[Step], out: Path, total: float = TOTAL_SECONDS) -> int:

@@ -39,7 +39,7 @@ def test_dry_run_prints_the_commands(tmp_path):
         "cmake.define.RANKDISTILL_CUDA=ON",
         "-m rankdistill.collect_env",
         "pytest -q -p no:cacheprovider -m gpu tests",
-        "-m not gpu and not slow tests/ops",
+        "-m 'not gpu and not slow' tests/ops",
     ):
         assert part in done.stdout
     assert not (tmp_path / "results").exists()

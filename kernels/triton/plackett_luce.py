@@ -56,9 +56,13 @@ def list_pairs(
 
 @triton.jit
 def row_is_bad(scores, tail_top, tail_sum, length, K, offsets):
-    """NaN or +inf among the scores that count, or a length out of range: such a row is NaN."""
-    bad = tl.max(tl.where((offsets < length) & ((scores != scores) | (scores == float("inf"))), 1, 0), 0) > 0
+    """Such a row is NaN: NaN or +inf among what counts, a length out of range, or no mass at the list's end."""
+    counts = offsets < length
+    bad = tl.max(tl.where(counts & ((scores != scores) | (scores == float("inf"))), 1, 0), 0) > 0
     bad = bad | (tail_sum != tail_sum) | (tail_top == float("inf"))
+    # The last normaliser is the smallest: the last score and the tail.
+    last = tl.max(tl.where(offsets == length - 1, scores, LOWEST), 0)
+    bad = bad | ((last == LOWEST) & (tail_top == LOWEST))
     return bad | (length < 0) | (length > K)
 
 
@@ -143,7 +147,7 @@ def blocks(K: int, L: int) -> dict[str, int]:
         "BLOCK_K": block,
         "TAIL_BLOCKS": triton.cdiv(L, TAIL_BLOCK),
         "BLOCK_L": TAIL_BLOCK,
-        "num_warps": 4 if block <= 1024 else 8,
+        "num_warps": 4 if block <= 512 else 8,
     }
 
 

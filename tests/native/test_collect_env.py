@@ -132,6 +132,14 @@ def test_without_compiled_modules():
         assert "Reinstall with a C++17 compiler" in report[f"{op} on CPU"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a device, its backends are asked for too")
+def test_a_backend_of_devices_that_are_not_here_is_not_asked_for():
+    code = "import sys; sys.modules['rankdistill._cuda'] = None; import rankdistill.ops; print('fine')"
+    probe = code.replace("import rankdistill.ops", "from rankdistill.ops.registration import choose, Unavailable; "
+                         "print(choose('op', 'CUDA', {'native': Unavailable('none', ''), 'reference': {}})[0])")  # fmt: skip
+    assert output(probe, RANKDISTILL_BACKEND="native").split() == ["reference", "fine"]
+
+
 def test_an_impossible_backend_names_the_cure():
     code = WITHOUT.format(names=["rankdistill._native", "rankdistill._cuda"])
     done = python("-c", code, RANKDISTILL_BACKEND="native")

@@ -76,6 +76,17 @@ def check_bad_rows(device):
         assert grad[:4].isnan().all()
         assert grad[4:].isfinite().all()
     assert (grads[0][5, 2:] == 0).all()
+    nothing = torch.full((1, 0), 0.0)
+    lists = torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]])
+    tails = nothing.expand(2, 0)
+    assert kernels.plackett_luce_forward(lists.to(device), tails.to(device), None).cpu().isnan().tolist() == [
+        True,
+        False,
+    ]
+    grad, _ = kernels.plackett_luce_backward(
+        torch.ones(2, device=device), lists.to(device), tails.to(device), None
+    )
+    assert grad.cpu().isnan().tolist() == [[True, True], [False, False]]
     print("checked bad rows")
 
 

@@ -47,12 +47,14 @@ def choose(op: str, device: str, candidates: dict[str, Callable | Unavailable]) 
     """The forced one of `candidates` (best first), else the first that is available."""
     if FORCED in candidates:
         candidate = candidates[FORCED]
-        if isinstance(candidate, Unavailable):
+        if not isinstance(candidate, Unavailable):
+            return FORCED, candidate
+        # What no device here could run is not asked for.
+        if device != "CUDA" or torch.cuda.is_available():
             raise RuntimeError(
                 f"{op}: expected the {FORCED} backend on {device}, forced by RANKDISTILL_BACKEND; "
                 f"got {candidate.reason}. {candidate.cure}"
             )
-        return FORCED, candidate
     return next((name, c) for name, c in candidates.items() if not isinstance(c, Unavailable))
 
 

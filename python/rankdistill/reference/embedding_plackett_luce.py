@@ -8,6 +8,7 @@ from torch import Tensor
 from rankdistill.reference.gathered_inner_product import (
     gathered_inner_product_backward,
     gathered_inner_product_forward,
+    listed_rows,
 )
 from rankdistill.reference.plackett_luce import plackett_luce_backward, plackett_luce_forward
 
@@ -23,9 +24,8 @@ def embedding_plackett_luce_forward(
         return losses, losses.new_empty((0, item_ids.shape[1])), losses.new_empty((0, users.shape[1]))
     slopes = torch.cat(plackett_luce_backward(torch.ones_like(losses), listed, tail, lengths), dim=1)
     slopes = slopes.masked_fill(item_ids < 0, 0)
-    vectors = (
-        items[item_ids.clamp_min(0)].to(slopes.dtype).masked_fill((item_ids < 0)[..., None], 0)
-    )  # [B, K + L, D]
+    absent = (item_ids < 0) | (item_ids >= len(items))
+    vectors = listed_rows(items, item_ids).to(slopes.dtype).masked_fill(absent[..., None], 0)  # [B, K + L, D]
     return losses, slopes, torch.einsum("bk,bkd->bd", slopes, vectors)
 
 

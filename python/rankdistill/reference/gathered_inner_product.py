@@ -1,4 +1,7 @@
-"""scores[b, k] = <users[user_ids[b]], items[item_ids[b, k]]>; -inf where item_ids is -1."""
+"""scores[b, k] = <users[user_ids[b]], items[item_ids[b, k]]>; -inf where item_ids is -1.
+
+An id out of range is never read: its row is NaN (devices cannot raise; on the CPU it is an error before this).
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,48 @@ from torch import Tensor
 
 
 def rows(users: Tensor, user_ids: Tensor | None) -> Tensor:
-    return users if user_ids is None else users[user_ids]
+    return users if user_ids is None else users[user_ids.clamp(0, max(len(users) - 1, 0))]
+
+
+def listed_rows(items: Tensor, item_ids: Tensor) -> Tensor:
+    return items[item_ids.clamp(0, max(len(items) - 1, 0))]  # [B, K, D]
+
+
+def bad_rows(users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor) -> Tensor:
+    """Which rows have an id out of range: [B] bool."""
+    bad = ((item_ids < -1) | (item_ids >= len(items))).any(1)
+    return bad if user_ids is None else bad | (user_ids < 0) | (user_ids >= len(users))
 
 
 def gathered_inner_product_forward(
     users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor
 ) -> Tensor:
     wide = torch.float64 if users.dtype == torch.float64 else torch.float32
-    listed = items[item_ids.clamp_min(0)].to(wide)  # [B, K, D]
+    listed = listed_rows(items, item_ids).to(wide)
     scores = torch.einsum("bd,bkd->bk", rows(users, user_ids).to(wide), listed)
-    return scores.masked_fill(item_ids < 0, -torch.inf)
+    scores = scores.masked_fill(item_ids < 0, -torch.inf)
+    return scores.masked_fill(bad_rows(users, user_ids, items, item_ids)[:, None], torch.nan)
 
 
 def gathered_inner_product_backward(
     grad_scores: Tensor, users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor
 ) -> tuple[Tensor, Tensor]:
     wide = grad_scores.dtype
-    listed = items[item_ids.clamp_min(0)].to(wide)  # [B, K, D]
-    grad = grad_scores.masked_fill(item_ids < 0, 0)
-    row_grads = torch.einsum("bk,bkd->bd", grad, listed.masked_fill((item_ids < 0)[..., None], 0))
-    if user_ids is None:
-        grad_users = row_grads
-    else:
+    bad = bad_rows(users, user_ids, items, item_ids)
+    absent = (item_ids < 0) | (item_ids >= len(items)) | bad[:, None]
+    grad = grad_scores.masked_fill(absent, 0)
+    listed = listed_rows(items, item_ids).to(wide).masked_fill(absent[..., None], 0)
+    row_grads = torch.einsum("bk,bkd->bd", grad, listed).masked_fill(bad[:, None], torch.nan)
+    grad_users = row_grads
+    if user_ids is not None:
         grad_users = torch.zeros(users.shape, dtype=wide, device=users.device)
-        grad_users.index_put_((user_ids,), row_grads, accumulate=True)
+        known = (user_ids >= 0) & (user_ids < len(users))
+        kept = row_grads.masked_fill(~known[:, None], 0)
+        if len(users):
+            grad_users.index_put_((user_ids.clamp(0, len(users) - 1),), kept, accumulate=True)
     pairs = grad[..., None] * rows(users, user_ids).to(wide)[:, None, :]  # [B, K, D]
     grad_items = torch.zeros(items.shape, dtype=wide, device=items.device)
-    grad_items.index_put_((item_ids.clamp_min(0),), pairs, accumulate=True)
+    if len(items):
+        pairs = pairs.masked_fill(absent[..., None], 0)
+        grad_items.index_put_((item_ids.clamp(0, len(items) - 1),), pairs, accumulate=True)
     return grad_users.to(users.dtype), grad_items.to(items.dtype)
