@@ -23,7 +23,7 @@ constexpr int kChains = 8;                      // interleaved, because one chai
 constexpr int64_t kItemBlockBytes = 256 << 10;  // a block of items stays in L2 while the panels pass over it
 constexpr int64_t kGroupBytes = 2 << 20;        // of the panels that share a pass over the items
 constexpr int64_t kMostPanels = 16;
-constexpr int64_t kComparedTargets = 24;        // per user; more are cheaper by binary search
+constexpr int64_t kComparedTargets = 96;        // per user; more are cheaper by binary search
 constexpr int64_t kMostItems = 1 << 30;         // of one pass, whose counts are 32 bits wide
 
 // What the margin rests on: bounds of norms and biases within which nothing overflows and underflow is negligible.
@@ -66,10 +66,10 @@ struct InnerProductRank {
     int64_t rows[L], counts[L];  // users and how many targets each has: 0 for a spare lane
     int64_t most;                // the largest of the counts
     T norms[L];
-    T least[L];            // the targets' lowest scores; NaN without any
     T* users;              // [D, L]
     Target<Key>* targets;  // [L, most], sorted
-    T* scores;             // [most, L]: the targets', NaN past a user's count
+    T* scores;             // the targets', to compare with: [most, L], NaN past a user's count;
+                           // to search in: [L, 1 + most], NaN in front
     int32_t* better;       // [most, L]: items that were compared and are better
     int32_t* placed;       // [L, most + 1]: items that have just the j best targets before them
   };
@@ -120,7 +120,7 @@ struct InnerProductRank {
         Panel& panel = memory ? panels[p] : none;
         take(panel.users, D * L, used);
         take(panel.targets, L * most, used);
-        take(panel.scores, most * L, used);
+        take(panel.scores, L * (most + 1), used);
         take(panel.better, most * L, used);
         take(panel.placed, L * (most + 1), used);
       }
@@ -159,7 +159,6 @@ struct InnerProductRank {
     for (int lane = 0; lane < L; ++lane) {
       panel.counts[lane] = 0;
       panel.norms[lane] = 0;
-      panel.least[lane] = nan();
       if (lane >= rows) continue;
       const int64_t b = panel.rows[lane] = order[lane].position;
       for (int64_t d = 0; d < D; ++d) panel.users[d * L + lane] = widen(users[b * D + d]);
@@ -170,15 +169,19 @@ struct InnerProductRank {
       panel.most = max64(panel.most, count);
       if (count == 0) continue;
       panel.norms[lane] = norm_above(panel.users + lane, L);
-      panel.least[lane] = score_of_key<T>(targets[count - 1].key);
     }
-    for (int64_t j = 0; j < panel.most; ++j)
-      for (int lane = 0; lane < L; ++lane) {
-        panel.scores[j * L + lane] = j < panel.counts[lane] ? score_of_key<T>(panel.targets[lane * most + j].key) : nan();
-        panel.better[j * L + lane] = 0;
+    for (int lane = 0; lane < L; ++lane) {
+      if (!compared(panel)) panel.scores[lane * (most + 1)] = nan();
+      for (int64_t j = 0; j < panel.most; ++j) {
+        const T score = j < panel.counts[lane] ? score_of_key<T>(panel.targets[lane * most + j].key) : nan();
+        panel.scores[compared(panel) ? j * L + lane : lane * (most + 1) + 1 + j] = score;
       }
+    }
+    memset(panel.better, 0, static_cast<size_t>(panel.most * L) * sizeof(int32_t));
     memset(panel.placed, 0, static_cast<size_t>(L * (most + 1)) * sizeof(int32_t));
   }
+
+  static bool compared(const Panel& panel) { return panel.most <= kComparedTargets; }
 
   void load_user(int64_t b) {
     for (int64_t d = 0; d < D; ++d) wide[d] = static_cast<double>(widen(users[b * D + d]));
@@ -266,11 +269,10 @@ struct InnerProductRank {
 
   void count_block(Panel& panel, int64_t item, int64_t n) {
     Bounds bounds;
-    const bool compares = panel.most <= kComparedTargets;
     for (int64_t i = 0; i < n; i += kItems) {
       const int valid = static_cast<int>(min64(kItems, n - i));
       bound_tile(panel, i, valid, bounds);
-      if (!compares) place_tile(panel, item + i, i, valid, bounds);
+      if (!compared(panel)) place_tile(panel, item + i, i, valid, bounds);
       else if (compare_tile(panel, bounds)) resolve_tile(panel, item + i, i, valid, bounds);
     }
   }
@@ -303,6 +305,8 @@ struct InnerProductRank {
           const V margin = norms * splat<V>(norm_margins[i + c]) + splat<V>(bias_margins[i + c]);
           low = margin < unbounded ? score - margin : -unbounded;
           high = margin < unbounded ? score + margin : unbounded;
+        } else {
+          low = high = score == score ? score : -unbounded;
         }
         store(bounds.low[c] + half * W, low);
         store(bounds.high[c] + half * W, high);
@@ -364,22 +368,27 @@ struct InnerProductRank {
   }
 
   __attribute__((noinline)) void place_tile(Panel& panel, int64_t item, int64_t i, int valid, const Bounds& bounds) const {
-    T exact[L];
-    for (int c = 0; c < valid; ++c) {
-      bool known = false;
-      for (uint64_t lanes = lanes_at_least(bounds.high[c], panel.least); lanes; lanes &= lanes - 1) {
-        const int lane = __builtin_ctzll(lanes);
-        const Target<Key>* const targets = panel.targets + lane * most;
-        const int64_t count = panel.counts[lane];
-        const T low = bounds.low[c][lane], high = bounds.high[c][lane];
-        int64_t before = targets_before(targets, count, order_key(low), INT64_MAX);
-        if (before && targets[before - 1].key <= order_key(high)) {
-          if (!known) panel_scores(panel, item + c, i + c, bounds.low[c], exact);
-          known = true;
-          if (!(exact[lane] > -infinity())) continue;
-          before = targets_before(targets, count, order_key(exact[lane]), item + c);
+    T exact[kItems][L];
+    uint32_t known = 0;
+    for (int lane = 0; lane < L; ++lane) {
+      const int64_t count = panel.counts[lane];
+      if (count == 0) continue;
+      const T* const scores = panel.scores + lane * (most + 1) + 1;
+      const Target<Key>* const targets = panel.targets + lane * most;
+      int32_t* const placed = panel.placed + lane * (most + 1);
+      T low[kItems];
+      int32_t before[kItems];
+      for (int c = 0; c < kItems; ++c) low[c] = bounds.low[c][lane];
+      count_reaching(scores, count, low, before);
+      for (int c = 0; c < valid; ++c) {
+        int64_t place = before[c];
+        if (scores[place - 1] <= bounds.high[c][lane]) {
+          if (!(known >> c & 1)) panel_scores(panel, item + c, i + c, bounds.low[c], exact[c]);
+          known |= 1u << c;
+          const T score = exact[c][lane];
+          place = score > -infinity() ? targets_before(targets, count, order_key(score), item + c) : count;
         }
-        ++panel.placed[lane * (most + 1) + before];
+        ++placed[place];
       }
     }
   }

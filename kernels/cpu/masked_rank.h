@@ -11,7 +11,8 @@
 
 namespace {
 
-constexpr int64_t kCountedTargets = 128;  // beyond, placing is cheaper than counting
+constexpr int64_t kCountedTargets = 256;  // beyond, placing is cheaper than counting
+constexpr int kSearches = 8;              // at once
 
 template <class Storage>
 struct MaskedRank {
@@ -22,19 +23,21 @@ struct MaskedRank {
   MaskedScores<Storage> given;
   int64_t N, K;
   Target<Key>*targets, *sorted;  // [K]
+  Key* keys;                  // of the sorted targets
   Ranked<int64_t>*ranked, *spare;
   int64_t* placed;  // [K + 1]: how many scores have just the j best targets before them
   RowScan<Storage> scan;
 
   // False when memory ran out.
   bool prepare() {
-    const size_t size = static_cast<size_t>(K) * (2 * sizeof(Target<Key>) + 2 * sizeof(Ranked<int64_t>) + 8) + 8;
+    const size_t size = static_cast<size_t>(K) * (2 * sizeof(Target<Key>) + 2 * sizeof(Ranked<int64_t>) + 8 + sizeof(Key)) + 8;
     targets = static_cast<Target<Key>*>(malloc(size));
     if (!targets) return false;
     sorted = targets + K;
     ranked = reinterpret_cast<Ranked<int64_t>*>(sorted + K);
     spare = ranked + K;
     placed = reinterpret_cast<int64_t*>(spare + K);
+    keys = reinterpret_cast<Key*>(placed + K + 1);
     return true;
   }
 
@@ -96,9 +99,11 @@ struct MaskedRank {
 
   void place_all(int64_t count) {
     sort_targets(targets, count, sorted, ranked, spare);
+    for (int64_t j = 0; j < count; ++j) keys[j] = sorted[j].key;
     memset(placed, 0, static_cast<size_t>(count + 1) * sizeof(int64_t));
-    const Element bound = S::bound(sorted[count - 1].key);
+    const Element bound = S::bound(keys[count - 1]);
     uint64_t words[kScanned / 64];
+    int64_t columns[kScanned + kSearches];
     for (int64_t first = 0; first < N; first += kScanned) {
       const int64_t n = N - first < kScanned ? N - first : kScanned;
       uint64_t filled = 0;
@@ -107,18 +112,35 @@ struct MaskedRank {
         filled |= static_cast<uint64_t>(words[i / 64] != 0) << (i / 64);
       }
       scan.leave_out(first, n, filled, words);
+      int64_t listed = 0;
       for (; filled; filled &= filled - 1) {
         const int64_t base = 64 * __builtin_ctzll(filled);
-        for (uint64_t word = words[base / 64]; word; word &= word - 1) {
-          const int64_t column = first + base + __builtin_ctzll(word);
-          ++placed[targets_before(sorted, count, S::key(S::element(scan.row[column])), column)];
-        }
+        for (uint64_t word = words[base / 64]; word; word &= word - 1)
+          columns[listed++] = first + base + __builtin_ctzll(word);
       }
+      for (int i = 0; i < kSearches; ++i) columns[listed + i] = first;
+      for (int64_t i = 0; i < listed; i += kSearches) place(columns + i, listed - i, count);
     }
     int64_t better = 0;
     for (int64_t j = 0; j < count; ++j) {
       better += placed[j];
       sorted[j].better = better;
+    }
+  }
+
+  // Places the first n of kSearches columns.
+  void place(const int64_t* columns, int64_t n, int64_t count) {
+    Key own[kSearches], above[kSearches];
+    int32_t higher[kSearches];
+    for (int i = 0; i < kSearches; ++i) {
+      own[i] = S::key(S::element(scan.row[columns[i]]));
+      above[i] = own[i] + 1;
+    }
+    count_reaching(keys, count, above, higher);
+    for (int i = 0; i < kSearches && i < n; ++i) {
+      int64_t before = higher[i];
+      if (keys[before] == own[i]) before = targets_before(sorted, count, own[i], columns[i]);  // of equal ones, by column
+      ++placed[before];
     }
   }
 };

@@ -13,7 +13,7 @@
 namespace {
 
 constexpr int64_t kRun = 16;              // sampled scores that stand side by side: a cache line of fp32
-constexpr int64_t kLeastSampled = 1024;   // shorter rows are not sampled
+constexpr int64_t kLeastSampled = 128;    // shorter rows are not sampled
 constexpr int64_t kLeastSplit = 1 << 17;  // columns of a row that are worth a thread
 
 inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -30,10 +30,23 @@ inline int64_t targets_before(const Target<Key>* sorted, int64_t count, Key key,
   while (count > 0) {
     const int64_t half = (count + 1) / 2;
     const Target<Key>& middle = sorted[low + half - 1];
-    low += (middle.key > key) | ((middle.key == key) & (middle.id <= id)) ? half : 0;
+    low += half & -static_cast<int64_t>((middle.key > key) | ((middle.key == key) & (middle.id <= id)));
     count -= half;
   }
   return low;
+}
+
+// reached[i]: how many of `count` descending numbers reach x[i]. Several searches at once, and no branch to predict.
+template <int Searches, class X>
+inline void count_reaching(const X* descending, int64_t count, const X (&x)[Searches], int32_t (&reached)[Searches]) {
+  for (int i = 0; i < Searches; ++i) reached[i] = 0;
+  int32_t left = static_cast<int32_t>(count);
+  while (left > 0) {
+    const int32_t half = (left + 1) / 2;
+    for (int i = 0; i < Searches; ++i)
+      reached[i] += half & -static_cast<int32_t>(descending[reached[i] + half - 1] >= x[i]);
+    left -= half;
+  }
 }
 
 }  // namespace
