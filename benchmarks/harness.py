@@ -271,13 +271,10 @@ def measure(
     options: Options,
 ) -> list[dict]:
     """Times every variant on every shape whose name contains `options.shapes`; see `run`."""
-    missing = {name: v.reason for name, v in variants.items() if isinstance(v, Missing)}
-    first = next(name for name in variants if name not in missing)
-    wanted = {
-        name: v
-        for name, v in variants.items()
-        if name not in missing and (name == first or options.variants in name)
-    }
+    first = next(name for name, v in variants.items() if not isinstance(v, Missing))
+    asked = {name: v for name, v in variants.items() if name == first or options.variants in name}
+    missing = {name: v.reason for name, v in asked.items() if isinstance(v, Missing)}
+    wanted = {name: v for name, v in asked.items() if name not in missing}
     loop, operations = multiply_adds(0) if options.device == "cpu" else (None, 0.0)
     results = []
     for shape in (s for s in shapes if options.shapes in s.name):
