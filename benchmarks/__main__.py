@@ -11,20 +11,23 @@ from pathlib import Path
 NOT_OPS = {"__init__", "__main__", "harness", "competitors", "item_tables", "citeulike_rrd", "gpu_visit"}
 OPS = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in NOT_OPS)
 
+SETTLED = "RANKDISTILL_BENCHMARKS_SETTLED"
+
 
 def settle(blas_kernels: str) -> None:
     """Starts this process again with variables that libraries read only while they load.
 
-    Idle workers of one library's OpenMP must not spin while another library is timed. OpenBLAS takes kernels for Zen
-    where it is older than Zen 4 (the copy in faiss is) and for whatever OPENBLAS_CORETYPE says; those for Skylake-X are
-    its fastest where there is AVX-512.
+    Idle workers of one library's OpenMP must not spin while another library is timed. OpenBLAS takes its kernels by
+    OPENBLAS_CORETYPE, or by the processor's name; the copy in faiss is older than Zen 4 and takes AVX2 ones there,
+    which are slower than those for Skylake-X, its best where there is AVX-512.
     """
-    if os.environ.get("RANKDISTILL_BENCHMARKS_SETTLED"):
+    if os.environ.get(SETTLED):
         return
-    if not blas_kernels and "avx512f" in Path("/proc/cpuinfo").read_text():
+    cpuinfo = Path("/proc/cpuinfo")
+    if not blas_kernels and cpuinfo.exists() and "avx512f" in cpuinfo.read_text():
         blas_kernels = "SkylakeX"
     variables = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
-    variables |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "RANKDISTILL_BENCHMARKS_SETTLED": "1"}
+    variables |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", SETTLED: "1"}
     if blas_kernels not in ("", "auto"):
         variables["OPENBLAS_CORETYPE"] = blas_kernels
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], variables)

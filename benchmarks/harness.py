@@ -285,7 +285,11 @@ def measure(
         }
         gate(shape, args, {name: call() for name, call in calls.items()})
         timings = interleaved(calls | ({PEAK: loop} if operations else {}), options)
-        peak = operations / milliseconds(timings.pop(PEAK), options, 0.5) if operations else None
+        peak = cores = None
+        if operations:
+            loop_timing = timings.pop(PEAK)
+            peak = operations / milliseconds(loop_timing, options, 0.5)
+            cores = sum(loop_timing.cpu_ms) / sum(loop_timing.wall_ms)
         for name, call in calls.items():
             timings[name].extra_mb = extra_memory_mb(call, options)
         rows = [row(name, t, timings[first], peak, work(shape), options) for name, t in timings.items()]
@@ -295,6 +299,7 @@ def measure(
                 "sizes": shape.sizes,
                 "work": asdict(work(shape)),
                 "peak_gflops": peak and peak / 1e6,
+                "cores": cores,
                 "variants": rows,
                 "missing": missing,
             }
@@ -309,6 +314,9 @@ def report(
     facts = environment(options)
     lines = [f"# {name}", "", ", ".join(f"{k} {v}" for k, v in facts.items() if k != "native")]
     lines += ["", "Ceilings: " + "; ".join(f"{k}: {v:.1f}" for k, v in limits.items())]
+    cores = [f"{result['cores']:.2f}" for result in results if result["cores"]]
+    if cores:
+        lines += ["", f"Cores that {PEAK} got, of {options.threads}, shape by shape: {', '.join(cores)}"]
     for note in notes:
         lines += ["", note]
     text = "\n".join([*lines, "", table(results, facts)]) + "\n"
@@ -316,7 +324,13 @@ def report(
         out = Path(options.out)
         out.mkdir(parents=True, exist_ok=True)
         slug = re.sub(r"[^a-z0-9]+", "-", f"{name}-{facts['device']}-{options.threads}t".lower()).strip("-")
-        stored = {"op": name, "environment": facts, "ceilings": limits, "results": results}
+        stored = {
+            "op": name,
+            "environment": facts,
+            "ceilings": limits,
+            "notes": list(notes),
+            "results": results,
+        }
         (out / f"{slug}.json").write_text(json.dumps(stored, indent=1) + "\n")
         (out / f"{slug}.md").write_text(text)
     print(text)

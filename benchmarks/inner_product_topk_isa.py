@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.harness import Options, ceilings, report, threads
-from benchmarks.inner_product_topk import OURS, text, verdict
+from benchmarks.harness import Options, ceilings, number, report, threads
+from benchmarks.inner_product_topk import OURS, verdict
 from rankdistill import _native
 
 # Share of the fp32 peak from 100k items on: (floor, target).
@@ -74,7 +74,7 @@ def goals(results: list[dict]) -> str:
             if isa in GOALS:
                 floor, target = GOALS[isa]
                 lines.append(
-                    f"| {result['shape']} | {r['variant']} | {floor} | {target} | {text(r['of_peak'])} "
+                    f"| {result['shape']} | {r['variant']} | {floor} | {target} | {number(r['of_peak'], 2)} "
                     f"| {verdict(r['of_peak'], floor, target)} |"
                 )
     return "\n".join(lines)
