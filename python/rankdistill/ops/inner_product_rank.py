@@ -8,6 +8,7 @@ from torch import Tensor
 from rankdistill.ops import checks
 from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhere, exclusion_lists
 from rankdistill.ops.native import DTYPE_CODES, _native, address, native_or
+from rankdistill.ops.prepared_items import PreparedItems, checked_bias
 from rankdistill.ops.registration import LIBRARY, implement
 from rankdistill.reference import inner_product_rank as reference
 
@@ -54,7 +55,11 @@ implement(OP, "CUDA", {"reference": REFERENCE})
 
 
 def inner_product_rank(
-    users: Tensor, items: Tensor, item_ids: Tensor, exclude: object = None, item_bias: Tensor | None = None
+    users: Tensor,
+    items: Tensor | PreparedItems,
+    item_ids: Tensor,
+    exclude: object = None,
+    item_bias: Tensor | None = None,
 ) -> Tensor:
     """How many items stand before given ones in the order of `inner_product_topk`: 0 for a user's best item.
 
@@ -63,7 +68,7 @@ def inner_product_rank(
 
     Args:
         users: [B, D] float table.
-        items: [N, D] float table of the same dtype.
+        items: [N, D] float table of the same dtype, or what `prepare_items` made of one (with its biases).
         item_ids: [B, K] int64 in [-1, N), such as each user's held-out items; -1 is no item.
         exclude: item ids of a row that are neither counted nor ranked, as CSR, as in `inner_product_topk`.
         item_bias: [N], of the tables' dtype, added to every score of an item; None adds nothing.
@@ -90,19 +95,21 @@ def inner_product_rank(
         tensor([[2, 0, 1]])
     """
     checks.expect_tensor(OP, "users", users, 2)
+    if isinstance(items, PreparedItems):
+        checks.expect(
+            item_bias is None, OP, "no item_bias beside prepared items, which have theirs", item_bias
+        )
+        items, item_bias = items.tables()
     checks.expect_tensor(OP, "items", items, 2)
     checks.expect_same(OP, "users", users, "items", items)
     checks.expect(items.shape[1] == users.shape[1], OP, f"items of width {users.shape[1]}, as users", items)
     checks.expect_tensor(OP, "item_ids", item_ids, 2, (torch.int64,))
     checks.expect(item_ids.device == users.device, OP, f"item_ids on {users.device}", item_ids)
-    B, N = users.shape[0], items.shape[0]
+    B = users.shape[0]
     checks.expect(item_ids.shape[0] == B, OP, f"item_ids with {B} rows, as users", item_ids)
     indptr, indices = exclusion_lists(OP, exclude, users)
-    if item_bias is not None:
-        checks.expect_tensor(OP, "item_bias", item_bias, 1)
-        checks.expect_same(OP, "users", users, "item_bias", item_bias)
-        checks.expect(item_bias.shape[0] == N, OP, f"item_bias of {N} entries, as items", item_bias)
-        item_bias = item_bias.detach()
+    checked_bias(OP, items, item_bias)
+    item_bias = None if item_bias is None else item_bias.detach()
     return torch.ops.rankdistill.inner_product_rank(
         users.detach(), items.detach(), item_ids, indptr, indices, item_bias
     )
