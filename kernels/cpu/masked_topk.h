@@ -41,6 +41,7 @@ struct MaskedTopK {
 
   RowScan<Storage> scan;  // of the row in work
   int64_t count;          // kept scores
+  int64_t crowded;        // with more than that, the best are picked out
   Key lowest;             // scores of lower keys are not kept
 
   // False when memory ran out.
@@ -53,7 +54,7 @@ struct MaskedTopK {
       while (n / period > 256) period *= 2;
       runs = n / period;
     }
-    capacity = 2 * min64(K, n) + 2 * kScanned + 4;
+    capacity = 2 * min64(K, n) + 2 * kScanned + 64 + 4;
     for (int round = 0; round < 2; ++round) {  // measures, then assigns
       int64_t used = 0;
       take(starts, runs, used);
@@ -83,13 +84,16 @@ struct MaskedTopK {
     scan.start(given, b, begin, end);
     const int64_t* const excluded = scan.excluded;
     const int64_t sampled = runs * kRun;
-    // With `rank` of the sample at or above a bound, fewer than K of all are there once in 1e5 random rows.
-    const double mean = static_cast<double>(K) * static_cast<double>(sampled) / static_cast<double>(max64(end - begin, 1));
-    int64_t rank = static_cast<int64_t>(mean + 4 * __builtin_sqrt(mean) + 3) + 1;
+    // Where `rank` of the sample reach a bound, fewer than K of all do so once in 400 random rows.
+    const double share = static_cast<double>(sampled) / static_cast<double>(max64(end - begin, 1));
+    const double mean = static_cast<double>(K) * share;
+    int64_t rank = static_cast<int64_t>(mean + 2.5 * __builtin_sqrt(mean) + 3);
     if (runs && excluded != scan.excluded_end) mark_left_out();
     for (;; rank = 4 * rank + 16) {
       lowest = least_key<Storage>();
       const bool bounded = rank * 5 < sampled * 3 && sampled_bound(rank);
+      const int64_t expected = bounded ? static_cast<int64_t>(static_cast<double>(rank) / share) : 0;
+      crowded = min64(2 * max64(K, expected) + 256, capacity - 64 - 4);
       scan.excluded = excluded;
       count = 0;
       pass();
@@ -124,7 +128,7 @@ struct MaskedTopK {
       group = group + 1 == groups ? 0 : group + 1;
       uint32_t out = excludes ? left_out[j] : 0;
       if (scan.mask)
-        for (int i = 0; i < kRun; ++i) out |= static_cast<uint32_t>(scan.mask[first + i] != 0) << i;
+        out |= static_cast<uint32_t>(nonzero_of_8(scan.mask + first) | nonzero_of_8(scan.mask + first + 8) << 8);
       Element run[kRun];
       for (int i = 0; i < kRun; i += W) {
         V x = load<V>(scan.row + first + i);
@@ -158,14 +162,26 @@ struct MaskedTopK {
         filled |= static_cast<uint64_t>(words[i / 64] != 0) << (i / 64);
       }
       scan.leave_out(first, n, filled, words);
-      if (count > capacity - kScanned - 4) keep_best();
-      const int64_t before = count;
+      int64_t keyed = count;
       for (; filled; filled &= filled - 1) {
         const int w = __builtin_ctzll(filled);
         keep(words[w], first + 64 * w);
+        if (__builtin_expect(count > crowded, 0)) {
+          set_keys(keyed);
+          keep_best();
+          keyed = count;
+          for (uint64_t left = filled & (filled - 1); left; left &= left - 1) {
+            const int64_t i = 64 * __builtin_ctzll(left);
+            words[i / 64] &= reaching(scan.word_of(first + i, n - i), S::bound(lowest));
+          }
+        }
       }
-      for (int64_t i = before; i < count; ++i) keys[i] = S::key(S::element(scan.row[kept[i]]));
+      set_keys(keyed);
     }
+  }
+
+  void set_keys(int64_t from) {
+    for (int64_t i = from; i < count; ++i) keys[i] = S::key(S::element(scan.row[kept[i]]));
   }
 
   // Appends base + i for every bit i of a word: four at a time, because how many there are cannot be predicted.

@@ -114,21 +114,23 @@ inline uint64_t reaching(const Storage* scores, typename Stored<Storage>::Elemen
   return word;
 }
 
-// Bit i: bytes[i] is not zero.
+// Bit i: bytes[i] is not zero, of 8 bytes.
+inline uint64_t nonzero_of_8(const uint8_t* bytes) {
+  uint64_t eight = load<uint64_t>(bytes);
+  eight |= eight >> 4;
+  eight |= eight >> 2;
+  eight |= eight >> 1;
+  return (eight & 0x0101010101010101u) * 0x0102040810204080u >> 56;  // gathers the lowest bits in the highest byte
+}
+
+// The same of 64 bytes.
 inline uint64_t nonzero(const uint8_t* bytes) {
 #if defined(__AVX512F__)
   const __m512i all = _mm512_loadu_si512(bytes);
   return _mm512_test_epi8_mask(all, all);
 #else
-  // Eight bytes at a time: the multiplication gathers their lowest bits in the highest byte.
   uint64_t word = 0;
-  for (int i = 0; i < 64; i += 8) {
-    uint64_t eight = load<uint64_t>(bytes + i);
-    eight |= eight >> 4;
-    eight |= eight >> 2;
-    eight |= eight >> 1;
-    word |= ((eight & 0x0101010101010101u) * 0x0102040810204080u >> 56) << i;
-  }
+  for (int i = 0; i < 64; i += 8) word |= nonzero_of_8(bytes + i) << i;
   return word;
 #endif
 }
@@ -186,6 +188,7 @@ struct RowScan {
       if (filled >> (i / 64) & 1) words[i / 64] &= ~(static_cast<uint64_t>(1) << (i % 64));
     }
     if (!mask) return;
+    for (uint64_t left = filled; left; left &= left - 1) __builtin_prefetch(mask + first + 64 * __builtin_ctzll(left));
     for (; filled; filled &= filled - 1) {
       const int64_t i = 64 * __builtin_ctzll(filled);
       uint64_t out = 0;
