@@ -71,7 +71,9 @@ def torch_ranks(users, items, truth, exclude):
     total = 0.0
     for scores, relevant in chunks(users, items, truth, exclude):
         own = scores.gather(1, relevant.indices.view(-1, RELEVANT))
-        better = torch.stack([(scores > own[:, j, None]).sum(1) for j in range(RELEVANT)], 1)
+        better = torch.stack(
+            [(scores > own[:, j, None]).sum(1, dtype=torch.int32) for j in range(RELEVANT)], 1
+        )
         negatives = scores.shape[1] - EXCLUDED - RELEVANT
         inverted = better.sum(1) - RELEVANT * (RELEVANT - 1) / 2
         total += float((1 - inverted / (RELEVANT * negatives)).double().sum())
