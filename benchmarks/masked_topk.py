@@ -59,7 +59,7 @@ def numpy_partition(scores, k, exclude):
 
 def gate(shape: Shape, args: tuple, outputs: dict) -> None:
     """Ours has torch's scores, of the indices it names; what masks nothing has at least as good ones."""
-    scores, k, _ = args
+    scores = args[0]
     ours, masked = outputs[OURS], outputs.get("torch copy + mask + topk")
     assert torch.equal(scores.gather(1, ours.indices), ours.scores)
     if masked is not None:
@@ -85,7 +85,9 @@ def verdict(results: list[dict]) -> list[str]:
             lines.append(f"| {name} | times of amax | at most {floor} | {target} | {reads:.2f} | {word} |")
         if UNMASKED in times:
             word = "floor" if times[UNMASKED] >= LEAST_GAIN else "below floor"
-            lines.append(f"| {name} | gain over torch.topk | {LEAST_GAIN} | | {times[UNMASKED]:.2f} | {word} |")
+            lines.append(
+                f"| {name} | gain over torch.topk | {LEAST_GAIN} | | {times[UNMASKED]:.2f} | {word} |"
+            )
     return ["\n".join(lines)]
 
 

@@ -46,7 +46,9 @@ def ranks_of(scores: Tensor, item_ids: Tensor, exclude: object = None) -> Tensor
     order, rankable = ordered(scores, exclude)
     positions = torch.arange(scores.shape[1]).expand_as(order)
     ranks = torch.empty_like(order).scatter_(1, order, positions)
-    ranks = torch.cat([torch.where(ranks < rankable[:, None], ranks, -1), torch.full((len(scores), 1), -1)], 1)
+    ranks = torch.cat(
+        [torch.where(ranks < rankable[:, None], ranks, -1), torch.full((len(scores), 1), -1)], 1
+    )
     return ranks.gather(1, torch.where(item_ids < 0, scores.shape[1], item_ids))
 
 
@@ -117,7 +119,9 @@ def bad_exclusions(arguments: tuple) -> list[BadSample]:
 
 def bad_masks(scores: Tensor, *arguments) -> list[BadSample]:
     return [
-        BadSample("mask of another shape", (scores, *arguments, scores[:1] > 0), ValueError, "exclude of shape"),
+        BadSample(
+            "mask of another shape", (scores, *arguments, scores[:1] > 0), ValueError, "exclude of shape"
+        ),
         BadSample("mask of bytes", (scores, *arguments, (scores > 0).byte()), TypeError, "exclude as a bool"),
         BadSample("integer scores", (scores.long(), *arguments), TypeError, "scores as a float32"),
         BadSample("three dimensions", (scores[None], *arguments), ValueError, "scores with 2 dimensions"),
@@ -218,7 +222,9 @@ def inner_product_rank_bad_samples():
     yield BadSample("widths differ", (users, randn(6, 3), item_ids), ValueError, "items of width 4")
     yield BadSample("dtypes differ", (users, items.double(), item_ids), TypeError, "the dtype of users")
     yield BadSample("integer users", (users.long(), items, item_ids), TypeError, "users as a float32")
-    yield BadSample("a mask", (users, items, item_ids, users > 0), TypeError, r"exclude as \(indptr, indices\)")
+    yield BadSample(
+        "a mask", (users, items, item_ids, users > 0), TypeError, r"exclude as \(indptr, indices\)"
+    )
     for name, bias, error, match in (
         ("bias too short", randn(5), ValueError, "item_bias of 6 entries"),
         ("bias of another dtype", randn(6).double(), TypeError, "item_bias with the dtype of items"),

@@ -4,7 +4,7 @@
 // targets. Where a target lies between the two, the item gets its exact scores for the whole panel of users: fp64 sums
 // with a user per lane, which cost no more than one. Excluded items are counted along and subtracted exactly. So the
 // counts are exact, whatever the tile, the threads or the instruction set. fp64 tiles are exact themselves.
-// DESIGN.md TK-1 (margin), TK-6.
+// DESIGN.md TK-1 (margin), GS-5.
 #pragma once
 #include <stdlib.h>
 
@@ -70,6 +70,7 @@ struct InnerProductRank {
     Target<Key>* targets;  // [L, most], sorted
     T* scores;             // the targets', to compare with: [most, L], NaN past a user's count;
                            // to search in: [L, 1 + most], NaN in front
+    Key* ids;              // [most, L]: the targets', from `begin` on
     int32_t* better;       // [most, L]: items that were compared and are better
     int32_t* placed;       // [L, most + 1]: items that have just the j best targets before them
   };
@@ -102,7 +103,7 @@ struct InnerProductRank {
     stride = D % 128 ? D : D + 16;  // rows a power of two apart would share their cache sets
     block_items = kItemBlockBytes / (static_cast<int64_t>(sizeof(T)) * max64(stride, 1)) / kItems * kItems;
     block_items = min64(max64(block_items, kItems), 340 * kItems);
-    const int64_t panel_bytes = L * (D * static_cast<int64_t>(sizeof(T)) + (most + 1) * 44);
+    const int64_t panel_bytes = L * (D * static_cast<int64_t>(sizeof(T)) + (most + 1) * 48);
     group = min64(kMostPanels, max64(1, kGroupBytes / panel_bytes));
     for (int round = 0; round < 2; ++round) {  // measures, then assigns
       int64_t used = 0;
@@ -121,6 +122,7 @@ struct InnerProductRank {
         take(panel.users, D * L, used);
         take(panel.targets, L * most, used);
         take(panel.scores, L * (most + 1), used);
+        take(panel.ids, most * L, used);
         take(panel.better, most * L, used);
         take(panel.placed, L * (most + 1), used);
       }
@@ -177,6 +179,11 @@ struct InnerProductRank {
         panel.scores[compared(panel) ? j * L + lane : lane * (most + 1) + 1 + j] = score;
       }
     }
+    for (int64_t j = 0; j < panel.most; ++j)
+      for (int lane = 0; lane < L; ++lane) {
+        const int64_t id = j < panel.counts[lane] ? panel.targets[lane * most + j].id - begin : 0;
+        panel.ids[j * L + lane] = static_cast<Key>(min64(max64(id, 0), kMostItems));
+      }
     memset(panel.better, 0, static_cast<size_t>(panel.most * L) * sizeof(int32_t));
     memset(panel.placed, 0, static_cast<size_t>(L * (most + 1)) * sizeof(int32_t));
   }
@@ -332,10 +339,14 @@ struct InnerProductRank {
         undecided |= surely ^ perhaps;
         add(panel.better + at, surely);
       }
-    uint64_t words[sizeof(VI) / 8], any = 0;
-    memcpy(words, &undecided, sizeof(VI));
-    for (const uint64_t word : words) any |= word;
-    return any != 0;
+    return any(undecided);
+  }
+
+  static bool any(VI bits) {
+    uint64_t words[sizeof(VI) / 8], all = 0;
+    memcpy(words, &bits, sizeof(VI));
+    for (const uint64_t word : words) all |= word;
+    return all != 0;
   }
 
   static void add(int32_t* to, VI counts) {
@@ -343,26 +354,22 @@ struct InnerProductRank {
     else for (int lane = 0; lane < W; ++lane) to[lane] += static_cast<int32_t>(counts[lane]);
   }
 
-  // A bit per lane: a >= b.
-  static uint64_t lanes_at_least(const T* a, const T* b) {
-    return lanes_reaching(load<V>(a), load<V>(b)) | lanes_reaching(load<V>(a + W), load<V>(b + W)) << W;
-  }
-
+  // Decides by exact scores what the bounds of a tile did not.
   __attribute__((noinline)) void resolve_tile(Panel& panel, int64_t item, int64_t i, int valid, const Bounds& bounds) const {
     T exact[L];
     for (int c = 0; c < valid; ++c) {
+      const VI own = splat<VI>(static_cast<Key>(item + c - begin));
       bool known = false;
-      for (int64_t j = 0; j < panel.most; ++j) {
-        const T* const scores = panel.scores + j * L;
-        uint64_t lanes = lanes_at_least(bounds.high[c], scores) & lanes_at_least(scores, bounds.low[c]);
-        if (lanes && !known) panel_scores(panel, item + c, i + c, bounds.low[c], exact);
-        known |= lanes != 0;
-        for (; lanes; lanes &= lanes - 1) {
-          const int lane = __builtin_ctzll(lanes);
-          const Target<Key>& target = panel.targets[lane * most + j];
-          const T score = exact[lane], own = scores[lane];
-          panel.better[j * L + lane] += score > own || (score == own && item + c < target.id);
-        }
+      for (int64_t at = 0; at < panel.most * L; at += W) {
+        const int half = static_cast<int>(at % L);
+        const V score = load<V>(panel.scores + at);
+        const VI undecided = (load<V>(bounds.high[c] + half) >= score) & (score >= load<V>(bounds.low[c] + half));
+        if (!any(undecided)) continue;
+        if (!known) panel_scores(panel, item + c, i + c, bounds.low[c], exact);
+        known = true;
+        const V other = load<V>(exact + half);
+        const VI equal = (other == score) & (own < load<VI>(panel.ids + at));
+        add(panel.better + at, undecided & ((other > score) | equal) & 1);
       }
     }
   }

@@ -1,7 +1,7 @@
 // How many scores of a row stand before given columns of it: descending, equal ones by column, excluded ones left out.
 //
 // Few columns are counted one by one, 64 scores at a time; many are sorted, and every score that reaches the least of
-// them is placed among them by binary search. Either way a row is read once.
+// them is placed among them by binary search. Either way a row is read once. DESIGN.md GS-4.
 #pragma once
 #include <stdlib.h>
 

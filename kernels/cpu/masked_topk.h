@@ -3,7 +3,7 @@
 // A bound per row from a strided sample; one pass that asks 64 scores at a time whether they reach it and keeps the few
 // that do and are not excluded; exact selection among those. K kept scores prove a row complete; a row with fewer is
 // searched again from a lower bound, at last from none. So results depend on neither sample, threads nor instruction
-// set. DESIGN.md TK-5.
+// set. DESIGN.md GS-1, GS-2.
 #pragma once
 #include <stdlib.h>
 

@@ -88,6 +88,20 @@ def inner_product_topk(
 ) -> None: ...
 def prepared_items_bytes(dtype: int, N: int, D: int, has_bias: bool, /) -> int: ...
 def prepare_items(dtype: int, items: int, biases: int, order: int, N: int, D: int, out: int, /) -> None: ...
+def first_not_ascending(indptr: int, indices: int, rows: int, /) -> int: ...
+def plackett_luce_forward(
+    dtype: int,
+    scores: int,
+    stride_scores: int,
+    tail: int,
+    stride_tail: int,
+    lengths: int,
+    losses: int,
+    B: int,
+    K: int,
+    L: int,
+    /,
+) -> None: ...
 def plackett_luce_backward(
     dtype: int,
     grad_losses: int,

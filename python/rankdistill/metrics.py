@@ -74,7 +74,9 @@ def area_under_curve(ranks: Tensor, relevant: Tensor, candidates: Tensor) -> Ten
     """Pairs of a relevant item and another in the right order / all such pairs (AUC); 1 without any."""
     found = (ranks >= 0).sum(1)
     # Those without a rank stand behind all others.
-    total = ranks.clamp_min(0).sum(1).double() + (relevant - found) * (candidates - (relevant - found + 1) / 2)
+    total = ranks.clamp_min(0).sum(1).double() + (relevant - found) * (
+        candidates - (relevant - found + 1) / 2
+    )
     pairs = relevant * (candidates - relevant)
     return torch.where(pairs > 0, 1 - (total - relevant * (relevant - 1) / 2) / pairs.clamp_min(1), 1.0)
 

@@ -169,7 +169,9 @@ def test_orders_built_to_break_a_filter(dtype):
             (torch.arange(N) < N // 2).to(dtype)[None],  # ties that fill every buffer
             torch.where(torch.arange(N) == N - 1, 1.0, -INF).to(dtype)[None],
             (torch.arange(N) // 5000).to(dtype)[None],
-            torch.where(torch.arange(N) >= N - 40, 1 + torch.finfo(dtype).eps, 1.0).to(dtype)[None],  # one step higher
+            torch.where(torch.arange(N) >= N - 40, 1 + torch.finfo(dtype).eps, 1.0).to(dtype)[
+                None
+            ],  # one step higher
         ]
     )
     for k in (1, 100, 4000, 15_001, N):

@@ -87,7 +87,9 @@ def test_given_scores_against_the_oracle(dtype, K):
     scores = randn(60, 5000, seed=1, dtype=dtype).round(decimals=1 if dtype != torch.bfloat16 else 0)
     scores[:, ::17] = torch.tensor([NAN, INF, -INF, 0.0, -0.0]).to(dtype)[randint(0, 5, (60, 295), seed=2)]
     item_ids = randint(-1, 5000, (60, K), seed=3)
-    mask = torch.rand(60, 5000, generator=generator(4)) < torch.tensor([0.0, 0.5, 0.99])[:, None].repeat(20, 1)
+    mask = torch.rand(60, 5000, generator=generator(4)) < torch.tensor([0.0, 0.5, 0.99])[:, None].repeat(
+        20, 1
+    )
     for exclude in (None, mask, lists_of(mask), lists_of(mask, 2)):
         expected = ranks_of(scores.double(), item_ids, exclude)
         assert torch.equal(masked_rank(scores, item_ids, exclude), expected)
@@ -120,7 +122,9 @@ def test_tables_that_bounds_cannot_decide(name, items, K):
 def test_a_bias_at_the_end_of_the_range(dtype):
     users, items = randn(9, 5, seed=1, dtype=dtype), randn(500, 5, seed=2, dtype=dtype)
     largest = torch.finfo(torch.float32).max
-    bias = torch.tensor([largest, -largest, INF, -INF, NAN, 1e36, 0.0])[randint(0, 7, (500,), seed=3)].to(dtype)
+    bias = torch.tensor([largest, -largest, INF, -INF, NAN, 1e36, 0.0])[randint(0, 7, (500,), seed=3)].to(
+        dtype
+    )
     check(users * 1e10, items * 1e10, randint(0, 500, (9, 30), seed=4), item_bias=bias)
 
 

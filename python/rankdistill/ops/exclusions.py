@@ -51,7 +51,9 @@ def check_exclusions(op: str, indptr: Tensor, indices: Tensor, N: int) -> None:
     else:
         descends = torch.zeros(count, dtype=torch.bool)
         descends[1:] = indices.diff() < 0
-        descends[indptr[:-1][indptr[:-1] < count]] = False  # the first of a row may be less than the one before
+        descends[indptr[:-1][indptr[:-1] < count]] = (
+            False  # the first of a row may be less than the one before
+        )
         position = first(descends)
     if position >= 0:
         got = f"{int(indices[position])} after {int(indices[position - 1])} at position [{position}]"

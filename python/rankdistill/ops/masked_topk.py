@@ -113,14 +113,14 @@ def masked_topk(scores: Tensor, k: int, exclude: object = None) -> MaskedTopK:
         RuntimeError: a backward call.
 
     Cost:
-        O(B·(N + k log k)) time: one pass over the matrix, a second where a row's sample misled (about 1 in 1e5),
+        O(B·(N + k log k)) time: one pass over the matrix, a second where a row's sample misled (about 1 in 400),
         whatever its order. Memory besides the result O(k) per thread; 16 MiB or a row where parts are copied (CPU).
 
     Example:
         >>> scores = torch.tensor([[0.5, 2.0, 2.0, float("nan")], [1.0, 0.0, 3.0, 2.0]])
         >>> masked_topk(scores, 3, exclude=(torch.tensor([0, 0, 1]), torch.tensor([2]))).indices
-        tensor([[ 1,  2,  0],
-                [ 3,  0,  1]])
+        tensor([[1, 2, 0],
+                [3, 0, 1]])
     """
     checks.expect_tensor(OP, "scores", scores, 2)
     if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):

@@ -13,7 +13,7 @@ def count_better(scores: Tensor, rankable: Tensor, item_ids: Tensor) -> Tensor:
 
     -1 for an item that is not in [0, N) or not rankable.
     """
-    B, N = scores.shape
+    N = scores.shape[1]
     listed = (item_ids >= 0) & (item_ids < N)
     if N == 0:
         return torch.full_like(item_ids, -1)
