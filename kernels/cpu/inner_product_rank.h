@@ -126,7 +126,8 @@ struct InnerProductRank {
         take(panel.better, most * L, used);
         take(panel.placed, L * (most + 1), used);
       }
-      if (round == 0 && posix_memalign(reinterpret_cast<void**>(&memory), 64, static_cast<size_t>(used)) != 0) return false;
+      if (round == 0 && posix_memalign(reinterpret_cast<void**>(&memory), 64, static_cast<size_t>(used)) != 0)
+        return false;
     }
     return true;
   }
@@ -221,7 +222,9 @@ struct InnerProductRank {
     return count;
   }
 
-  void no_rank(int64_t b, int64_t k) { __atomic_store_n(ranks + b * K + k, static_cast<int64_t>(-1), __ATOMIC_RELAXED); }
+  void no_rank(int64_t b, int64_t k) {
+    __atomic_store_n(ranks + b * K + k, static_cast<int64_t>(-1), __ATOMIC_RELAXED);
+  }
 
   int64_t first_excluded(int64_t b, int64_t from) const {
     if (!indptr) return 0;
@@ -355,7 +358,8 @@ struct InnerProductRank {
   }
 
   // Decides by exact scores what the bounds of a tile did not.
-  __attribute__((noinline)) void resolve_tile(Panel& panel, int64_t item, int64_t i, int valid, const Bounds& bounds) const {
+  __attribute__((noinline)) void resolve_tile(Panel& panel, int64_t item, int64_t i, int valid,
+                                              const Bounds& bounds) const {
     T exact[L];
     for (int c = 0; c < valid; ++c) {
       const VI own = splat<VI>(static_cast<Key>(item + c - begin));
@@ -374,7 +378,8 @@ struct InnerProductRank {
     }
   }
 
-  __attribute__((noinline)) void place_tile(Panel& panel, int64_t item, int64_t i, int valid, const Bounds& bounds) const {
+  __attribute__((noinline)) void place_tile(Panel& panel, int64_t item, int64_t i, int valid,
+                                            const Bounds& bounds) const {
     T exact[kItems][L];
     uint32_t known = 0;
     for (int lane = 0; lane < L; ++lane) {
@@ -449,14 +454,24 @@ struct InnerProductRank {
   }
 };
 
+constexpr int64_t kMostRows = static_cast<int64_t>(1) << 31;  // that are ordered together
+
 // 0, or 1 when memory ran out. Ids must lie in [-1, N), excluded ones in [0, N), ascending within a row.
 template <class Storage>
 int inner_product_rank(const Storage* users, const Storage* items, const Storage* bias, const int64_t* item_ids,
                        const int64_t* indptr, const int64_t* indices, int64_t* ranks, int64_t B, int64_t N, int64_t K,
                        int64_t D) {
   typedef InnerProductRank<Storage> Search;
+  for (; B > kMostRows; B -= kMostRows) {
+    if (inner_product_rank(users, items, bias, item_ids, indptr, indices, ranks, kMostRows, N, K, D)) return 1;
+    users += kMostRows * D;
+    item_ids += kMostRows * K;
+    ranks += kMostRows * K;
+    if (indptr) indptr += kMostRows;
+  }
   // Users with as many targets share panels.
-  Ranked<int64_t>* const order = static_cast<Ranked<int64_t>*>(malloc(static_cast<size_t>(B) * 2 * sizeof(Ranked<int64_t>) + 1));
+  typedef Ranked<int64_t> Row;
+  Row* const order = static_cast<Row*>(malloc(static_cast<size_t>(B) * 2 * sizeof(Row) + 1));
   if (!order) return 1;
   int64_t rows = 0;
   for (int64_t b = 0; b < B; ++b) {

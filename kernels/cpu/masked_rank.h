@@ -30,8 +30,8 @@ struct MaskedRank {
 
   // False when memory ran out.
   bool prepare() {
-    const size_t size = static_cast<size_t>(K) * (2 * sizeof(Target<Key>) + 2 * sizeof(Ranked<int64_t>) + 8 + sizeof(Key)) + 8;
-    targets = static_cast<Target<Key>*>(malloc(size));
+    const size_t each = 2 * sizeof(Target<Key>) + 2 * sizeof(Ranked<int64_t>) + sizeof(int64_t) + sizeof(Key);
+    targets = static_cast<Target<Key>*>(malloc(static_cast<size_t>(K) * each + sizeof(int64_t)));
     if (!targets) return false;
     sorted = targets + K;
     ranked = reinterpret_cast<Ranked<int64_t>*>(sorted + K);

@@ -64,7 +64,8 @@ struct MaskedTopK {
       take(kept, capacity, used);
       take(ranked, capacity, used);
       take(spare, capacity, used);
-      if (round == 0 && posix_memalign(reinterpret_cast<void**>(&memory), 64, static_cast<size_t>(used)) != 0) return false;
+      if (round == 0 && posix_memalign(reinterpret_cast<void**>(&memory), 64, static_cast<size_t>(used)) != 0)
+        return false;
     }
     for (int64_t j = 0; j < runs; ++j) {
       const uint64_t scattered = (static_cast<uint64_t>(j) + 1) * 0x9E3779B97F4A7C15u >> 33;
@@ -336,7 +337,8 @@ int masked_topk(const MaskedScores<Storage>& given, Storage* scores, int64_t* id
   // Too few rows for all threads: they share the columns, whose lists are merged.
   const int64_t splits = max64(1, min64(max_threads() / B, N / max64(kLeastSplit, 16 * K)));
   const size_t listed = splits > 1 ? static_cast<size_t>(splits * B) : 0;
-  int64_t* const part_ids = static_cast<int64_t*>(malloc(listed * (static_cast<size_t>(K) * (8 + sizeof(Storage)) + 8) + 8));
+  const size_t list_bytes = static_cast<size_t>(K) * (8 + sizeof(Storage)) + 8;
+  int64_t* const part_ids = static_cast<int64_t*>(malloc(listed * list_bytes + 8));
   if (!part_ids) return 1;
   int64_t* const part_lengths = part_ids + listed * static_cast<size_t>(K);
   Storage* const part_scores = reinterpret_cast<Storage*>(part_lengths + listed);

@@ -69,15 +69,23 @@ inline uint64_t lanes_reaching(Lanes<int16_t> x, Lanes<int16_t> bound) {
 }
 #else
 #if defined(__AVX2__)
-inline uint32_t truths(Lanes<float>, Lanes<int32_t> truth) { return static_cast<uint32_t>(_mm256_movemask_ps((__m256)truth)); }
-inline uint32_t truths(Lanes<double>, Lanes<int64_t> truth) { return static_cast<uint32_t>(_mm256_movemask_pd((__m256d)truth)); }
+inline uint32_t truths(Lanes<float>, Lanes<int32_t> truth) {
+  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)truth));
+}
+inline uint32_t truths(Lanes<double>, Lanes<int64_t> truth) {
+  return static_cast<uint32_t>(_mm256_movemask_pd((__m256d)truth));
+}
 inline uint32_t truths(Lanes<int16_t>, Lanes<int16_t> truth) {
   const __m128i low = _mm256_castsi256_si128((__m256i)truth), high = _mm256_extracti128_si256((__m256i)truth, 1);
   return static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(low, high)));
 }
 #elif defined(__x86_64__)
-inline uint32_t truths(Lanes<float>, Lanes<int32_t> truth) { return static_cast<uint32_t>(_mm_movemask_ps((__m128)truth)); }
-inline uint32_t truths(Lanes<double>, Lanes<int64_t> truth) { return static_cast<uint32_t>(_mm_movemask_pd((__m128d)truth)); }
+inline uint32_t truths(Lanes<float>, Lanes<int32_t> truth) {
+  return static_cast<uint32_t>(_mm_movemask_ps((__m128)truth));
+}
+inline uint32_t truths(Lanes<double>, Lanes<int64_t> truth) {
+  return static_cast<uint32_t>(_mm_movemask_pd((__m128d)truth));
+}
 inline uint32_t truths(Lanes<int16_t>, Lanes<int16_t> truth) {
   return static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16((__m128i)truth, _mm_setzero_si128())));
 }
@@ -85,7 +93,8 @@ inline uint32_t truths(Lanes<int16_t>, Lanes<int16_t> truth) {
 template <class V, class VI>
 inline uint32_t truths(V, VI truth) {
   uint32_t bits = 0;
-  for (unsigned lane = 0; lane < sizeof(VI) / sizeof(truth[0]); ++lane) bits |= static_cast<uint32_t>(truth[lane] != 0) << lane;
+  for (unsigned lane = 0; lane < sizeof(VI) / sizeof(truth[0]); ++lane)
+    bits |= static_cast<uint32_t>(truth[lane] != 0) << lane;
   return bits;
 }
 #endif

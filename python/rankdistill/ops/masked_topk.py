@@ -50,6 +50,7 @@ def row_blocks(scores: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, Ten
 
 def forward_native(scores, k, exclude_indptr, exclude_indices, exclude_mask):
     B, N = scores.shape
+    checks.expect(k < 2**31, OP, "k < 2^31", k)
     if exclude_indptr is not None:
         exclude_indptr, exclude_indices = exclude_indptr.contiguous(), exclude_indices.contiguous()
         check_exclusions(OP, exclude_indptr, exclude_indices, N)
