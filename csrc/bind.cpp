@@ -5,6 +5,9 @@ void bind_ops(pybind11::module_& m) {
   bind_peak(m);
   bind_gathered_inner_product(m);
   bind_inner_product_topk(m);
+  bind_inner_product_rank(m);
+  bind_masked_topk(m);
+  bind_masked_rank(m);
   bind_plackett_luce(m);
   bind_embedding_plackett_luce(m);
   bind_position_sample(m);

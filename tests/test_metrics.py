@@ -113,6 +113,57 @@ def test_vectors_and_scores_agree_and_batches_do_not_matter():
     assert evaluate(Vectors(users, items), truth, exclude, batch_size=7) == pytest.approx(expected)
 
 
+def test_metrics_of_ranks_are_brute_forces():
+    U, N = 30, 50
+    users, items = randn(U, 4, seed=1).round(), randn(N, 4, seed=2).round()
+    truth = torch.rand(U, N, generator=generator(3)) < 0.1
+    truth[:, 0] |= ~truth.any(1)
+    truth[5] = True  # no pair of a relevant item and another
+    excluded = torch.rand(U, N, generator=generator(4)) < 0.2
+    excluded[6] = truth[6]  # what is relevant cannot be found
+    excluded[7, :25] = True
+    items[40] = float("nan")
+    names = ("auc", "mean_position", "reciprocal_rank")
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0)).tolist()
+    scores, totals = users @ items.T, dict.fromkeys(names, 0.0)
+    for user in range(U):
+        rankable = [i for i in order if not excluded[user, i] and scores[user, i] == scores[user, i]]
+        best = sorted(rankable, key=lambda i: -scores[user, i].item())  # stable: equal ones as in `order`
+        candidates = N - int(excluded[user].sum())
+        relevant = truth[user].nonzero().flatten().tolist()
+        positions = [best.index(i) + 1 if i in best else candidates for i in relevant]
+        totals["mean_position"] += sum(positions) / len(relevant)
+        totals["reciprocal_rank"] += max(1 / (best.index(i) + 1) if i in best else 0.0 for i in relevant)
+        # What has no rank stands behind everything, one after another.
+        unranked = sum(i not in best for i in relevant)
+        order_of = [best.index(i) for i in relevant if i in best]
+        order_of += [candidates - unranked + i for i in range(unranked)]
+        pairs = len(relevant) * (candidates - len(relevant))
+        inverted = sum(r - i for i, r in enumerate(sorted(order_of)))
+        totals["auc"] += 1 - inverted / pairs if pairs > 0 else 1.0
+    arguments = (CSR.from_any(truth), CSR.from_any(excluded), [5], names)
+    values = evaluate(Vectors(users, items), *arguments)
+    assert values == pytest.approx({name: total / U for name, total in totals.items()})
+    assert evaluate(Scores(scores), *arguments, batch_size=4) == pytest.approx(values)
+    both = evaluate(Scores(scores), *arguments[:2], [5, N], ["mrr", "reciprocal_rank", "recall"])
+    assert both[f"mrr@{N}"] == pytest.approx(both["reciprocal_rank"])
+    assert list(both) == ["mrr@5", "recall@5", f"mrr@{N}", f"recall@{N}", "reciprocal_rank"]
+
+
+def test_a_model_that_scores_is_asked_for_few_rows_at_a_time(monkeypatch):
+    monkeypatch.setattr("rankdistill.metrics.SCORES", 240)
+    asked = []
+
+    class Counting(Scores):
+        def score(self, users, items):
+            asked.append(len(users))
+            return super().score(users, items)
+
+    truth = CSR.from_any(torch.rand(50, 80, generator=generator(3)) < 0.5)
+    evaluate(Counting(randn(50, 80, seed=1)), truth, CSR.empty(50, 80), [5], ["recall", "auc"])
+    assert asked == [3] * 16 + [2], "one matrix for both kinds of metrics"
+
+
 def test_ties_do_not_favour_low_ids():
     # All scores equal: each of 400 items is among the first 40 with probability 0.1, wherever it stands.
     for relevant in (0, 399):
@@ -149,6 +200,8 @@ def test_bad_input():
     truth = CSR.from_pairs(torch.tensor([0]), torch.tensor([1]), 1, 3)
     with pytest.raises(ValueError, match="expected metrics of recall, .*; got 'recal'"):
         ranking_metrics(torch.tensor([[0]]), truth, [1], ["recal"])
+    with pytest.raises(ValueError, match="evaluate: expected metrics of recall, .*auc.*; got 'ndgc'"):
+        evaluate(Scores(torch.zeros(1, 3)), truth, CSR.empty(1, 3), [1], ["ndgc"])
     with pytest.raises(ValueError, match="expected cutoffs above 0; got 0"):
         ranking_metrics(torch.tensor([[0]]), truth, [0])
     with pytest.raises(ValueError, match="expected users with relevant items; got none"):

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 from rankdistill import Rankings
 from rankdistill.data import CSR, Vocabulary
-from rankdistill.rankings import top_of_scores
 from tests.cases import generator, randn
 
 U, N, K = 23, 57, 12
@@ -60,11 +59,11 @@ def test_three_ways_one_ranking(tables, exclude, k):
 def test_given_scores_may_be_anything():
     nan, inf = float("nan"), float("inf")
     scores = torch.tensor([[nan, 1.0, -inf, inf, -0.0, 0.0, -nan, 1.0]])
-    for table in (scores, scores.double()):
-        values, indices, lengths = top_of_scores(table, 8)
-        assert indices.tolist() == [[3, 1, 7, 4, 5, -1, -1, -1]]
-        assert lengths.tolist() == [5]
-        assert values[0, :3].tolist() == [inf, 1.0, 1.0]
+    for table in (scores, scores.double(), scores.half(), scores.bfloat16()):
+        rankings = Rankings.from_scores(table, 8)
+        assert rankings.indices.tolist() == [[3, 1, 7, 4, 5, -1, -1, -1]]
+        assert rankings.lengths.tolist() == [5]
+        assert rankings.scores[0, :3].tolist() == [inf, 1.0, 1.0]
     assert torch.equal(scores.isnan(), torch.tensor([[True, *[False] * 5, True, False]])), "not written"
 
 

@@ -88,6 +88,20 @@ def inner_product_topk(
 ) -> None: ...
 def prepared_items_bytes(dtype: int, N: int, D: int, has_bias: bool, /) -> int: ...
 def prepare_items(dtype: int, items: int, biases: int, order: int, N: int, D: int, out: int, /) -> None: ...
+def first_not_ascending(indptr: int, indices: int, rows: int, /) -> int: ...
+def plackett_luce_forward(
+    dtype: int,
+    scores: int,
+    stride_scores: int,
+    tail: int,
+    stride_tail: int,
+    lengths: int,
+    losses: int,
+    B: int,
+    K: int,
+    L: int,
+    /,
+) -> None: ...
 def plackett_luce_backward(
     dtype: int,
     grad_losses: int,
@@ -116,6 +130,52 @@ def embedding_plackett_luce_forward(
     B: int,
     K: int,
     L: int,
+    D: int,
+    /,
+) -> None: ...
+def masked_topk(
+    dtype: int,
+    given: int,
+    stride: int,
+    indptr: int,
+    indices: int,
+    mask: int,
+    mask_stride: int,
+    scores: int,
+    ids: int,
+    lengths: int,
+    B: int,
+    N: int,
+    K: int,
+    /,
+) -> None: ...
+def masked_rank(
+    dtype: int,
+    given: int,
+    stride: int,
+    item_ids: int,
+    indptr: int,
+    indices: int,
+    mask: int,
+    mask_stride: int,
+    ranks: int,
+    B: int,
+    N: int,
+    K: int,
+    /,
+) -> None: ...
+def inner_product_rank(
+    dtype: int,
+    users: int,
+    items: int,
+    bias: int,
+    item_ids: int,
+    indptr: int,
+    indices: int,
+    ranks: int,
+    B: int,
+    N: int,
+    K: int,
     D: int,
     /,
 ) -> None: ...

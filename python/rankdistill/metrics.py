@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from rankdistill.data.csr import CSR
-from rankdistill.ops import inner_product_topk
-from rankdistill.rankings import top_of_scores
+from rankdistill.ops import inner_product_rank, inner_product_topk, masked_rank, masked_topk
+from rankdistill.ops.prepared_items import prepare_items
 
 CUTOFFS = (10, 20, 50)
+SCORES = 1 << 24  # of a model that only scores: the largest piece of its [U, N] matrix that exists at a time
 
 
 def hits_of(indices: Tensor, truth: CSR) -> Tensor:
@@ -66,6 +67,35 @@ def mrr(hits: Tensor, relevant: Tensor, cutoff: int) -> Tensor:
 METRICS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "recall": recall, "ndcg": ndcg, "hit_rate": hit_rate, "mrr": mrr, "precision": precision,
     "capped_recall": capped_recall,
+}  # fmt: skip
+
+
+def area_under_curve(ranks: Tensor, relevant: Tensor, candidates: Tensor) -> Tensor:
+    """Pairs of a relevant item and another in the right order / all such pairs (AUC); 1 without any."""
+    found = (ranks >= 0).sum(1)
+    # Those without a rank stand behind all others.
+    total = ranks.clamp_min(0).sum(1).double() + (relevant - found) * (
+        candidates - (relevant - found + 1) / 2
+    )
+    pairs = relevant * (candidates - relevant)
+    return torch.where(pairs > 0, 1 - (total - relevant * (relevant - 1) / 2) / pairs.clamp_min(1), 1.0)
+
+
+def mean_position(ranks: Tensor, relevant: Tensor, candidates: Tensor) -> Tensor:
+    """The mean position of the relevant items, 1 for the best; of those without a rank, the last."""
+    positions = torch.where(ranks >= 0, ranks + 1, candidates.long()[:, None]).double()
+    listed = torch.arange(ranks.shape[1], device=ranks.device) < relevant[:, None]
+    return (positions * listed).sum(1) / relevant
+
+
+def reciprocal_rank(ranks: Tensor, relevant: Tensor, candidates: Tensor) -> Tensor:
+    """1 / position of the first relevant item, 0 without a ranked one; `mrr` without a cut-off."""
+    return torch.where(ranks >= 0, 1 / (ranks + 1.0).double(), 0.0).amax(1)
+
+
+# Of ranks [B, K] of each row's relevant items (from the left, -1 for none), their number and that of candidates.
+RANK_METRICS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "auc": area_under_curve, "mean_position": mean_position, "reciprocal_rank": reciprocal_rank,
 }  # fmt: skip
 
 
@@ -126,50 +156,98 @@ def evaluate(
         model: with `user_vectors(ids)` and `item_vectors(ids)`, or with `score(users [B], items [B, N])`.
         truth: [U, N] relevant items; users without any do not count.
         exclude: [U, N] items that are not ranked (train items; for test, validation items too).
-        cutoffs, metrics: as in `ranking_metrics`.
-        batch_size: users per call.
+        cutoffs: as in `ranking_metrics`.
+        metrics: names in `METRICS`, which are taken at every cut-off, or in `RANK_METRICS`, which have none.
+        batch_size: users per call; fewer where a model only scores.
         seed: of the permutation.
 
     Returns:
-        "name@cutoff" → mean. 0 users with relevant items give an error.
+        "name@cutoff" or "name" → mean. 0 users with relevant items give an error.
 
     Cost:
-        O(U·N·D) time, O(batch_size·max cut-off) memory beside the vectors; no [U, N] matrix.
+        O(U·N·D) time, O(batch_size·max cut-off) memory beside the vectors; no [U, N] matrix, and of a model that
+        only scores at most 2^24 scores (or a row) at a time. `RANK_METRICS` are counted in a pass of their own, which
+        costs a comparison per score and relevant item.
+
+    Example:
+        >>> from rankdistill import MatrixFactorization, data
+        >>> model, likes = MatrixFactorization(3, 5, width=2), torch.tensor([[0, 1, 2], [4, 0, 3]])
+        >>> truth = data.CSR.from_pairs(*likes, n_rows=3, n_columns=5)
+        >>> evaluate(model, truth, data.CSR.empty(3, 5), [5], ["recall", "auc"])["recall@5"]
+        1.0
     """
+    for name in metrics:
+        if name not in METRICS and name not in RANK_METRICS:
+            known = ", ".join((*METRICS, *RANK_METRICS))
+            raise ValueError(f"evaluate: expected metrics of {known}; got {name!r}")
     users = (truth.counts > 0).nonzero().flatten()
     if not len(users):
         raise ValueError("evaluate: expected users with relevant items; got none")
+    listed = [name for name in metrics if name in METRICS]
+    ranked = [name for name in metrics if name in RANK_METRICS]
     n_items = truth.n_columns
     order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed)).to(users.device)
     place = torch.empty_like(order)
     place[order] = torch.arange(n_items, device=order.device)
     totals: dict[str, float] = {}
     with torch.no_grad():
-        rank = _vector_ranker(model, order) if hasattr(model, "item_vectors") else _score_ranker(model, order)
+        if hasattr(model, "item_vectors"):
+            ranking = _vector_ranking(model, order)
+        else:
+            ranking = _score_ranking(model, order)
+            batch_size = max(1, min(batch_size, SCORES // max(n_items, 1)))
         for batch in users.split(batch_size):
-            permuted = _with_columns(exclude.rows(batch), place)
-            indices = rank(batch, max(cutoffs), permuted)
-            indices = torch.where(indices < 0, indices, order[indices.clamp_min(0)])
-            for name, values in ranking_metrics(indices, truth.rows(batch), cutoffs, metrics).items():
-                totals[name] = totals.get(name, 0.0) + float(values.sum())
+            relevant = _with_columns(truth.rows(batch), place)
+            excluded = _with_columns(exclude.rows(batch), place)
+            top, rank = ranking(batch, excluded)
+            values = {}
+            if listed:
+                values |= ranking_metrics(top(max(cutoffs)), relevant, cutoffs, listed)
+            if ranked:
+                ranks, counts = rank(_padded(relevant)), relevant.counts.double()
+                candidates = n_items - excluded.counts.double()
+                values |= {name: RANK_METRICS[name](ranks, counts, candidates) for name in ranked}
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + float(value.sum())
     return {name: total / len(users) for name, total in totals.items()}
 
 
-def _vector_ranker(model, order: Tensor):
-    items = model.item_vectors(order)
-    return lambda users, k, exclude: inner_product_topk(model.user_vectors(users), items, k, exclude).indices
+def _vector_ranking(model, order: Tensor):
+    """(users, excluded) → (k → best k items [B, k], items [B, K] → their ranks [B, K])."""
+    items = prepare_items(model.item_vectors(order))
+
+    def ranking(users: Tensor, excluded: CSR):
+        vectors = model.user_vectors(users)
+        return (
+            lambda k: inner_product_topk(vectors, items, k, excluded).indices,
+            lambda item_ids: inner_product_rank(vectors, items, item_ids, excluded),
+        )
+
+    return ranking
 
 
-def _score_ranker(model, order: Tensor):
-    def rank(users: Tensor, k: int, exclude: CSR) -> Tensor:
-        return top_of_scores(model.score(users, order.expand(len(users), -1)), k, exclude)[1]
+def _score_ranking(model, order: Tensor):
+    def ranking(users: Tensor, excluded: CSR):
+        scores = model.score(users, order.expand(len(users), -1))
+        return (
+            lambda k: masked_topk(scores, k, excluded).indices,
+            lambda item_ids: masked_rank(scores, item_ids, excluded),
+        )
 
-    return rank
+    return ranking
 
 
 def _with_columns(rows: CSR, place: Tensor) -> CSR:
     row, column = rows.pairs()
     return CSR.from_pairs(row, place[column], rows.n_rows, rows.n_columns)
+
+
+def _padded(rows: CSR) -> Tensor:
+    """[B, K] the columns of each row from the left, -1 past them; K is the longest row's."""
+    longest = int(rows.counts.max()) if rows.n_rows else 0
+    padded = rows.indices.new_full((rows.n_rows, longest), -1)
+    padded[torch.arange(longest, device=padded.device) < rows.counts[:, None]] = rows.indices
+    return padded
 
 
 def candidate_metrics(

@@ -15,7 +15,7 @@ from torch import Tensor
 from rankdistill.data.csr import CSR
 from rankdistill.data.vocabulary import Vocabulary
 from rankdistill.files import replacing
-from rankdistill.ops import checks, inner_product_topk
+from rankdistill.ops import checks, inner_product_topk, masked_topk
 
 FORMAT = "rankdistill.rankings"
 FORMAT_VERSION = 1
@@ -142,7 +142,7 @@ class Rankings:
             checks.expect(
                 list(scores.shape) == expected, "Rankings.from_score_function", f"scores {expected}", scores
             )
-            return top_of_scores(scores, k, None if exclude is None else exclude.rows(ids))
+            return masked_topk(scores, k, None if exclude is None else exclude.rows(ids))
 
         _check_exclude(exclude, n_users, n_items)
         return cls._extracted(rank, n_users, n_items, k, batch_size, progress, metadata)
@@ -151,7 +151,8 @@ class Rankings:
     def from_scores(cls, scores: Tensor, k: int, exclude: CSR | None = None, **options) -> Rankings:
         """The top k of a given score matrix [U, N]; options as in `from_score_function`."""
         checks.expect_tensor("Rankings.from_scores", "scores", scores, 2)
-        return cls.from_score_function(lambda ids: scores[ids], *scores.shape, k, exclude, **options)
+        rows = lambda ids: scores[int(ids[0]) : int(ids[-1]) + 1]  # consecutive, so a view
+        return cls.from_score_function(rows, *scores.shape, k, exclude, **options)
 
     @classmethod
     def _extracted(cls, rank, n_users, n_items, k, batch_size, progress, metadata) -> Rankings:
@@ -247,31 +248,3 @@ def _check_catalogue(
             f"Rankings.load: expected the {side} ids with SHA-256 {vocabulary.sha256[:12]}…; got {recorded[:12]}… in "
             f"{path}, another catalogue. Extract them again from a teacher of this data set"
         )
-
-
-def top_of_scores(scores: Tensor, k: int, exclude: CSR | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores [B, k], indices [B, k] int64 and lengths [B] of the best rankable entries of scores [B, N].
-
-    Descending; equal scores go to the lower index; NaN, -inf and excluded entries are not rankable.
-    """
-    scores = scores.masked_fill(scores.isnan(), -torch.inf)
-    if exclude is not None:
-        scores[exclude.pairs()] = -torch.inf
-    kept = min(k, scores.shape[1])
-    if scores.dtype == torch.float64:
-        best = scores.sort(dim=1, descending=True, stable=True)
-        values, indices = best.values[:, :kept], best.indices[:, :kept]
-    else:
-        # One integer per entry that orders by score, then by falling index: topk alone leaves ties open.
-        bits = (scores.float() + 0.0).view(torch.int32).long()
-        ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-        falling = torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)
-        keys = (ordered << 31) + falling
-        indices = scores.shape[1] - 1 - (keys.topk(kept, dim=1).values & 0x7FFFFFFF)
-        values = scores.gather(1, indices).float()
-    rankable = values > -torch.inf
-    padded_values = values.new_full((len(scores), k), -torch.inf)
-    padded_indices = indices.new_full((len(scores), k), -1)
-    padded_values[:, :kept] = values
-    padded_indices[:, :kept] = indices.masked_fill(~rankable, -1)
-    return padded_values, padded_indices, rankable.sum(1)

@@ -24,6 +24,13 @@ for B, N, D, k in ((70, 900, 20, 30), (33, 5000, 64, 10), (5, 40, 7, 50), (40, 3
             items[: N // 2] = items[N // 2 : N // 2 * 2]  # ties
             for part in rd.inner_product_topk(users.to(dtype), (items * scale).to(dtype), k):
                 digest.update(part.numpy().tobytes())
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        users, items, scores = (torch.randn(*n, generator=g).to(dtype) for n in ((B, D), (N, D), (B, N)))
+        items[: N // 2] = items[N // 2 : N // 2 * 2]
+        listed, mask = torch.randint(-1, N, (B, k), generator=g), torch.rand(B, N, generator=g) < 0.1
+        for part in (*rd.masked_topk(scores, k, mask)[1:], rd.masked_rank(scores, listed, mask)):
+            digest.update(part.numpy().tobytes())
+        digest.update(rd.inner_product_rank(users, items, listed).numpy().tobytes())
 draw = {"seed": 1, "epoch": 2, "stream": 3}
 ids = torch.arange(300)
 digest.update(rd.position_sample(ids, ids, 20, 5.0, **draw).numpy().tobytes())

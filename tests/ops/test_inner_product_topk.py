@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rankdistill import inner_product_topk
-from tests.cases import DTYPES, generator, randint, randn, topk_budget, topk_oracle, widened
+from tests.case import DTYPES, generator, randint, randn, widened
+from tests.cases import topk_budget, topk_oracle
 
 NAN, INF = float("nan"), float("inf")
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.ops import checks
+from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhere, exclusion_lists
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.prepared_items import PreparedItems, checked_bias
 from rankdistill.ops.registration import LIBRARY, implement, not_differentiable
@@ -34,43 +35,8 @@ def _(users, items, k, exclude_indptr, exclude_indices, item_bias, prepared=None
     )
 
 
-def first(bad: Tensor) -> int:
-    """The position of the first True, or -1."""
-    return int(bad.to(torch.uint8).argmax()) if bool(bad.any()) else -1
-
-
-def check_exclusions(indptr: Tensor, indices: Tensor, N: int) -> None:
-    """An error that names the first bad position of a CSR table (int64, contiguous, CPU)."""
-    count = indices.numel()
-    checks.expect(
-        int(indptr[0]) == 0, OP, "exclude indptr to begin with 0", f"{int(indptr[0])} at position [0]"
-    )
-    position = first(indptr.diff() < 0) + 1
-    if position > 0:
-        got = f"{int(indptr[position])} after {int(indptr[position - 1])} at position [{position}]"
-        raise ValueError(f"{OP}: expected exclude indptr that never descends; got {got}")
-    checks.expect(int(indptr[-1]) == count, OP, f"exclude indptr to end with {count}, the number of indices",
-                  f"{int(indptr[-1])} at position [{indptr.numel() - 1}]")  # fmt: skip
-    checks.check_indices(OP, "exclude indices", indices, 0, N)
-    if _native is not None:
-        position = _native.first_not_ascending(address(indptr), address(indices), indptr.numel() - 1)
-    else:
-        descends = torch.zeros(count, dtype=torch.bool)
-        descends[1:] = indices.diff() < 0
-        descends[indptr[:-1][indptr[:-1] < count]] = (
-            False  # the first of a row may be less than the row before it
-        )
-        position = first(descends)
-    if position >= 0:
-        got = f"{int(indices[position])} after {int(indices[position - 1])} at position [{position}]"
-        raise ValueError(f"{OP}: expected exclude indices ascending within a row; got {got}")
-
-
 def forward_reference(users, items, k, exclude_indptr, exclude_indices, item_bias, prepared=None):
-    if exclude_indptr is not None:
-        check_exclusions(
-            exclude_indptr.cpu().contiguous(), exclude_indices.cpu().contiguous(), items.shape[0]
-        )
+    check_exclusions_anywhere(OP, exclude_indptr, exclude_indices, items.shape[0])
     return reference.inner_product_topk(users, items, k, exclude_indptr, exclude_indices, item_bias)
 
 
@@ -80,7 +46,7 @@ def forward_native(
     users, items = users.contiguous(), items.contiguous()
     if exclude_indptr is not None:
         exclude_indptr, exclude_indices = exclude_indptr.contiguous(), exclude_indices.contiguous()
-        check_exclusions(exclude_indptr, exclude_indices, items.shape[0])
+        check_exclusions(OP, exclude_indptr, exclude_indices, items.shape[0])
     if item_bias is not None:
         item_bias = item_bias.contiguous()
     (B, D), N = users.shape, items.shape[0]
@@ -172,12 +138,7 @@ def inner_product_topk(
     if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
         raise TypeError(f"{OP}: expected k as an int; got {checks.describe(k)}")
     checks.expect(k >= 0, OP, "k >= 0", k)
-    indptr, indices = checks.csr_tensors(OP, "exclude", exclude, users.device)
-    if indptr is not None:
-        entries = users.shape[0] + 1
-        checks.expect(
-            len(indptr) == entries, OP, f"exclude indptr of {entries} entries, one more than users", indptr
-        )
+    indptr, indices = exclusion_lists(OP, exclude, users)
     checked_bias(OP, items, item_bias)
     checks.expect_no_forward_ad(OP, users, items, item_bias)
     if buffer is not None:
