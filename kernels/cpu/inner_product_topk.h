@@ -50,6 +50,7 @@ struct TopK : TopKRows<Storage> {
   uint64_t* sampled;
   int64_t *order, *again;
   int64_t* rescored_by;  // by tile: exact scores that its rows needed before the end
+  bool* exact_ready;     // by tile: exact_users is filled
   double *exact_users, *exact_panel, *exact_biases, *exact_scores, *exact_bounds;
 
   // Hits of low-precision tiles, before their scores in the accumulator's precision.
@@ -109,7 +110,8 @@ struct TopK : TopKRows<Storage> {
     arena.take(order, group_rows);
     arena.take(again, group_rows);
     arena.take(rescored_by, tiles);
-    arena.take(exact_users, D * R);
+    arena.take(exact_users, kQuantises ? tiles * D * R : 0);
+    arena.take(exact_ready, tiles);
     arena.take(exact_panel, P * D);
     arena.take(exact_biases, P);
     arena.take(exact_scores, R * P);
@@ -152,7 +154,7 @@ struct TopK : TopKRows<Storage> {
       pack_users(count, tiles);
       estimate_thresholds(count, tiles);
     }
-    for (int64_t t = 0; t < tiles; ++t) rescored_by[t] = 0;
+    for (int64_t t = 0; t < tiles; ++t) rescored_by[t] = exact_ready[t] = 0;
     hits = 0;
     for (int64_t first = begin; first < end; first += P) pass_panel(first, count, tiles);
     refine();
@@ -311,8 +313,9 @@ struct TopK : TopKRows<Storage> {
     }
     if (filter == kInt8)
       for (int s = 0; s < S; ++s) bounds.starts[s] -= byte_sums[t * S + s];
-    if (!run_tile(t, panel, panel_data, bounds)) return;
-    for (int64_t r = 0; r < min64(R, count - t * R); ++r) {
+    const int64_t rows_here = min64(R, count - t * R);
+    if (!run_tile(t, panel_data, bounds, rows_here)) return;
+    for (int64_t r = 0; r < rows_here; ++r) {
       T* const most = maxima + ((t * R + r) * maxima_slots + group) * P;
       for (int half = 0; half < 2; ++half) {
         V score = load<V>(tile_scores + r * P + half * W);
@@ -329,7 +332,12 @@ struct TopK : TopKRows<Storage> {
   }
 
   // Runs the filter's tile into tile_scores; false if nothing in it reaches its row's bound.
-  bool run_tile(int64_t t, const Panel<T>& panel, const T* data, const Bounds& bounds) {
+  bool run_tile(int64_t t, const T* data, const Bounds& bounds, int64_t rows_here) {
+    return rows_here <= kFewRows ? run_rows<kFewRows>(t, data, bounds) : run_rows<R>(t, data, bounds);
+  }
+
+  template <int Rows>
+  bool run_rows(int64_t t, const T* data, const Bounds& bounds) {
     const T* const biases = this->biases ? panel_biases : nullptr;
     const int64_t steps = filter_steps(filter, D);
     const T* const packed = packed_users + t * steps * R;
@@ -337,19 +345,18 @@ struct TopK : TopKRows<Storage> {
     if constexpr (kQuantises) {
       const uint32_t* const items = reinterpret_cast<const uint32_t*>(data);
       const uint32_t* const users = reinterpret_cast<const uint32_t*>(packed);
-      if (filter == kBf16) return bf16_tile(items, users, steps, bounds.bounds, biases, tile_scores);
+      if (filter == kBf16) return bf16_tile<Rows>(items, users, steps, bounds.bounds, biases, tile_scores);
       if (filter == kInt8) {
         int32_t* const out = reinterpret_cast<int32_t*>(tile_scores);
         if (biases == nullptr)
-          return int8_tile<false>(items, users, steps, bounds.starts, nullptr, nullptr, nullptr, out);
+          return int8_tile<Rows, false>(items, users, steps, bounds.starts, nullptr, nullptr, nullptr, out);
         T scales[S];
         for (int s = 0; s < S; ++s) scales[s] = 1 / bounds.units[s];
-        return int8_tile<true>(items, users, steps, bounds.starts, biases, scales, bounds.negated, out);
+        return int8_tile<Rows, true>(items, users, steps, bounds.starts, biases, scales, bounds.negated, out);
       }
     }
 #endif
-    (void)panel;
-    return wide_tile(data, packed, D, bounds.bounds, biases, tile_scores);
+    return wide_tile<Rows>(data, packed, D, bounds.bounds, biases, tile_scores);
   }
 
   void pass_panel(int64_t first, int64_t count, int64_t tiles) {
@@ -380,17 +387,17 @@ struct TopK : TopKRows<Storage> {
       this->rescored = 0;
       return;
     }
-    const Ahead ahead = next_panel(first, data);
+    const Ahead ahead = next_panel(first, data, tiles);
     for (int64_t t = 0; t < tiles; ++t) {
-      for (int64_t line = ahead.lines * t / tiles; line < ahead.lines * (t + 1) / tiles; ++line)
-        __builtin_prefetch(ahead.from + line * 64, 0, 2);
+      const int64_t rows_here = min64(R, count - t * R);
+      for (int64_t line = 0; line < ahead.lines; ++line) __builtin_prefetch(ahead.from + (t * ahead.lines + line) * 64, 0, 2);
       Bounds bounds;
       if (!bound_tile(t, panel, bounds)) continue;
       // Bounds cannot tell this tile's candidates apart.
-      if (kQuantises && rescored_by[t] >= min64(R, count - t * R) * capacity) {
+      if (kQuantises && rescored_by[t] >= rows_here * capacity) {
         if (!exact_packed) pack_exact(place, here);
         exact_packed = true;
-        exact_tile(t, first, here, count);
+        exact_tile(t, first, here, rows_here);
         continue;
       }
       if (!packed) {  // a prepared table in another filter's form: its order and norms serve
@@ -398,22 +405,22 @@ struct TopK : TopKRows<Storage> {
         packed = true;
         if (!bound_tile(t, panel, bounds)) continue;
       }
-      if (run_tile(t, panel, data, bounds)) log_tile(t, bounds, first, here, count);
+      if (run_tile(t, data, bounds, rows_here)) log_tile(t, bounds, first, here, rows_here);
     }
   }
 
   // What the next panel reads, fetched a little with every tile: its own burst of reads would wait for memory.
   struct Ahead {
     const char* from;
-    int64_t lines;
+    int64_t lines;  // with each tile
   };
-  Ahead next_panel(int64_t first, const T* data) const {
+  Ahead next_panel(int64_t first, const T* data, int64_t tiles) const {
     const int64_t next = min64(P, end - first - P);
     if (next <= 0) return {nullptr, 0};
-    if (prepared == nullptr)
-      return {reinterpret_cast<const char*>(this->items + (first + P) * D), next * D * static_cast<int64_t>(sizeof(Storage)) / 64};
-    const int64_t words = prepared->steps * P;
-    return {reinterpret_cast<const char*>(data + words), words * static_cast<int64_t>(sizeof(T)) / 64};
+    const int64_t words = prepared ? prepared->steps * P : 0;
+    const int64_t bytes = prepared ? words * static_cast<int64_t>(sizeof(T)) : next * D * static_cast<int64_t>(sizeof(Storage));
+    const void* const from = prepared ? static_cast<const void*>(data + words) : this->items + (first + P) * D;
+    return {static_cast<const char*>(from), (bytes / 64 + tiles - 1) / tiles};
   }
 
   // What each row of a tile asks of a panel's items; false where no row can want any.
@@ -461,9 +468,8 @@ struct TopK : TopKRows<Storage> {
     return any != 0;
   }
 
-  __attribute__((noinline)) void log_tile(int64_t t, const Bounds& bounds, int64_t first, int64_t here, int64_t count) {
+  __attribute__((noinline)) void log_tile(int64_t t, const Bounds& bounds, int64_t first, int64_t here, int64_t rows_here) {
     const uint64_t real = here < 64 ? (static_cast<uint64_t>(1) << here) - 1 : ~static_cast<uint64_t>(0);
-    const int64_t rows_here = min64(R, count - t * R);
 #if defined(RANKDISTILL_FILTERS)
     if constexpr (kQuantises)
       if (filter != kWide) return collect_hits(t, bounds, first, real, rows_here);
@@ -589,18 +595,19 @@ struct TopK : TopKRows<Storage> {
       }
   }
 
-  void exact_tile(int64_t t, int64_t first, int64_t here, int64_t count) {
+  void exact_tile(int64_t t, int64_t first, int64_t here, int64_t rows_here) {
     constexpr int Q = kPanelItems<double>;
-    const int64_t rows_here = min64(R, count - t * R);
+    double* const users = exact_users + t * D * R;
     for (int64_t r = 0; r < R; ++r) {
-      exact_bounds[r] = __builtin_inf();
+      exact_bounds[r] = r < rows_here ? exact_bound(rows[t * S + r], thresholds[t * S + r], first) : __builtin_inf();
+      if (exact_ready[t]) continue;
       const Storage* const user = r < rows_here ? this->users + rows[t * S + r].user * D : nullptr;
-      for (int64_t d = 0; d < D; ++d) exact_users[d * R + r] = user ? static_cast<double>(widen(user[d])) : 0;
-      if (user) exact_bounds[r] = exact_bound(rows[t * S + r], thresholds[t * S + r], first);
+      for (int64_t d = 0; d < D; ++d) users[d * R + r] = user ? static_cast<double>(widen(user[d])) : 0;
     }
+    exact_ready[t] = true;
     for (int64_t part = 0; part < here; part += Q) {
-      if (!wide_tile(exact_panel + part * D, exact_users, D, exact_bounds, this->biases ? exact_biases + part : nullptr,
-                     exact_scores))
+      if (!wide_tile<R>(exact_panel + part * D, users, D, exact_bounds, this->biases ? exact_biases + part : nullptr,
+                        exact_scores))
         continue;
       for (int64_t r = 0; r < rows_here; ++r)
         for (int64_t i = 0; i < min64(Q, here - part); ++i) {

@@ -25,6 +25,7 @@ constexpr int kTileRows = 12;
 #else
 constexpr int kTileRows = 6;
 #endif
+constexpr int kFewRows = kTileRows / 3;  // of the tile for what a whole one leaves over
 template <class T>
 constexpr int kPanelItems = 2 * kLanes<T>;
 // Rows of a tile, padded to whole vectors.
@@ -61,20 +62,20 @@ inline T residual_above(T square, T norm) {
          static_cast<T>(0x1p-64);
 }
 
-// Scores (with the biases, where there are any) of kTileRows users and a panel's items into `out`
-// [kTileRows][kPanelItems], unless every one is below its row's bound; NaN is not.
-template <class T>
+// Scores (with the biases, where there are any) of the first Rows users of kTileRows and a panel's items into `out`
+// [Rows][kPanelItems], unless every one is below its row's bound; NaN is not.
+template <int Rows, class T>
 __attribute__((noinline)) bool wide_tile(const T* panel, const T* users, int64_t D, const T* bounds, const T* biases,
                                          T* out) {
   typedef Lanes<T> V;
   constexpr int W = kLanes<T>;
-  V sums[kTileRows][2];
+  V sums[Rows][2];
 #pragma GCC unroll 12
-  for (int r = 0; r < kTileRows; ++r) sums[r][0] = sums[r][1] = V{};  // an initialiser would be a memset
+  for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = V{};  // an initialiser would be a memset
   for (int64_t d = 0; d < D; ++d) {
     const V items0 = load<V>(panel), items1 = load<V>(panel + W);
 #pragma GCC unroll 12
-    for (int r = 0; r < kTileRows; ++r) {
+    for (int r = 0; r < Rows; ++r) {
       const V user = splat<V>(users[r]);
       sums[r][0] += user * items0;
       sums[r][1] += user * items1;
@@ -84,7 +85,7 @@ __attribute__((noinline)) bool wide_tile(const T* panel, const T* users, int64_t
   }
   if (biases != nullptr) {
     const V biases0 = load<V>(biases), biases1 = load<V>(biases + W);
-    for (int r = 0; r < kTileRows; ++r) {
+    for (int r = 0; r < Rows; ++r) {
       sums[r][0] += biases0;
       sums[r][1] += biases1;
     }
@@ -93,7 +94,7 @@ __attribute__((noinline)) bool wide_tile(const T* panel, const T* users, int64_t
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) {
     __mmask16 all = 0xffff;
-    for (int r = 0; r < kTileRows; ++r) {
+    for (int r = 0; r < Rows; ++r) {
       const __m512 bound = _mm512_set1_ps(bounds[r]);
       all = _mm512_mask_cmp_ps_mask(all, (__m512)sums[r][0], bound, _CMP_LT_OQ);
       all = _mm512_mask_cmp_ps_mask(all, (__m512)sums[r][1], bound, _CMP_LT_OQ);
@@ -101,7 +102,7 @@ __attribute__((noinline)) bool wide_tile(const T* panel, const T* users, int64_t
     below = all == 0xffff;
   } else {
     __mmask8 all = 0xff;
-    for (int r = 0; r < kTileRows; ++r) {
+    for (int r = 0; r < Rows; ++r) {
       const __m512d bound = _mm512_set1_pd(bounds[r]);
       all = _mm512_mask_cmp_pd_mask(all, (__m512d)sums[r][0], bound, _CMP_LT_OQ);
       all = _mm512_mask_cmp_pd_mask(all, (__m512d)sums[r][1], bound, _CMP_LT_OQ);
@@ -110,7 +111,7 @@ __attribute__((noinline)) bool wide_tile(const T* panel, const T* users, int64_t
   }
 #else
   auto all = sums[0][0] < splat<V>(bounds[0]);
-  for (int r = 0; r < kTileRows; ++r) {
+  for (int r = 0; r < Rows; ++r) {
     const V bound = splat<V>(bounds[r]);
     all &= (sums[r][0] < bound) & (sums[r][1] < bound);
   }
@@ -118,7 +119,7 @@ __attribute__((noinline)) bool wide_tile(const T* panel, const T* users, int64_t
   for (int lane = 0; lane < W; ++lane) below &= all[lane] != 0;
 #endif
   if (below) return false;
-  for (int r = 0; r < kTileRows; ++r) {
+  for (int r = 0; r < Rows; ++r) {
     store(out + r * 2 * W, sums[r][0]);
     store(out + r * 2 * W + W, sums[r][1]);
   }
@@ -137,15 +138,16 @@ inline void multiply_bf16(__m512& sum, __m512i left, __m512i right) {
 }
 
 // As wide_tile, on pairs of bf16: panel [steps][2][16] pairs, users [steps][kTileRows] pairs.
+template <int Rows>
 __attribute__((noinline)) bool bf16_tile(const uint32_t* panel, const uint32_t* users, int64_t steps,
                                          const float* bounds, const float* biases, float* out) {
-  __m512 sums[kTileRows][2];
+  __m512 sums[Rows][2];
 #pragma GCC unroll 12
-  for (int r = 0; r < kTileRows; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
+  for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
   for (int64_t step = 0; step < steps; ++step) {
     const __m512i items0 = _mm512_loadu_si512(panel), items1 = _mm512_loadu_si512(panel + 16);
 #pragma GCC unroll 12
-    for (int r = 0; r < kTileRows; ++r) {
+    for (int r = 0; r < Rows; ++r) {
       const __m512i user = _mm512_set1_epi32(static_cast<int>(users[r]));
       multiply_bf16(sums[r][0], items0, user);
       multiply_bf16(sums[r][1], items1, user);
@@ -155,20 +157,20 @@ __attribute__((noinline)) bool bf16_tile(const uint32_t* panel, const uint32_t* 
   }
   if (biases != nullptr)
 #pragma GCC unroll 12
-    for (int r = 0; r < kTileRows; ++r) {
+    for (int r = 0; r < Rows; ++r) {
       sums[r][0] = _mm512_add_ps(sums[r][0], _mm512_loadu_ps(biases));
       sums[r][1] = _mm512_add_ps(sums[r][1], _mm512_loadu_ps(biases + 16));
     }
   __mmask16 all = 0xffff;
 #pragma GCC unroll 12
-  for (int r = 0; r < kTileRows; ++r) {
+  for (int r = 0; r < Rows; ++r) {
     const __m512 bound = _mm512_set1_ps(bounds[r]);
     all = _mm512_mask_cmp_ps_mask(all, sums[r][0], bound, _CMP_LT_OQ);
     all = _mm512_mask_cmp_ps_mask(all, sums[r][1], bound, _CMP_LT_OQ);
   }
   if (all == 0xffff) return false;
 #pragma GCC unroll 12
-  for (int r = 0; r < kTileRows; ++r) {
+  for (int r = 0; r < Rows; ++r) {
     _mm512_storeu_ps(out + r * 32, sums[r][0]);
     _mm512_storeu_ps(out + r * 32 + 16, sums[r][1]);
   }
@@ -178,17 +180,17 @@ __attribute__((noinline)) bool bf16_tile(const uint32_t* panel, const uint32_t* 
 // Sums of products of bytes minus each row's bound, negative where the item cannot reach it. panel [steps][2][16]
 // quadruples of item bytes + 128, users [steps][kTileRows] quadruples of user bytes; `starts` is -bound - 128 times
 // the sum of the user's bytes. With biases, -bound is in `negated_bounds` and biases are in units of 1 / scales[r].
-template <bool Biased>
+template <int Rows, bool Biased>
 __attribute__((noinline)) bool int8_tile(const uint32_t* panel, const uint32_t* users, int64_t steps,
                                          const int32_t* starts, const float* biases, const float* scales,
                                          const float* negated_bounds, int32_t* out) {
-  __m512i sums[kTileRows][2];
+  __m512i sums[Rows][2];
 #pragma GCC unroll 12
-  for (int r = 0; r < kTileRows; ++r) sums[r][0] = sums[r][1] = _mm512_set1_epi32(starts[r]);
+  for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = _mm512_set1_epi32(starts[r]);
   if (Biased) {
     const __m512 least = _mm512_set1_ps(-0x1p30f), most = _mm512_set1_ps(0x1p30f);
 #pragma GCC unroll 12
-    for (int r = 0; r < kTileRows; ++r)
+    for (int r = 0; r < Rows; ++r)
       for (int half = 0; half < 2; ++half) {
         __m512 start = _mm512_fmadd_ps(_mm512_loadu_ps(biases + half * 16), _mm512_set1_ps(scales[r]),
                                        _mm512_set1_ps(negated_bounds[r]));
@@ -199,7 +201,7 @@ __attribute__((noinline)) bool int8_tile(const uint32_t* panel, const uint32_t* 
   for (int64_t step = 0; step < steps; ++step) {
     const __m512i items0 = _mm512_loadu_si512(panel), items1 = _mm512_loadu_si512(panel + 16);
 #pragma GCC unroll 12
-    for (int r = 0; r < kTileRows; ++r) {
+    for (int r = 0; r < Rows; ++r) {
       const __m512i user = _mm512_set1_epi32(static_cast<int>(users[r]));
       multiply_bytes(sums[r][0], items0, user);
       multiply_bytes(sums[r][1], items1, user);
@@ -209,10 +211,10 @@ __attribute__((noinline)) bool int8_tile(const uint32_t* panel, const uint32_t* 
   }
   __m512i all = _mm512_and_si512(sums[0][0], sums[0][1]);
 #pragma GCC unroll 12
-  for (int r = 1; r < kTileRows; ++r) all = _mm512_ternarylogic_epi32(all, sums[r][0], sums[r][1], 0x80);
+  for (int r = 1; r < Rows; ++r) all = _mm512_ternarylogic_epi32(all, sums[r][0], sums[r][1], 0x80);
   if (_mm512_movepi32_mask(all) == 0xffff) return false;
 #pragma GCC unroll 12
-  for (int r = 0; r < kTileRows; ++r) {
+  for (int r = 0; r < Rows; ++r) {
     _mm512_storeu_si512(out + r * 32, sums[r][0]);
     _mm512_storeu_si512(out + r * 32 + 16, sums[r][1]);
   }
