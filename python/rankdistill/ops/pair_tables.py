@@ -1,0 +1,26 @@
+"""Rows as the kernels over pairs take them: contiguous float64 (CPU) with zeros up to a width of whole vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PADDING = 8  # kernels/cpu/pair_tile.h
+
+
+def padded(x: Tensor) -> Tensor:
+    """[B, D] as contiguous float64 [B, D'], D' the next multiple of 8."""
+    width = -(-x.shape[1] // PADDING) * PADDING
+    return torch.nn.functional.pad(x.double(), (0, width - x.shape[1])).contiguous()
+
+
+def centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows minus their mean over the largest size of a coordinate [], in float64, and that size; scales drop out
+    where only quotients of distances count, and squares can then neither overflow nor vanish."""
+    x = x.double()
+    if not x.numel():
+        return x, x.new_ones(())
+    x = x - x.mean(0)
+    largest = x.abs().amax()
+    largest = torch.where(largest == 0, 1.0, largest)
+    return x / largest, largest
