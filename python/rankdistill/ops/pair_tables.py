@@ -9,18 +9,22 @@ PADDING = 8  # kernels/cpu/pair_tile.h
 
 
 def padded(x: Tensor) -> Tensor:
-    """[B, D] as contiguous float64 [B, D'], D' the next multiple of 8."""
-    width = -(-x.shape[1] // PADDING) * PADDING
-    return torch.nn.functional.pad(x.double(), (0, width - x.shape[1])).contiguous()
+    """[B, D] as contiguous float64 [B, D'], D' the next multiple of 8; x itself where it is that already."""
+    x = x.double()
+    missing = -x.shape[1] % PADDING
+    return torch.nn.functional.pad(x, (0, missing)) if missing else x.contiguous()
 
 
 def centred(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows minus their mean over the largest size of a coordinate [], in float64, and that size; scales drop out
-    where only quotients of distances count, and squares can then neither overflow nor vanish."""
-    x = x.double()
+    """Rows minus their mean, over the size of the largest coordinate, in float64; and that size [].
+
+    Scales drop out where only quotients of distances count, and squares can then neither overflow nor vanish.
+    """
+    x = x.to(torch.float64, copy=True)
     if not x.numel():
         return x, x.new_ones(())
-    x = x - x.mean(0)
+    x -= x.mean(0)
     largest = x.abs().amax()
     largest = torch.where(largest == 0, 1.0, largest)
-    return x / largest, largest
+    x /= largest
+    return x, largest

@@ -46,7 +46,8 @@ torch.library.register_autograd(f"rankdistill::{OP}_backward", no_double_backwar
 
 
 def check_kind(op: str, kind: str) -> None:
-    checks.expect(kind in reference.KINDS, op, f"kind as one of {', '.join(reference.KINDS)}", kind)
+    kinds = ", ".join(reference.KINDS)
+    checks.expect(kind in reference.KINDS, op, f"kind as one of {kinds}", repr(kind))
 
 
 def relation(x: Tensor, y: Tensor | None = None, kind: str = "cosine") -> Tensor:

@@ -13,7 +13,7 @@ from rankdistill.reference import relation_distance as reference
 from rankdistill.reference.relation import through_unit_rows, unit_rows
 
 OP = "relation_distance"
-ROW_BLOCK = 2048  # rows widened at a time
+ROW_BLOCK = 512  # rows widened at a time: a block and its copies stay in the second-level cache
 COLUMN_BLOCK = 64  # of a Gram matrix, of which one triangle of blocks is worked out
 
 define_loss(OP, "Tensor teacher, Tensor student, str kind, bool teacher_term", differentiable=(1,))
@@ -64,16 +64,17 @@ def forward_gram(teacher, student, kind, teacher_term, with_slopes):
     extra = 2 if kind == "squared_distance" else 0
     D_t, D_s = teacher.shape[1] + extra, student.shape[1] + extra
     zeros = lambda *shape: torch.zeros(shape, dtype=torch.float64, device=device)
-    teacher_gram, student_gram, cross = zeros(D_t, D_t), zeros(D_s, D_s), zeros(D_t, D_s)
+    teacher_gram, student_gram, cross_transposed = zeros(D_t, D_t), zeros(D_s, D_s), zeros(D_s, D_t)
     blocks = range(0, student.shape[0], ROW_BLOCK)
     for start in blocks:
         t = features(teacher[start : start + ROW_BLOCK], kind, centres[0])
         s = features(student[start : start + ROW_BLOCK], kind, centres[1])
         student_gram.addmm_(s.t(), s)
-        cross.addmm_(t.t(), s)
+        cross_transposed.addmm_(s.t(), t)  # the faster way round: rows of t are read along
         if teacher_term:
             add_gram(teacher_gram, t)
-    formed = form(form(cross, kind).t(), kind).t()  # M C M
+    cross = cross_transposed.t()
+    formed = form(form(cross, kind).t(), kind).t().contiguous()  # M C M
     loss = squared_norm(student_gram, kind) - 2 * (formed * cross).sum()
     if teacher_term:
         # What rounding leaves of a difference of equals may be below 0; NaN stays.

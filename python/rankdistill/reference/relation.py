@@ -13,13 +13,20 @@ KINDS = ("cosine", "inner_product", "squared_distance")
 
 def unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of length 1 [B, D] and the reciprocals of their lengths [B, 1], in float64; both 0 for a row of zeros."""
-    x = x.double()
-    largest = x.abs().amax(1, keepdim=True) if x.shape[1] else x.new_zeros((x.shape[0], 1))
-    largest = torch.where(largest == 0, 1.0, largest)  # squares then neither overflow nor vanish
-    scaled = x / largest
-    norms = scaled.norm(dim=1, keepdim=True)
+    wide = x.double()
+    if x.dtype == torch.float64 and x.shape[1]:
+        # Squares of narrower numbers neither overflow nor vanish in float64; these might.
+        largest = wide.abs().amax(1, keepdim=True)
+        largest = torch.where(largest == 0, 1.0, largest)
+        unit, inverse = normalised(wide / largest)
+        return unit, inverse / largest
+    return normalised(wide)
+
+
+def normalised(x: Tensor) -> tuple[Tensor, Tensor]:
+    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     inverse = torch.where(norms == 0, 0.0, 1 / norms)
-    return scaled * inverse, inverse / largest
+    return x * inverse, inverse
 
 
 def through_unit_rows(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
