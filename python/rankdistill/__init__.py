@@ -24,6 +24,7 @@ _EXPORTS = {
         "position_sample",
         "relation",
         "relation_distance",
+        "routed_experts",
         "triplet_angle_huber",
     ],
     "rankdistill.rankings": ["Rankings"],

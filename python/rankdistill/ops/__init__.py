@@ -11,6 +11,7 @@ from rankdistill.ops.plackett_luce import plackett_luce
 from rankdistill.ops.position_sample import position_sample
 from rankdistill.ops.relation import relation
 from rankdistill.ops.relation_distance import relation_distance
+from rankdistill.ops.routed_experts import routed_experts
 from rankdistill.ops.triplet_angle_huber import triplet_angle_huber
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "position_sample",
     "relation",
     "relation_distance",
+    "routed_experts",
     "triplet_angle_huber",
 ]

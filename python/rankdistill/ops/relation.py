@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.ops import checks
+from rankdistill.ops.native import accumulator_dtype
 from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
 from rankdistill.reference import relation as reference
 
@@ -17,7 +18,7 @@ LIBRARY.define(f"{OP}_backward(Tensor grad, Tensor x, Tensor? y, str kind) -> (T
 
 @torch.library.register_fake(f"rankdistill::{OP}_forward", lib=LIBRARY)
 def _(x, y, kind):
-    return x.new_empty((x.shape[0], (x if y is None else y).shape[0]))
+    return x.new_empty((x.shape[0], (x if y is None else y).shape[0]), dtype=accumulator_dtype(x.dtype))
 
 
 @torch.library.register_fake(f"rankdistill::{OP}_backward", lib=LIBRARY)
@@ -63,7 +64,7 @@ def relation(x: Tensor, y: Tensor | None = None, kind: str = "cosine") -> Tensor
         kind: "cosine", "inner_product" or "squared_distance".
 
     Returns:
-        [B, N] in the dtype of x, worked in float64 and rounded once.
+        [B, N] float32 (float64 for float64 x), worked in float64 and rounded once.
 
     Contract:
         A cosine with a row of zeros is 0, with gradient 0. Without y the matrix is exactly symmetric. Coincident rows

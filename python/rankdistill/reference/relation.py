@@ -47,7 +47,7 @@ def relation_forward(x: Tensor, y: Tensor | None, kind: str) -> Tensor:
         matrix = (
             matrix.triu() + matrix.triu(1).t()
         )  # a product may differ in its last bit across the diagonal
-    return matrix.to(x.dtype)
+    return matrix.to(torch.float64 if x.dtype == torch.float64 else torch.float32, copy=True)
 
 
 def relation_backward(grad: Tensor, x: Tensor, y: Tensor | None, kind: str) -> tuple[Tensor, Tensor]:
