@@ -19,6 +19,7 @@ from tests.case import (
     unit,
     widened,
 )
+from tests.expert_cases import ROUTED_EXPERTS
 from tests.relation_cases import RELATION_CASES
 
 
@@ -488,6 +489,7 @@ CASES = {
         COMPLEMENT_SAMPLE,
         PLACKETT_LUCE,
         EMBEDDING_PLACKETT_LUCE,
+        ROUTED_EXPERTS,
         *RELATION_CASES,
     )
 }

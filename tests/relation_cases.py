@@ -45,7 +45,9 @@ def with_degenerate_rows(x: Tensor) -> Tensor:
 
 def tables(dtype, B, D_t, D_s, seed, degenerate=True):
     teacher, student = randn(B, D_t, seed=seed, dtype=dtype), randn(B, D_s, seed=seed + 1, dtype=dtype)
-    return (with_degenerate_rows(teacher), with_degenerate_rows(student)) if degenerate else (teacher, student)
+    return (
+        (with_degenerate_rows(teacher), with_degenerate_rows(student)) if degenerate else (teacher, student)
+    )
 
 
 SIZES = {
@@ -110,7 +112,10 @@ RELATION = Case(
     overload_calls=lambda args, kwargs: iter(
         [
             ("relation_forward", args),
-            ("relation_backward", (randn(len(args[0]), len(args[0 if args[1] is None else 1])), *detached(args))),
+            (
+                "relation_backward",
+                (randn(len(args[0]), len(args[0 if args[1] is None else 1])), *detached(args)),
+            ),
         ]
     ),
     differentiable=(0, 1),
@@ -337,9 +342,13 @@ def angle_samples(dtype):
 def angle_bad_samples():
     teacher, student = randn(3, 4), randn(3, 2)
     yield BadSample("rows differ", (teacher[:2], student), ValueError, "teacher with 3 rows")
-    yield BadSample("anchor of B", (teacher, student, torch.tensor([0, 3])), IndexError, r"anchors in \[0, 3\); got 3")
+    yield BadSample(
+        "anchor of B", (teacher, student, torch.tensor([0, 3])), IndexError, r"anchors in \[0, 3\); got 3"
+    )
     yield BadSample("anchor of -1", (teacher, student, torch.tensor([-1])), IndexError, "got -1")
-    yield BadSample("anchors of int32", (teacher, student, torch.tensor([1]).int()), TypeError, "anchors as a int64")
+    yield BadSample(
+        "anchors of int32", (teacher, student, torch.tensor([1]).int()), TypeError, "anchors as a int64"
+    )
 
 
 def angle_oracle(teacher, student, anchors=None):

@@ -10,7 +10,20 @@ import importlib
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "rankdistill.losses": ["Batch", "Distillation", "RelaxedRankingDistillation"],
+    "rankdistill.losses": [
+        "Batch",
+        "Distillation",
+        "DistillationExperts",
+        "FrequencyDistillation",
+        "FullTopologyDistillation",
+        "HierarchicalTopologyDistillation",
+        "HintRegression",
+        "PersonalizedHintRegression",
+        "PreferenceConsistentDistillation",
+        "RelationalKnowledgeDistillation",
+        "RelaxedRankingDistillation",
+        "VectorDistillation",
+    ],
     "rankdistill.models": ["MatrixFactorization"],
     "rankdistill.ops": [
         "complement_sample",

@@ -33,7 +33,7 @@ def differentiable(sample: Sample, case: Case):
     """The sample's arguments with fresh leaves that require gradients, and those leaves."""
     args = list(copy.deepcopy(sample.args))
     for position in case.differentiable:
-        if position < len(args) and isinstance(args[position], Tensor):
+        if position < len(args) and isinstance(args[position], Tensor) and args[position].is_floating_point():
             args[position] = args[position].clone().requires_grad_()
     return args, [a for a in args if isinstance(a, Tensor) and a.requires_grad]
 
@@ -156,10 +156,7 @@ def test_every_backend_has_the_ops_values(case, dtype, sample):
     """Backends are called directly: what serves the dispatcher does not matter here."""
     for overload, args in case.overload_calls(sample.args, sample.kwargs):
         suffix = overload.removeprefix(case.op).removeprefix("_")
-        results = {
-            name: getattr(case.module, name)[suffix](*args)
-            for name in case.backends
-        }
+        results = {name: getattr(case.module, name)[suffix](*args) for name in case.backends}
         for other in results.values():
             for actual, wanted in zip(as_tuple(other), as_tuple(results["REFERENCE"]), strict=True):
                 torch.testing.assert_close(actual, wanted, equal_nan=True, **case.backend_tolerance)

@@ -25,7 +25,10 @@ def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
 def row_errors(op: str, teacher: Tensor, predicted: Tensor, squared: bool = True) -> Tensor:
     """‖t_b − p_b‖² or ‖t_b − p_b‖ [B]; the latter has gradient 0 where it is 0."""
     checks.expect(
-        predicted.shape == teacher.shape, op, f"predictions of shape {list(teacher.shape)}, as teacher", predicted
+        predicted.shape == teacher.shape,
+        op,
+        f"predictions of shape {list(teacher.shape)}, as teacher",
+        predicted,
     )
     errors = (teacher - predicted).square().sum(1)
     if squared:
@@ -34,7 +37,11 @@ def row_errors(op: str, teacher: Tensor, predicted: Tensor, squared: bool = True
 
 
 def hint_regression(
-    teacher: Tensor, predicted: Tensor, normalized: bool = False, reduction: str = "sum", weights: Tensor | None = None
+    teacher: Tensor,
+    predicted: Tensor,
+    normalized: bool = False,
+    reduction: str = "sum",
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Hint regression (FitNet): the teacher's vectors, predicted from the student's, in squared error.
 
@@ -206,7 +213,11 @@ def personalized_hint_regression(
 
 
 def frequency_distillation(
-    teacher: Tensor, predicted: Tensor, normalized: bool = True, reduction: str = "sum", weights: Tensor | None = None
+    teacher: Tensor,
+    predicted: Tensor,
+    normalized: bool = True,
+    reduction: str = "sum",
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Frequency-aware distillation (FreqD): graph-filtered teacher vectors, predicted from filtered student vectors.
 
@@ -235,6 +246,9 @@ def frequency_distillation(
         return hint_regression(teacher, predicted, False, reduction, weights)
     teacher, predicted = widened(teacher, predicted)
     checks.expect(
-        predicted.shape == teacher.shape, op, f"predicted of shape {list(teacher.shape)}, as teacher", predicted
+        predicted.shape == teacher.shape,
+        op,
+        f"predicted of shape {list(teacher.shape)}, as teacher",
+        predicted,
     )
     return reduced(op, 1 - (normalize(teacher) * normalize(predicted)).sum(1), weights, reduction)

@@ -8,6 +8,7 @@ from torch import Tensor
 from rankdistill.functional.reduction import reduce_rows
 from rankdistill.ops import checks, plackett_luce
 
+
 def bayesian_personalized_ranking(positive: Tensor, negative: Tensor, reduction: str = "sum") -> Tensor:
     """Bayesian personalised ranking (BPR): a positive item should score above a negative one.
 

@@ -88,7 +88,9 @@ def preference_consistency(
     """
     op = "preference_consistency"
     checks.expect(form in CONSISTENCY_FORMS, op, f"form as one of {', '.join(CONSISTENCY_FORMS)}", repr(form))
-    checks.expect(raw.shape == projected.shape, op, f"raw of shape {list(projected.shape)}, as projected", raw)
+    checks.expect(
+        raw.shape == projected.shape, op, f"raw of shape {list(projected.shape)}, as projected", raw
+    )
     checks.expect(temperature > 0, op, "a temperature above 0", temperature)
     raw = raw.detach()
     if form == "list":

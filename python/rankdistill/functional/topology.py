@@ -117,7 +117,9 @@ def hierarchical_topology_distillation(
         tensor(2.)
     """
     op = "hierarchical_topology_distillation"
-    checks.expect(group_term in GROUP_TERMS, op, f"group_term as one of {', '.join(GROUP_TERMS)}", repr(group_term))
+    checks.expect(
+        group_term in GROUP_TERMS, op, f"group_term as one of {', '.join(GROUP_TERMS)}", repr(group_term)
+    )
     within = grouped_relation_distance(teacher, student, groups, positive_only)
     teacher_means, index = group_means(teacher.detach(), groups)
     student_means = group_means(student.detach() if detach_means else student, groups)[0]
@@ -162,7 +164,9 @@ def relational_knowledge_distillation(
         >>> relational_knowledge_distillation(rows, 3 * rows)
         tensor(0.)
     """
-    loss = 0 * student.sum(dtype=torch.float64).to(torch.float64 if student.dtype == torch.float64 else torch.float32)
+    loss = 0 * student.sum(dtype=torch.float64).to(
+        torch.float64 if student.dtype == torch.float64 else torch.float32
+    )
     if distance_weight:
         loss = loss + distance_weight / max(student.shape[0] ** 2, 1) * pair_distance_huber(teacher, student)
     if angle_weight:

@@ -124,9 +124,9 @@ def grouped_relation_distance(
 
     Example:
         >>> rows = torch.eye(3)
-        >>> grouped_relation_distance(rows, torch.ones(3, 2), torch.tensor([0, 0, 1]))  # rows 0 and 1, both ways
+        >>> grouped_relation_distance(rows, torch.ones(3, 4), torch.tensor([0, 0, 1]))  # rows 0 and 1, both ways
         tensor(2.)
-        >>> grouped_relation_distance(rows, torch.ones(3, 2), torch.tensor([0, 0, 1]), positive_only=True)
+        >>> grouped_relation_distance(rows, torch.ones(3, 4), torch.tensor([0, 0, 1]), positive_only=True)
         tensor(0.)
     """
     check_tables(OP, teacher, student)

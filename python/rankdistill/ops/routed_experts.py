@@ -4,37 +4,158 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from rankdistill.ops import checks
 from rankdistill.ops.native import accumulator_dtype
+from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
+from rankdistill.reference import routed_experts as reference
 
 OP = "routed_experts"
+ARGUMENTS = "Tensor x, Tensor routing, Tensor weight_in, Tensor bias_in, Tensor weight_out, Tensor bias_out"
+
+LIBRARY.define(f"{OP}_forward({ARGUMENTS}) -> (Tensor, Tensor)")
+LIBRARY.define(
+    f"{OP}_backward(Tensor grad, {ARGUMENTS}, Tensor hidden)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
 
 
-def mixed(x, routing, weight_in, bias_in, weight_out, bias_out):
+@torch.library.register_fake(f"rankdistill::{OP}_forward", lib=LIBRARY)
+def _(x, routing, weight_in, bias_in, weight_out, bias_out):
+    wide, (M, H, _) = accumulator_dtype(x.dtype), weight_in.shape
+    width = M * H if routing.is_floating_point() else H
+    return (
+        x.new_empty((x.shape[0], weight_out.shape[1]), dtype=wide),
+        x.new_empty((x.shape[0], width), dtype=wide),
+    )
+
+
+@torch.library.register_fake(f"rankdistill::{OP}_backward", lib=LIBRARY)
+def _(grad, x, routing, weight_in, bias_in, weight_out, bias_out, hidden):
+    if routing.is_floating_point():
+        grad_routing = routing.new_empty(routing.shape)
+    else:
+        grad_routing = hidden.new_empty((0, weight_in.shape[0]))
+    parameters = weight_in, bias_in, weight_out, bias_out
+    return x.new_empty(x.shape), grad_routing, *(p.new_empty(p.shape) for p in parameters)
+
+
+def forward_fused(x, routing, weight_in, bias_in, weight_out, bias_out):
+    wide = accumulator_dtype(x.dtype)
+    x, *parameters = (t.to(wide).contiguous() for t in (x, weight_in, bias_in, weight_out, bias_out))
+    if routing.is_floating_point():
+        return mixed(x, routing.to(wide), *parameters)
+    return chosen(x, routing, *parameters)
+
+
+def mixed(x, shares, weight_in, bias_in, weight_out, bias_out):
     """Two products for all experts together: neither a [B, D_out, M] tensor nor a loop."""
-    hidden = linear(x, weight_in.flatten(0, 1), bias_in.flatten()).relu()
-    weighted = (hidden.unflatten(1, bias_in.shape) * routing[:, :, None]).flatten(1)
-    return torch.addmm(routing @ bias_out, weighted, weight_out.transpose(1, 2).flatten(0, 1))
+    hidden = torch.addmm(bias_in.flatten(), x, weight_in.flatten(0, 1).t()).relu_()
+    weighted = (hidden.unflatten(1, bias_in.shape) * shares[:, :, None]).flatten(1)
+    return torch.addmm(shares @ bias_out, weighted, weight_out.transpose(1, 2).flatten(0, 1)), hidden
+
+
+def by_expert(expert_ids: Tensor, M: int) -> tuple[Tensor, list[tuple[int, slice]]]:
+    """The rows' order by expert, and (expert, its rows in that order) of each expert that has any."""
+    if expert_ids.device.type == "cpu":
+        checks.check_indices(OP, "routing", expert_ids.contiguous(), 0, M)
+    order = torch.argsort(expert_ids, stable=True)
+    parts, start = [], 0
+    for m, count in enumerate(torch.bincount(expert_ids, minlength=M).tolist()):
+        if count:
+            parts.append((m, slice(start, start + count)))
+        start += count
+    return order, parts
 
 
 def chosen(x, expert_ids, weight_in, bias_in, weight_out, bias_out):
     """Rows sorted by expert, two products per expert that has any."""
+    M, H, _ = weight_in.shape
+    order, parts = by_expert(expert_ids, M)
+    rows = x[order]
+    hidden, made = x.new_empty((len(x), H)), x.new_empty((len(x), weight_out.shape[1]))
+    for m, part in parts:
+        torch.addmm(bias_in[m], rows[part], weight_in[m].t(), out=hidden[part])
+        torch.addmm(bias_out[m], hidden[part].relu_(), weight_out[m].t(), out=made[part])
+    out = torch.empty_like(made)
+    out[order] = made
+    return out, hidden  # hidden by expert: only the backward reads it, and it sorts alike
+
+
+def backward_fused(grad, x, routing, weight_in, bias_in, weight_out, bias_out, hidden):
+    given = x, weight_in, bias_in, weight_out, bias_out
+    grad, x, w, _, v, c = (t.to(hidden.dtype).contiguous() for t in (grad, *given))
+    if routing.is_floating_point():
+        shares = routing.to(hidden.dtype)
+        grads = mixed_backward(grad, x, shares, w, v, c, hidden)
+    else:
+        grads = chosen_backward(grad, x, routing, w, v, hidden)
+    of_routing = routing.dtype if routing.is_floating_point() else hidden.dtype
+    dtypes = given[0].dtype, of_routing, *(t.dtype for t in given[1:])
+    return tuple(g.to(dtype) for g, dtype in zip(grads, dtypes))
+
+
+def mixed_backward(grad, x, shares, weight_in, weight_out, bias_out, hidden):
+    M, H, _ = weight_in.shape
+    layers = hidden.unflatten(1, (M, H))
+    by_weighted = (grad @ weight_out.transpose(1, 2).flatten(0, 1).t()).unflatten(1, (M, H))
+    grad_shares = (by_weighted * layers).sum(2) + grad @ bias_out.t()
+    weighted = (layers * shares[:, :, None]).flatten(1)
+    grad_out = (weighted.t() @ grad).unflatten(0, (M, H)).transpose(1, 2).contiguous()
+    before = by_weighted.mul_(shares[:, :, None]).masked_fill_(layers <= 0, 0).flatten(1)
+    grad_in = (before.t() @ x).unflatten(0, (M, H))
+    return (
+        before @ weight_in.flatten(0, 1),
+        grad_shares,
+        grad_in,
+        before.sum(0).unflatten(0, (M, H)),
+        grad_out,
+        shares.t() @ grad,
+    )
+
+
+def chosen_backward(grad, x, expert_ids, weight_in, weight_out, hidden):
     M = weight_in.shape[0]
-    order = torch.argsort(expert_ids, stable=True)
-    counts = torch.bincount(expert_ids, minlength=M).tolist()
-    # unbind: the gradient of all experts is then one stack, not M sums of tensors of everyone's size
-    parts = [
-        linear(linear(rows, w, b).relu(), v, c)
-        for rows, w, b, v, c in zip(
-            x[order].split(counts), *(p.unbind() for p in (weight_in, bias_in, weight_out, bias_out))
-        )
-        if rows.shape[0]
-    ]
-    if not parts:
-        return x.new_zeros((0, weight_out.shape[1])) + 0 * (x.sum() + weight_in.sum() + weight_out.sum())
-    return torch.cat(parts)[torch.argsort(order)]
+    order, parts = by_expert(expert_ids, M)
+    rows, grad = x[order], grad[order]
+    grad_in, grad_out = torch.zeros_like(weight_in), torch.zeros_like(weight_out)
+    grad_bias_in, grad_bias_out = grad_in.new_zeros(grad_in.shape[:2]), grad_in.new_zeros(grad_out.shape[:2])
+    grad_rows = torch.empty_like(rows)
+    for m, part in parts:
+        before = (grad[part] @ weight_out[m]).masked_fill_(hidden[part] <= 0, 0)
+        torch.mm(grad[part].t(), hidden[part], out=grad_out[m])
+        torch.sum(grad[part], 0, out=grad_bias_out[m])
+        torch.mm(before.t(), rows[part], out=grad_in[m])
+        torch.sum(before, 0, out=grad_bias_in[m])
+        torch.mm(before, weight_in[m], out=grad_rows[part])
+    grad_x = torch.empty_like(grad_rows)
+    grad_x[order] = grad_rows
+    return grad_x, grad_x.new_zeros((0, M)), grad_in, grad_bias_in, grad_out, grad_bias_out
+
+
+FUSED = {"forward": forward_fused, "backward": backward_fused}
+REFERENCE = {"forward": reference.routed_experts_forward, "backward": reference.routed_experts_backward}
+implement(OP, "CPU", {"fused": FUSED, "reference": REFERENCE})
+implement(OP, "CUDA", {"fused": FUSED, "reference": REFERENCE})
+
+
+def _setup(ctx, inputs, output):
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs, output[1])
+
+
+def _backward(ctx, grad, _):
+    if grad is None:
+        return (None,) * 6
+    grads = list(torch.ops.rankdistill.routed_experts_backward(grad, *ctx.saved_tensors))
+    if not ctx.saved_tensors[1].is_floating_point():
+        grads[1] = None
+    return tuple(grads)
+
+
+torch.library.register_autograd(f"rankdistill::{OP}_forward", _backward, setup_context=_setup, lib=LIBRARY)
+torch.library.register_autograd(f"rankdistill::{OP}_backward", no_double_backward(OP), lib=LIBRARY)
 
 
 def routed_experts(
@@ -57,8 +178,8 @@ def routed_experts(
         [B, D_out], float32 (float64 for float64 x).
 
     Contract:
-        Worked in float32 (float64 for float64 x) by torch's matrix products, and differentiated by autograd, twice if
-        asked.
+        Worked in float32 (float64 for float64 x) by torch's matrix products. Between forward and backward one hidden
+        layer is kept, that of the cost below.
 
     Raises:
         TypeError, ValueError: wrong dtypes, shapes or devices.
@@ -88,14 +209,13 @@ def routed_experts(
         checks.expect_tensor(OP, name, value, len(shape))
         checks.expect(tuple(value.shape) == shape, OP, f"{name} of shape {list(shape)}", value)
         checks.expect(value.device == x.device, OP, f"{name} on the device of x ({x.device})", value)
-    wide = accumulator_dtype(x.dtype)
-    x, *parameters = (t.to(wide) for t in (x, weight_in, bias_in, weight_out, bias_out))
     checks.expect(routing.device == x.device, OP, f"routing on the device of x ({x.device})", routing)
     if routing.is_floating_point():
         checks.expect(tuple(routing.shape) == (B, M), OP, f"routing of shape {[B, M]}", routing)
-        return mixed(x, routing.to(wide), *parameters)
-    checks.expect_tensor(OP, "routing", routing, 1, (torch.int64,))
-    checks.expect(routing.shape[0] == B, OP, f"routing with {B} entries, as x has rows", routing)
-    if routing.device.type == "cpu":
-        checks.check_indices(OP, "routing", routing.contiguous(), 0, M)
-    return chosen(x, routing, *parameters)
+    else:
+        checks.expect_tensor(OP, "routing", routing, 1, (torch.int64,))
+        checks.expect(routing.shape[0] == B, OP, f"routing with {B} entries, as x has rows", routing)
+    checks.expect_no_forward_ad(OP, x, routing, weight_in, bias_in, weight_out, bias_out)
+    return torch.ops.rankdistill.routed_experts_forward(x, routing, weight_in, bias_in, weight_out, bias_out)[
+        0
+    ]
