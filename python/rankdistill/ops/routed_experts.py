@@ -11,6 +11,7 @@ from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
 from rankdistill.reference import routed_experts as reference
 
 OP = "routed_experts"
+ROW_BLOCK = 256  # rows whose hidden layers are in cache together
 ARGUMENTS = "Tensor x, Tensor routing, Tensor weight_in, Tensor bias_in, Tensor weight_out, Tensor bias_out"
 
 LIBRARY.define(f"{OP}_forward({ARGUMENTS}) -> (Tensor, Tensor)")
@@ -49,10 +50,19 @@ def forward_fused(x, routing, weight_in, bias_in, weight_out, bias_out):
 
 
 def mixed(x, shares, weight_in, bias_in, weight_out, bias_out):
-    """Two products for all experts together: neither a [B, D_out, M] tensor nor a loop."""
-    hidden = torch.addmm(bias_in.flatten(), x, weight_in.flatten(0, 1).t()).relu_()
-    weighted = (hidden.unflatten(1, bias_in.shape) * shares[:, :, None]).flatten(1)
-    return torch.addmm(shares @ bias_out, weighted, weight_out.transpose(1, 2).flatten(0, 1)), hidden
+    """Two products for all experts together: neither a [B, D_out, M] tensor nor a loop over experts."""
+    (B, _), (M, H) = x.shape, bias_in.shape
+    into, back = weight_in.flatten(0, 1).t(), weight_out.transpose(1, 2).flatten(0, 1)
+    hidden, out = x.new_empty((B, M * H)), shares @ bias_out
+    buffer = x.new_empty((min(B, ROW_BLOCK), M, H))
+    for start in range(0, B, ROW_BLOCK):
+        rows = slice(start, start + ROW_BLOCK)
+        layer = hidden[rows]
+        torch.addmm(bias_in.flatten(), x[rows], into, out=layer)
+        weighted = buffer[: len(layer)]
+        torch.mul(layer.relu_().unflatten(1, (M, H)), shares[rows, :, None], out=weighted)
+        out[rows].addmm_(weighted.flatten(1), back)
+    return out, hidden
 
 
 def by_expert(expert_ids: Tensor, M: int) -> tuple[Tensor, list[tuple[int, slice]]]:
@@ -96,20 +106,30 @@ def backward_fused(grad, x, routing, weight_in, bias_in, weight_out, bias_out, h
 
 
 def mixed_backward(grad, x, shares, weight_in, weight_out, bias_out, hidden):
-    M, H, _ = weight_in.shape
-    layers = hidden.unflatten(1, (M, H))
-    by_weighted = (grad @ weight_out.transpose(1, 2).flatten(0, 1).t()).unflatten(1, (M, H))
-    grad_shares = (by_weighted * layers).sum(2) + grad @ bias_out.t()
-    weighted = (layers * shares[:, :, None]).flatten(1)
-    grad_out = (weighted.t() @ grad).unflatten(0, (M, H)).transpose(1, 2).contiguous()
-    before = by_weighted.mul_(shares[:, :, None]).masked_fill_(layers <= 0, 0).flatten(1)
-    grad_in = (before.t() @ x).unflatten(0, (M, H))
+    (B, D), (M, H, _), D_out = x.shape, weight_in.shape, grad.shape[1]
+    into, back = weight_in.flatten(0, 1), weight_out.transpose(1, 2).flatten(0, 1).t().contiguous()
+    grad_shares, grad_x = grad @ bias_out.t(), torch.empty_like(x)
+    grad_in, grad_out = x.new_zeros((M * H, D)), x.new_zeros((D_out, M * H))
+    grad_bias = x.new_zeros(M * H)
+    first, second = (x.new_empty((min(B, ROW_BLOCK), M, H)) for _ in range(2))
+    for start in range(0, B, ROW_BLOCK):
+        rows = slice(start, start + ROW_BLOCK)
+        layer = hidden[rows].unflatten(1, (M, H))
+        by_layer, product = first[: len(layer)], second[: len(layer)]
+        torch.mm(grad[rows], back, out=by_layer.flatten(1))
+        grad_shares[rows] += torch.mul(by_layer, layer, out=product).sum(2)
+        torch.mul(layer, shares[rows, :, None], out=product)
+        grad_out.addmm_(grad[rows].t(), product.flatten(1))
+        by_layer.mul_(shares[rows, :, None]).mul_(layer.sign())  # a layer is 0 where its relu cut
+        grad_in.addmm_(by_layer.flatten(1).t(), x[rows])
+        grad_bias += by_layer.flatten(1).sum(0)
+        torch.mm(by_layer.flatten(1), into, out=grad_x[rows])
     return (
-        before @ weight_in.flatten(0, 1),
+        grad_x,
         grad_shares,
-        grad_in,
-        before.sum(0).unflatten(0, (M, H)),
-        grad_out,
+        grad_in.unflatten(0, (M, H)),
+        grad_bias.unflatten(0, (M, H)),
+        grad_out.unflatten(1, (M, H)).transpose(0, 1).contiguous(),
         shares.t() @ grad,
     )
 
