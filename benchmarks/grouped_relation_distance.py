@@ -51,7 +51,9 @@ def gate(shape: Shape, args: tuple, outputs: dict) -> None:
     for name, (found, found_grad) in outputs.items():
         if "within" not in name:
             torch.testing.assert_close(found.double(), value, rtol=1e-5, atol=0, msg=f"{name}: value")
-            torch.testing.assert_close(found_grad.double(), grad, rtol=1e-4, atol=1e-4, msg=f"{name}: gradient")
+            torch.testing.assert_close(
+                found_grad.double(), grad, rtol=1e-4, atol=1e-4, msg=f"{name}: gradient"
+            )
 
 
 def work(shape: Shape) -> Work:

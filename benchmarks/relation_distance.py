@@ -42,7 +42,9 @@ def released_similarity(x):
 
 def released(teacher, student):
     """The released code's steps: products and lengths of all pairs, a quotient, a difference, a square."""
-    return (released_similarity(teacher).reshape(-1) - released_similarity(student).reshape(-1)).pow(2.0).sum()
+    return (
+        (released_similarity(teacher).reshape(-1) - released_similarity(student).reshape(-1)).pow(2.0).sum()
+    )
 
 
 def gate(shape: Shape, args: tuple, outputs: dict) -> None:

@@ -69,26 +69,21 @@ def forward_native(teacher, student, groups, positive_only, with_slopes):
     return by_tiles(native_tiles, teacher, student, groups, positive_only, with_slopes)
 
 
-TRITON = triton_or(OP, "tiles")
+LAUNCHERS = triton_or(OP, "tiles")
 
 
 def forward_triton(teacher, student, groups, positive_only, with_slopes):
-    return by_tiles(TRITON["tiles"], teacher, student, groups, positive_only, with_slopes)
+    def tiles(t, s, bounds, positive_only, slopes):
+        return LAUNCHERS["tiles"](t, s, bounds, positive_only, slopes, student.dtype)
+
+    return by_tiles(tiles, teacher, student, groups, positive_only, with_slopes)
 
 
-REFERENCE = {"forward": reference.grouped_relation_distance_forward, "backward": scale_slopes}
 NATIVE = {"forward": forward_native, "backward": scale_slopes}
+REFERENCE = {"forward": reference.grouped_relation_distance_forward, "backward": scale_slopes}
+TRITON = {"forward": forward_triton, "backward": scale_slopes} if isinstance(LAUNCHERS, dict) else LAUNCHERS
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(
-    OP,
-    "CUDA",
-    {
-        "triton": {"forward": forward_triton, "backward": scale_slopes}
-        if isinstance(TRITON, dict)
-        else TRITON,
-        "reference": REFERENCE,
-    },
-)
+implement(OP, "CUDA", {"triton": TRITON, "reference": REFERENCE})
 
 
 def grouped_relation_distance(

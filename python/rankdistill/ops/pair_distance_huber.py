@@ -31,11 +31,21 @@ def forward_native(teacher, student, with_slopes):
     return torch.tensor(loss, dtype=wide), (slopes[:, :D] / scale).to(wide)
 
 
+LAUNCHERS = triton_or(OP, "tiles")
+
+
+def forward_triton(teacher, student, with_slopes):
+    wide = accumulator_dtype(student.dtype)
+    if not student.shape[0]:
+        return student.new_zeros((), dtype=wide), student.new_empty(student.shape, dtype=wide)
+    s, scale = centred(student)
+    loss, slopes = LAUNCHERS["tiles"](centred(teacher)[0], s, student.dtype, with_slopes)
+    return loss.to(wide), (slopes / scale).to(wide)
+
+
 NATIVE = {"forward": forward_native, "backward": scale_slopes}
 REFERENCE = {"forward": reference.pair_distance_huber_forward, "backward": scale_slopes}
-TRITON = triton_or(OP, "forward")
-if isinstance(TRITON, dict):
-    TRITON["backward"] = scale_slopes
+TRITON = {"forward": forward_triton, "backward": scale_slopes} if isinstance(LAUNCHERS, dict) else LAUNCHERS
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
 implement(OP, "CUDA", {"triton": TRITON, "reference": REFERENCE})
 
