@@ -14,27 +14,30 @@ SHAPES = [
 ]
 
 
-def composed(teacher, student):
+def composed(teacher, student, mode="use_mm_for_euclid_dist_if_necessary"):
     """As its authors' code, with torch.cdist for its distances."""
     with torch.no_grad():
-        wanted = torch.cdist(teacher, teacher)
+        wanted = torch.cdist(teacher, teacher, compute_mode=mode)
         wanted = wanted / wanted[wanted > 0].mean()
-    distances = torch.cdist(student, student)
+    distances = torch.cdist(student, student, compute_mode=mode)
     distances = distances / distances[distances > 0].mean()
     return torch.nn.functional.smooth_l1_loss(distances, wanted, reduction="sum")
 
 
+def exact(teacher, student):
+    return composed(teacher, student, "donot_use_mm_for_euclid_dist")
+
+
 def gate(shape: Shape, args: tuple, outputs: dict) -> None:
-    rows = slice(0, 3000)
-    few = args[0][rows], args[1].detach()[rows].requires_grad_()
+    few = args[0][:2900], args[1].detach()[:2900].requires_grad_()
     wide = few[0].double(), few[1].detach().double().requires_grad_()
-    outputs = {"few rows": forward_backward(pair_distance_huber)(*few)} | (
-        outputs if shape["B"] <= 3000 else {}
-    )
-    value, grad = forward_backward(composed)(*wide)
-    for name, (found, found_grad) in outputs.items():
-        torch.testing.assert_close(found.double(), value, rtol=1e-4, atol=0, msg=f"{name}: value")
-        torch.testing.assert_close(found_grad.double(), grad, rtol=1e-2, atol=1e-2, msg=f"{name}: gradient")
+    value, grad = forward_backward(exact)(*wide)
+    found, found_grad = forward_backward(pair_distance_huber)(*few)
+    torch.testing.assert_close(found.double(), value, rtol=5e-6, atol=0, msg="value")
+    torch.testing.assert_close(found_grad.double(), grad, rtol=1e-5, atol=1e-5, msg="gradient")
+    # torch.cdist by products finds distances above 0 between a row and itself, which moves its means.
+    values = [value for value, _ in outputs.values()]
+    torch.testing.assert_close(values[0], values[1], rtol=1e-2, atol=0, msg="torch.cdist: value")
 
 
 def work(shape: Shape) -> Work:

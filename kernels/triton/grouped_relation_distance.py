@@ -33,7 +33,8 @@ def grouped_relation_distance_kernel(
     rows = row + tl.arange(0, BLOCK_I)
     sums = tl.zeros((BLOCK_I, BLOCK_J), dtype)
     grad = tl.zeros((BLOCK_I, BLOCK_S), dtype)
-    for column in range(begin, end, BLOCK_J):
+    column = begin
+    while column < end:
         columns = column + tl.arange(0, BLOCK_J)
         wanted = product_tile(teacher_ptr, rows, columns, end, end, D_T, dtype, BLOCK_I, BLOCK_J, BLOCK_D)
         found = product_tile(student_ptr, rows, columns, end, end, D_S, dtype, BLOCK_I, BLOCK_J, BLOCK_D)
@@ -45,6 +46,7 @@ def grouped_relation_distance_kernel(
             grad += weighted_rows(
                 4 * difference, student_ptr, columns, end, chunk * BLOCK_S, D_S, dtype, BLOCK_S
             )
+        column += BLOCK_J
     if chunk == 0:
         tl.store(losses_ptr + program, tl.sum(tl.sum(sums, 1), 0))
     if WITH_SLOPES:

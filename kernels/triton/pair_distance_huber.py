@@ -56,7 +56,8 @@ def distance_sums_kernel(
     rows = program * BLOCK_I + tl.arange(0, BLOCK_I)
     totals_t, totals_s = tl.zeros((BLOCK_I,), dtype), tl.zeros((BLOCK_I,), dtype)
     counts_t, counts_s = tl.zeros((BLOCK_I,), dtype), tl.zeros((BLOCK_I,), dtype)
-    for column in range(program * BLOCK_I, B, BLOCK_J):
+    column = program * BLOCK_I
+    while column < B:
         columns = column + tl.arange(0, BLOCK_J)
         above = columns[None, :] > rows[:, None]
         t = distance_tile(
@@ -70,6 +71,7 @@ def distance_sums_kernel(
         totals_s += tl.sum(s, 1)
         counts_t += tl.sum((t != 0).to(dtype), 1)
         counts_s += tl.sum((s != 0).to(dtype), 1)
+        column += BLOCK_J
     tl.store(sums_ptr + 4 * program, tl.sum(totals_t, 0))
     tl.store(sums_ptr + 4 * program + 1, tl.sum(counts_t, 0))
     tl.store(sums_ptr + 4 * program + 2, tl.sum(totals_s, 0))
