@@ -20,8 +20,8 @@ from torch import Tensor
 
 @triton.jit
 def grouped_relation_distance_kernel(
-    teacher_ptr, student_ptr, blocks_ptr, losses_ptr, slopes_ptr, D_T, D_S,
-    POSITIVE_ONLY: tl.constexpr, WITH_SLOPES: tl.constexpr,
+    teacher_ptr, student_ptr, blocks_ptr, losses_ptr, slopes_ptr, D_T: tl.constexpr, D_S: tl.constexpr,
+POSITIVE_ONLY: tl.constexpr, WITH_SLOPES: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """blocks [n, 3] int64: a block's first row, and its group's first row and end. Rows are unit vectors."""

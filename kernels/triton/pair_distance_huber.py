@@ -24,7 +24,7 @@ CANCELLED_DOUBLE = 1e-4
 
 @triton.jit
 def distance_tile(
-    table_ptr, norms_ptr, rows, columns, B, WIDTH, share, dtype: tl.constexpr,
+    table_ptr, norms_ptr, rows, columns, B, WIDTH: tl.constexpr, share, dtype: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Distances of table rows `rows` [I] and `columns` [J]; 0 past the table."""
@@ -47,8 +47,8 @@ def distance_tile(
 
 @triton.jit
 def distance_sums_kernel(
-    teacher_ptr, teacher_norms_ptr, student_ptr, student_norms_ptr, sums_ptr, B, D_T, D_S, share,
-    BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr,
+    teacher_ptr, teacher_norms_ptr, student_ptr, student_norms_ptr, sums_ptr, B, D_T: tl.constexpr, D_S: tl.constexpr, share,
+BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """sums [blocks, 4]: the sum and the number of the distances that are not 0, of teacher and student, for i < j."""
     program = tl.program_id(0).to(tl.int64)
@@ -81,7 +81,7 @@ def distance_sums_kernel(
 @triton.jit
 def pair_distance_huber_kernel(
     teacher_ptr, teacher_norms_ptr, student_ptr, student_norms_ptr, scales_ptr, sums_ptr, slopes_ptr,
-    mean_slopes_ptr, B, D_T, D_S, share, WITH_SLOPES: tl.constexpr,
+    mean_slopes_ptr, B, D_T: tl.constexpr, D_S: tl.constexpr, share, WITH_SLOPES: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """scales [2]: 1/mean of teacher and student. sums [blocks, 2]: of huber, and of its derivative times the distance."""
@@ -93,7 +93,8 @@ def pair_distance_huber_kernel(
     losses, moments = tl.zeros((BLOCK_I,), dtype), tl.zeros((BLOCK_I,), dtype)
     bends, means = tl.zeros((BLOCK_I,), dtype), tl.zeros((BLOCK_I,), dtype)
     bent, meant = tl.zeros((BLOCK_I, BLOCK_S), dtype), tl.zeros((BLOCK_I, BLOCK_S), dtype)
-    for column in range(0, B, BLOCK_J):
+    column = 0
+    while column < B:
         columns = column + tl.arange(0, BLOCK_J)
         t = distance_tile(
             teacher_ptr, teacher_norms_ptr, rows, columns, B, D_T, share, dtype, BLOCK_I, BLOCK_J, BLOCK_D
@@ -114,6 +115,7 @@ def pair_distance_huber_kernel(
             means += tl.sum(inverse, 1)
             bent += weighted_rows(bend, student_ptr, columns, B, chunk * BLOCK_S, D_S, dtype, BLOCK_S)
             meant += weighted_rows(inverse, student_ptr, columns, B, chunk * BLOCK_S, D_S, dtype, BLOCK_S)
+        column += BLOCK_J
     if chunk == 0:
         tl.store(sums_ptr + 2 * program, tl.sum(losses, 0))
         tl.store(sums_ptr + 2 * program + 1, tl.sum(moments, 0))

@@ -12,13 +12,13 @@ import triton.language as tl
 
 BLOCK_ROWS = 32
 BLOCK_COLUMNS = 32
-BLOCK_WIDTH = 32
-WARPS = 4
+BLOCK_WIDTH = 16
+WARPS = 8
 
 
 @triton.jit
 def product_tile(
-    table_ptr, rows, columns, rows_end, columns_end, WIDTH, dtype: tl.constexpr,
+    table_ptr, rows, columns, rows_end, columns_end, WIDTH: tl.constexpr, dtype: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Inner products of table rows `rows` [I] and `columns` [J]; 0 past either end."""
@@ -39,7 +39,7 @@ def product_tile(
 
 @triton.jit
 def weighted_rows(
-    weights, table_ptr, columns, columns_end, width_start, WIDTH, dtype: tl.constexpr, BLOCK_S: tl.constexpr,
+    weights, table_ptr, columns, columns_end, width_start, WIDTH: tl.constexpr, dtype: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Σ_j weights[i, j] · table row j, of the BLOCK_S numbers from `width_start` on."""
     d = width_start + tl.arange(0, BLOCK_S)

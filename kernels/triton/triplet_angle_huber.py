@@ -20,7 +20,7 @@ from torch import Tensor
 
 @triton.jit
 def triplet_angle_huber_kernel(
-    teacher_ptr, student_ptr, losses_ptr, slopes_ptr, B, D_T, D_S, WITH_SLOPES: tl.constexpr,
+    teacher_ptr, student_ptr, losses_ptr, slopes_ptr, B, D_T: tl.constexpr, D_S: tl.constexpr, WITH_SLOPES: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Of one anchor's unit differences: a loss per block of rows, and the slopes by the student's."""
@@ -30,7 +30,8 @@ def triplet_angle_huber_kernel(
     rows = program * BLOCK_I + tl.arange(0, BLOCK_I)
     sums = tl.zeros((BLOCK_I, BLOCK_J), dtype)
     grad = tl.zeros((BLOCK_I, BLOCK_S), dtype)
-    for column in range(0, B, BLOCK_J):
+    column = 0
+    while column < B:
         columns = column + tl.arange(0, BLOCK_J)
         wanted = product_tile(teacher_ptr, rows, columns, B, B, D_T, dtype, BLOCK_I, BLOCK_J, BLOCK_D)
         found = product_tile(student_ptr, rows, columns, B, B, D_S, dtype, BLOCK_I, BLOCK_J, BLOCK_D)
@@ -41,6 +42,7 @@ def triplet_angle_huber_kernel(
             slope = tl.where(size < 1, difference, tl.where(difference > 0, 1.0, -1.0))
             slope = tl.where(difference != difference, difference, slope)
             grad += weighted_rows(2 * slope, student_ptr, columns, B, chunk * BLOCK_S, D_S, dtype, BLOCK_S)
+        column += BLOCK_J
     if chunk == 0:
         tl.store(losses_ptr + program, tl.sum(tl.sum(sums, 1), 0))
     if WITH_SLOPES:

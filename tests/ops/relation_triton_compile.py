@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 TILE = {"BLOCK_I": BLOCK_ROWS, "BLOCK_J": BLOCK_COLUMNS, "BLOCK_D": BLOCK_WIDTH}
-SIZES = {"B": "i32", "D_T": "i32", "D_S": "i32"}
+SIZES = {"B": "i32"}
 
 
 def kernels(storage: str):
@@ -30,8 +30,6 @@ def kernels(storage: str):
             **pointers(("teacher_ptr", "student_ptr")),
             "blocks_ptr": "*i64",
             **pointers(("losses_ptr", "slopes_ptr")),
-            "D_T": "i32",
-            "D_S": "i32",
         },
         slopes | {"POSITIVE_ONLY": True},
     )
@@ -58,7 +56,7 @@ def kernels(storage: str):
 
 
 def compiled(kernel, signature, constants, storage: str, D: int, capability: int) -> dict:
-    constants = {**TILE, **constants}
+    constants = {**TILE, **constants, "D_T": 2 * D, "D_S": D}
     if "WITH_SLOPES" in constants:
         constants["BLOCK_S"] = width_block(D)
     full = signature | dict.fromkeys(constants, "constexpr")
