@@ -40,6 +40,7 @@ _EXPORTS = {
         "routed_experts",
         "triplet_angle_huber",
     ],
+    "rankdistill.ops.prepared_items": ["PreparedItems", "prepare_items"],
     "rankdistill.rankings": ["Rankings"],
     "rankdistill.trainer": ["Term", "Trainer"],
 }
