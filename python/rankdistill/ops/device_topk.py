@@ -55,50 +55,66 @@ def filter_plan(N: int, D: int, k: int) -> FilterPlan | None:
     capacity = 3 * rank * stride + 256
     fits = [group for group in (64, 16, 1) if count // group >= max(8 * rank, 512)]
     group = fits[0] if fits else next(g for g in (1, 16, 64) if count // g <= 12288)
-    return FilterPlan(stride, group, rank, capacity) if 4 * capacity <= N and 2 * rank <= count // group else None
+    return (
+        FilterPlan(stride, group, rank, capacity)
+        if 4 * capacity <= N and 2 * rank <= count // group
+        else None
+    )
 
 
 def sample_stride(N: int) -> int:
     return max(32, -(-N // (1 << 19)))
 
 
-class ItemImage(NamedTuple):
-    """A table of items in bf16 as the filter reads it, with a sample of it; see kernels/cuda/table_image.cuh."""
-
-    image: Tensor
-    terms: Tensor
-    sample_image: Tensor
-    sample_terms: Tensor
-    stride: int
-
-
 def image_bytes(rows: int, D: int) -> int:
     """Of `rows`, a multiple of TILE: chunks of 64 numbers, of 32 where that saves a tenth (image_shape)."""
-    padded = 16 if D <= 16 else -(-D // 32) * 32 if 10 * (-(-D // 32) * 32) <= 9 * (-(-D // 64) * 64) else -(-D // 64) * 64
-    return 2 * rows * padded
+    narrow, wide = up_to(D, 32), up_to(D, 64)
+    return 2 * rows * (16 if D <= 16 else narrow if 10 * narrow <= 9 * wide else wide)
 
 
 def up_to(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
+class ItemImage(NamedTuple):
+    """Items in bf16 as the filter reads them (kernels/cuda/table_image.cuh), and a sample of them: views of one buffer."""
+
+    image: Tensor
+    terms: Tensor
+    sample_image: Tensor
+    sample_terms: Tensor
+
+
+def image_sizes(N: int, D: int, stride: int) -> list[int]:
+    rows, sampled = up_to(N, TILE), up_to(N // stride, TILE)
+    return [image_bytes(rows, D), 16 * rows, image_bytes(sampled, D), 16 * sampled]
+
+
+def item_image(buffer: Tensor, N: int, D: int, stride: int) -> ItemImage:
+    return ItemImage(*buffer.split(image_sizes(N, D, stride)))
+
+
 def launch(step: str, device: torch.device, *args) -> None:
     cuda.run(step, device, *args, cuda.current_stream(device))
 
 
-def prepare_items(items: Tensor, item_bias: Tensor | None, stride: int | None = None) -> ItemImage:
-    """The images of contiguous `items` [N, D] on their device: 2·N·D bytes and 16·N more."""
+def prepare_items(items: Tensor, item_bias: Tensor | None, stride: int | None = None) -> Tensor:
+    """The buffer of an `item_image` of contiguous `items` [N, D], on their device: little over 2·N·D + 16·N bytes."""
     N, D = items.shape
     stride = sample_stride(N) if stride is None else stride
-    parts = []
-    for step, count in ((0, N), (stride, N // stride)):
-        rows = up_to(count, TILE)
-        image = workspace(image_bytes(rows, D), dtype=torch.uint8, device=items.device)
-        terms = workspace(rows, 4, dtype=torch.float32, device=items.device)
+    buffer = workspace(sum(image_sizes(N, D, stride)), dtype=torch.uint8, device=items.device)
+    parts = item_image(buffer, N, D, stride)
+    for step, count, image, terms in ((0, N, *parts[:2]), (stride, N // stride, *parts[2:])):
         launch("prepare_items", items.device, DTYPE_CODES[items.dtype], address(items), address(item_bias), D, step, count,
                address(image), address(terms))  # fmt: skip
-        parts += [image, terms]
-    return ItemImage(*parts, stride)
+    return buffer
+
+
+def prepared_buffer(items: Tensor, item_bias: Tensor | None) -> Tensor | None:
+    """What `inner_product_topk` takes as `prepared`; None for tables that it does not filter."""
+    if filter_plan(*items.shape, 1) is None:
+        return None
+    return prepare_items(*contiguous(items, item_bias))
 
 
 def uses_hopper(device: torch.device) -> bool:
@@ -107,10 +123,10 @@ def uses_hopper(device: torch.device) -> bool:
 
 def inner_product_topk(
     users: Tensor, items: Tensor, k: int, indptr: Tensor | None, indices: Tensor | None, item_bias: Tensor | None,
-    *, plan: FilterPlan | None = None, image: ItemImage | None = None, hopper: bool | None = None,
+    *, prepared: Tensor | None = None, plan: FilterPlan | None = None, hopper: bool | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """By the filter where it pays, with what it could not settle done exactly. Waits once for the device: for the number of
-    rows left over, which is nearly always 0.
+    rows left over, which is nearly always 0. `prepared` is prepare_items' buffer of the same table.
 
     A row whose exclusions are malformed gets indices -1, scores NaN and length 0.
     """
@@ -121,7 +137,9 @@ def inner_product_topk(
     if B * k == 0 or plan is None:
         score_exactly(users, items, k, indptr, indices, item_bias, None, top)
         return top
-    image = prepare_items(items, item_bias, plan.stride) if image is None or image.stride != plan.stride else image
+    if prepared is None or plan.stride != sample_stride(N):
+        prepared = prepare_items(items, item_bias, plan.stride)
+    image = item_image(prepared, N, D, plan.stride)
     hopper = uses_hopper(users.device) if hopper is None else hopper
     rows = filter_rows(users, items, k, indptr, indices, item_bias, plan, image, hopper, top)
     if len(rows):
@@ -267,7 +285,9 @@ def masked_topk(
         scores = scores.contiguous()
     (B, N), device = scores.shape, scores.device
     if N >= LARGEST_COUNT:
-        raise ValueError(f"masked_topk: expected fewer than {LARGEST_COUNT} scores a row on a device; got {N}")
+        raise ValueError(
+            f"masked_topk: expected fewer than {LARGEST_COUNT} scores a row on a device; got {N}"
+        )
     top = empty_lists(B, k, scores.dtype, device)
     if N == 0 or B * k == 0:
         fill_empty(top)
@@ -276,7 +296,10 @@ def masked_topk(
     windows, pieces, rank, capacity = (0, 0, 0, 0) if plan is None else plan
     turn = B if plan is None else min(B, max(1, WORKSPACE_BYTES // (4 * capacity)))
     new = lambda *size, dtype: None if plan is None else workspace(*size, dtype=dtype, device=device)
-    kept, thresholds = new(turn, capacity, dtype=torch.int32), new(turn, dtype=accumulator_dtype(scores.dtype))
+    kept, thresholds = (
+        new(turn, capacity, dtype=torch.int32),
+        new(turn, dtype=accumulator_dtype(scores.dtype)),
+    )
     malformed, redo_rows = new(turn, dtype=torch.uint8), new(turn, dtype=torch.int64)
     for first in range(0, B, turn):
         rows = min(turn, B - first)

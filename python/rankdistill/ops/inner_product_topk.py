@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rankdistill.ops import checks
+from rankdistill.ops import checks, device_topk
+from rankdistill.ops.cuda import cuda_or
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.prepared_items import PreparedItems, checked_bias
 from rankdistill.ops.registration import LIBRARY, implement, not_differentiable
@@ -95,10 +96,17 @@ def forward_native(
     return scores, indices, lengths
 
 
+def forward_cuda(users, items, k, exclude_indptr, exclude_indices, item_bias, prepared=None):
+    return device_topk.inner_product_topk(
+        users, items, k, exclude_indptr, exclude_indices, item_bias, prepared=prepared
+    )
+
+
 REFERENCE = {"": forward_reference, "prepared": forward_reference}
 NATIVE = {"": forward_native, "prepared": forward_native}
+CUDA = {"": forward_cuda, "prepared": forward_cuda}
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"reference": REFERENCE})
+implement(OP, "CUDA", {"native": cuda_or(CUDA), "reference": REFERENCE})
 
 for overload in (OP, f"{OP}_prepared"):
     torch.library.register_autograd(
