@@ -163,7 +163,7 @@ def worst_bounds(users: Tensor, items: Tensor, bias: Tensor | None, hopper: bool
 
 
 def topk_scores(users: Tensor, items: Tensor, bias: Tensor | None) -> Tensor:
-    scores = torch.zeros(len(users), len(items), dtype=torch.float64)
+    scores = torch.zeros(len(users), len(items), dtype=torch.float64, device=users.device)
     for d in range(users.shape[1]):
         scores += users[:, d, None].double() * items[:, d].double()
     scores = scores if bias is None else scores + bias.double()
