@@ -64,11 +64,18 @@ constexpr int kLogEntries = 384, kLogStep = 256;
 struct WarpLog {
   Survivor survivors[kLogEntries];
   uint32_t rows[kLogEntries];
+  uint32_t count;
+  uint32_t unused;
 };
 
-__device__ __forceinline__ void empty_log(const WarpLog& log, int logged, const FilterRows& rows,
-                                          const Survivors& survivors) {
+__device__ __forceinline__ void begin_log(WarpLog& log) {
+  if (lane_index() == 0) log.count = 0;
   __syncwarp();
+}
+
+__device__ __forceinline__ void empty_log(WarpLog& log, const FilterRows& rows, const Survivors& survivors) {
+  __syncwarp();
+  const int logged = static_cast<int>(log.count);
   for (int i = lane_index(); i < logged; i += 32) {
     const Survivor survivor = log.survivors[i];
     const uint32_t row = log.rows[i];
@@ -78,6 +85,7 @@ __device__ __forceinline__ void empty_log(const WarpLog& log, int logged, const 
     if (slot < survivors.capacity) survivors.entries[row * survivors.capacity + slot] = survivor;
   }
   __syncwarp();
+  begin_log(log);
 }
 
 // The rows and columns of C fragments, RB blocks of 16 rows and CB of 8 columns, that a thread holds (mma.cuh):
@@ -120,38 +128,54 @@ __device__ __forceinline__ void begin_tile(float (&acc)[RB][4 * CB], const ItemT
   }
 }
 
-// Logs what is not below its threshold (NaN is not).
+// Logs what is not below its threshold. No bound is NaN: an item or user that bf16 cannot hold has zeros for values.
+// All groups of eight are looked at before any is taken up, by maxima rather than a chain of predicates, so that nothing
+// waits for the one before (DESIGN.md TK-8).
 template <int RB, int CB>
 __device__ __forceinline__ void collect(const float (&acc)[RB][4 * CB], const ThreadRows<RB>& own, int64_t first_item,
-                                        const FilterRows& rows, const Survivors& survivors, WarpLog& log, int& logged) {
+                                        const FilterRows& rows, const Survivors& survivors, WarpLog& log) {
+  constexpr int kGroups = CB / 2;
+  unsigned flagged = 0;
+#pragma unroll
+  for (int q = 0; q < RB; ++q)
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      const float* const bounds = acc[q] + 8 * group;
+      const float top0 = fmaxf(fmaxf(bounds[0], bounds[1]), fmaxf(bounds[4], bounds[5]));
+      const float top1 = fmaxf(fmaxf(bounds[2], bounds[3]), fmaxf(bounds[6], bounds[7]));
+      const bool any = !(top0 < own.thresholds[q][0]) || !(top1 < own.thresholds[q][1]);
+      flagged |= __any_sync(kWholeWarp, any) ? 1u << (q * kGroups + group) : 0u;
+    }
+  if (flagged == 0) return;
   const int64_t left = rows.N - first_item;
   const int columns = left < 8 * CB ? static_cast<int>(left) : 8 * CB;
 #pragma unroll
   for (int q = 0; q < RB; ++q)
 #pragma unroll
-    for (int pair = 0; pair < CB / 2; ++pair) {
-      bool any = false;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) any = any || !(acc[q][8 * pair + i] < own.thresholds[q][(i >> 1) & 1]);
-      if (!__any_sync(kWholeWarp, any)) continue;
+    for (int group = 0; group < kGroups; ++group) {
+      if ((flagged >> (q * kGroups + group) & 1u) == 0) continue;
+      const int column0 = 16 * group + 2 * (lane_index() % 4);
+      unsigned hits = 0;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const float bound = acc[q][8 * pair + i];
         const int h = (i >> 1) & 1;
-        const int column = 16 * pair + 8 * (i >> 2) + 2 * (lane_index() % 4) + (i & 1);
-        const bool hit = !(bound < own.thresholds[q][h]) && own.row(q, h) < rows.count && column < columns;
-        const unsigned votes = __ballot_sync(kWholeWarp, hit);
-        if (hit) {
-          const int slot = logged + votes_before(votes);
-          log.survivors[slot] = {bound, static_cast<uint32_t>(first_item) + column};
-          log.rows[slot] = own.row(q, h);
-        }
-        logged += __popc(votes);
+        if (!(acc[q][8 * group + i] < own.thresholds[q][h]) && own.row(q, h) < rows.count &&
+            column0 + 8 * (i >> 2) + (i & 1) < columns)
+          hits |= 1u << i;
       }
-      if (logged > kLogEntries - kLogStep) {
-        empty_log(log, logged, rows, survivors);
-        logged = 0;
+      if (hits != 0) {
+        uint32_t slot = atomicAdd(&log.count, static_cast<uint32_t>(__popc(hits)));
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+          if (hits >> i & 1u) {
+            const uint32_t column = column0 + 8 * (i >> 2) + (i & 1);
+            log.survivors[slot] = {acc[q][8 * group + i], static_cast<uint32_t>(first_item) + column};
+            log.rows[slot++] = own.row(q, (i >> 1) & 1);
+          }
       }
+      __syncwarp();
+      // One lane's reading, so that all decide alike.
+      if (__shfl_sync(kWholeWarp, log.count, 0) > kLogEntries - kLogStep) empty_log(log, rows, survivors);
     }
 }
 
@@ -231,14 +255,13 @@ __global__ void __launch_bounds__(kMmaThreads, SAMPLE ? 2 : 1)
   const ImageShape shape = work.shape;
   const int chunk_bytes = shape.chunk_bytes(), lane = lane_index();
   const int row0 = 32 * (warp_index() >> 1), column0 = 64 * (warp_index() & 1);
-  const float rounding = *rows.rounding;
-  int logged = 0;
+  if constexpr (!SAMPLE) begin_log(log);
   // What this lane names to ldmatrix: A by rows, then the other half of k; B by the other half of k, then columns.
   const uint32_t a_row = (row0 + lane % 16) * shape.row_bytes + 16 * (lane / 16);
   const uint32_t b_row = (column0 + lane % 8 + 8 * (lane / 16)) * shape.row_bytes + 16 * (lane / 8 % 2);
 
   for (int64_t unit = blockIdx.x; unit < work.units(); unit += gridDim.x) {
-    const uint8_t* user_image = work.users + work.user_tile(unit) * shape.tile_bytes();
+    const int64_t user_tile = work.user_tile(unit);
     const int64_t first = work.first_tile(unit);
     const int passes = static_cast<int>(work.end_tile(unit) - first) * shape.chunks;
     const auto request = [&](int pass) {
@@ -251,15 +274,15 @@ __global__ void __launch_bounds__(kMmaThreads, SAMPLE ? 2 : 1)
           copy_block(stage + chunk_bytes, work.terms + (first + pass / shape.chunks) * kTileRows,
                      kTileRows * sizeof(ItemTerms));
         if (memory.users_in_stage > 0)
-          copy_block(stage + memory.stage_bytes - chunk_bytes, user_image + static_cast<int64_t>(chunk) * chunk_bytes, chunk_bytes);
+          copy_block(stage + memory.stage_bytes - chunk_bytes, work.users + (user_tile * shape.chunks + chunk) * chunk_bytes, chunk_bytes);
       }
       copy_async_commit();
     };
     __syncthreads();
-    copy_block(users, user_image, memory.user_bytes);
+    copy_block(users, work.users + user_tile * shape.tile_bytes(), memory.user_bytes);
     for (int pass = 0; pass < kMmaStages - 1; ++pass) request(pass);
     ThreadRows<RB> own;
-    const int64_t row = work.user_tile(unit) * kTileRows + row0;
+    const int64_t row = user_tile * kTileRows + row0;
     load_rows<RB>(own, rows, {row, row + 16});
     float acc[RB][4 * CB];
     int64_t column = first * kTileRows + column0;
@@ -269,7 +292,7 @@ __global__ void __launch_bounds__(kMmaThreads, SAMPLE ? 2 : 1)
       request(pass + kMmaStages - 1);
       const unsigned char* stage = stages + pass % kMmaStages * memory.stage_bytes;
       if (chunk == 0)
-        begin_tile<!SAMPLE, RB, CB>(acc, reinterpret_cast<const ItemTerms*>(stage + chunk_bytes) + column0, own, rounding);
+        begin_tile<!SAMPLE, RB, CB>(acc, reinterpret_cast<const ItemTerms*>(stage + chunk_bytes) + column0, own, *rows.rounding);
       const unsigned char* user_chunk =
           memory.users_in_stage > 0 ? stage + memory.stage_bytes - chunk_bytes : users + chunk * chunk_bytes;
 #pragma unroll 1
@@ -292,13 +315,13 @@ __global__ void __launch_bounds__(kMmaThreads, SAMPLE ? 2 : 1)
       if (++chunk == shape.chunks) {
         chunk = 0;
         if constexpr (SAMPLE) store_groups<RB, CB>(acc, own, column, rows.count, sample);
-        else collect<RB, CB>(acc, own, column, rows, survivors, log, logged);
+        else collect<RB, CB>(acc, own, column, rows, survivors, log);
         column += kTileRows;
       }
     }
     copy_async_wait<0>();
   }
-  if constexpr (!SAMPLE) empty_log(log, logged, rows, survivors);
+  if constexpr (!SAMPLE) empty_log(log, rows, survivors);
 }
 
 }  // namespace

@@ -91,7 +91,7 @@ __device__ __forceinline__ void multiply(const FilterWork& work, const HopperMem
   const int chunk_bytes = shape.chunk_bytes(), row_bytes = shape.row_bytes, lane = lane_index();
   const float rounding = *rows.rounding;
   RingPlace place, user_place;
-  int logged = 0;
+  begin_log(log);
   const auto release = [&](Barrier* barrier) {
     __syncwarp();
     if (lane == 0) barrier_arrive(barrier);
@@ -149,14 +149,14 @@ __device__ __forceinline__ void multiply(const FilterWork& work, const HopperMem
 #pragma unroll
       for (int q = 0; q < BLOCKS; ++q) wgmma_settle(acc[q]);
       release(previous);
-      collect<BLOCKS, 16>(acc, own, tile * kTileRows, rows, survivors, log, logged);
+      collect<BLOCKS, 16>(acc, own, tile * kTileRows, rows, survivors, log);
     }
     if (memory.user_slots > 0) {
       release(&barriers.users_empty[user_place.slot]);
       user_place.step(memory.user_slots);
     }
   }
-  empty_log(log, logged, rows, survivors);
+  empty_log(log, rows, survivors);
 }
 
 template <int BLOCKS, int STEPS>
