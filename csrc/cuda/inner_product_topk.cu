@@ -17,7 +17,7 @@ Tables<Storage> tables_of(const TopKTables& t) {
 
 template <bool SAMPLE>
 int launch_mma(FilterWork work, const FilterRows& rows, const Survivors& survivors, const SampleGroups& sample, void* stream) {
-  const MmaMemory memory = mma_memory(work.shape, !SAMPLE);
+  const MmaMemory memory = mma_memory(work.shape, !SAMPLE, device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
   const int64_t blocks = (SAMPLE ? 2 : 1) * static_cast<int64_t>(device_attribute(cudaDevAttrMultiProcessorCount));
   work.user_tiles = tiles_of(rows.count);
   work.tiles_per_unit = run_of_tiles(work.item_tiles, work.user_tiles, blocks);

@@ -59,13 +59,12 @@ struct Survivors {
   int64_t capacity;
 };
 
-constexpr int kLogEntries = 384, kLogStep = 256;
+constexpr int kLogEntries = 320, kLogStep = 256;  // a step is one group of eight accumulators of a warp
 
 struct WarpLog {
   Survivor survivors[kLogEntries];
   uint32_t rows[kLogEntries];
-  uint32_t count;
-  uint32_t unused;
+  uint32_t count, unused;
 };
 
 __device__ __forceinline__ void begin_log(WarpLog& log) {
@@ -223,21 +222,24 @@ __device__ __forceinline__ void store_groups(const float (&acc)[RB][4 * CB], con
 
 // 128 users by 128 items for each block of eight warps, a warp 32 by 64. Users stay in shared memory where they are
 // narrow enough, else they stream along with the items.
-constexpr int kMmaThreads = 256, kMmaStages = 3, kMmaResidentBytes = 64 * 1024;
+constexpr int kMmaThreads = 256;
 
 struct MmaMemory {
-  int user_bytes, stage_bytes, users_in_stage;
+  int user_bytes, stage_bytes, users_in_stage, stages;
   size_t total;
 };
 
-inline MmaMemory mma_memory(const ImageShape& shape, bool logs) {
-  MmaMemory m;
-  const bool resident = shape.tile_bytes() <= kMmaResidentBytes;
-  m.user_bytes = resident ? static_cast<int>(shape.tile_bytes()) : 0;
-  m.users_in_stage = resident ? 0 : shape.chunk_bytes();
-  m.stage_bytes = shape.chunk_bytes() + kTileRows * static_cast<int>(sizeof(ItemTerms)) + m.users_in_stage;
-  m.total = m.user_bytes + static_cast<size_t>(kMmaStages) * m.stage_bytes + (logs ? 8 * sizeof(WarpLog) : 0);
-  return m;
+// Three stages where there is room, and users that stay where they leave room for two.
+inline MmaMemory mma_memory(const ImageShape& shape, bool logs, size_t room) {
+  const size_t log_bytes = logs ? 8 * sizeof(WarpLog) : 0;
+  const int stage_bytes = shape.chunk_bytes() + kTileRows * static_cast<int>(sizeof(ItemTerms));
+  const auto total = [&](int64_t users, int64_t stage, int stages) { return users + stages * stage + log_bytes; };
+  if (total(shape.tile_bytes(), stage_bytes, 2) <= room) {
+    const int stages = total(shape.tile_bytes(), stage_bytes, 3) <= room ? 3 : 2, users = static_cast<int>(shape.tile_bytes());
+    return {users, stage_bytes, 0, stages, total(users, stage_bytes, stages)};
+  }
+  const int wide = stage_bytes + shape.chunk_bytes(), stages = total(0, wide, 3) <= room ? 3 : 2;
+  return {0, wide, shape.chunk_bytes(), stages, total(0, wide, stages)};
 }
 
 __device__ __forceinline__ void copy_block(unsigned char* shared, const void* global, int bytes) {
@@ -251,7 +253,7 @@ __global__ void __launch_bounds__(kMmaThreads, SAMPLE ? 2 : 1)
   constexpr int RB = 2, CB = 8;
   unsigned char* const users = dynamic_shared();
   unsigned char* const stages = users + memory.user_bytes;
-  WarpLog& log = reinterpret_cast<WarpLog*>(stages + kMmaStages * memory.stage_bytes)[warp_index()];
+  WarpLog& log = reinterpret_cast<WarpLog*>(stages + memory.stages * memory.stage_bytes)[warp_index()];
   const ImageShape shape = work.shape;
   const int chunk_bytes = shape.chunk_bytes(), lane = lane_index();
   const int row0 = 32 * (warp_index() >> 1), column0 = 64 * (warp_index() & 1);
@@ -267,7 +269,7 @@ __global__ void __launch_bounds__(kMmaThreads, SAMPLE ? 2 : 1)
     const auto request = [&](int pass) {
       if (pass < passes) {
         const int chunk = pass % shape.chunks;
-        unsigned char* stage = stages + pass % kMmaStages * memory.stage_bytes;
+        unsigned char* stage = stages + pass % memory.stages * memory.stage_bytes;
         // A tile's chunks lie one behind the other, and so do tiles.
         copy_block(stage, work.items + first * shape.tile_bytes() + static_cast<int64_t>(pass) * chunk_bytes, chunk_bytes);
         if (chunk == 0)
@@ -280,17 +282,18 @@ __global__ void __launch_bounds__(kMmaThreads, SAMPLE ? 2 : 1)
     };
     __syncthreads();
     copy_block(users, work.users + user_tile * shape.tile_bytes(), memory.user_bytes);
-    for (int pass = 0; pass < kMmaStages - 1; ++pass) request(pass);
+    for (int pass = 0; pass < memory.stages - 1; ++pass) request(pass);
     ThreadRows<RB> own;
     const int64_t row = user_tile * kTileRows + row0;
     load_rows<RB>(own, rows, {row, row + 16});
     float acc[RB][4 * CB];
     int64_t column = first * kTileRows + column0;
     for (int pass = 0, chunk = 0; pass < passes; ++pass) {
-      copy_async_wait<kMmaStages - 2>();
+      if (memory.stages == 3) copy_async_wait<1>();
+      else copy_async_wait<0>();
       __syncthreads();
-      request(pass + kMmaStages - 1);
-      const unsigned char* stage = stages + pass % kMmaStages * memory.stage_bytes;
+      request(pass + memory.stages - 1);
+      const unsigned char* stage = stages + pass % memory.stages * memory.stage_bytes;
       if (chunk == 0)
         begin_tile<!SAMPLE, RB, CB>(acc, reinterpret_cast<const ItemTerms*>(stage + chunk_bytes) + column0, own, *rows.rounding);
       const unsigned char* user_chunk =

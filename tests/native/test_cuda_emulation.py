@@ -118,6 +118,16 @@ def test_wide_tables_stream_their_users(emulated, hopper, D):
     assert emulated.rows_redone() == 0
 
 
+@pytest.mark.parametrize("D", [64, 128, 200, 500])
+def test_devices_with_less_shared_memory(emulated, request, D):
+    request.addfinalizer(lambda: emulated.library.probe_limit_shared(227))
+    emulated.library.probe_limit_shared(99)
+    users, items = randn(140, D, seed=1), randn(600, D, seed=2)
+    check_inner_products(users, items, 5, plan=FilterPlan(8, 1, 9, 300), hopper=False)
+    assert emulated.rows_redone() == 0
+    check_inner_products(users[:2].double(), items.double(), 4000)
+
+
 @KERNELS
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtypes_biases_and_exclusions(emulated, hopper, dtype):

@@ -16,7 +16,8 @@ Dim3 blockDim, gridDim;
 
 namespace {
 
-constexpr size_t kStackBytes = 128 * 1024, kSharedBytes = 256 * 1024, kLargestDynamicShared = 227 * 1024;
+constexpr size_t kStackBytes = 128 * 1024, kSharedBytes = 256 * 1024;
+size_t largest_dynamic_shared = 227 * 1024;
 
 struct Copy {
   void* to;
@@ -197,8 +198,18 @@ const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaErrorLaunchFailure ? last_failure.c_str() : error == cudaSuccess ? "no error" : "invalid argument";
 }
 
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 3 : static_cast<int>(largest_dynamic_shared);
+  return cudaSuccess;
+}
+
+// 227 KiB on the large devices, 99 on others.
+extern "C" __attribute__((visibility("default"))) void probe_limit_shared(int kibibytes) {
+  largest_dynamic_shared = static_cast<size_t>(kibibytes) * 1024;
+}
+
 cudaError_t cudaFuncSetAttribute(const void*, int, int value) {
-  return static_cast<size_t>(value) <= kLargestDynamicShared ? cudaSuccess : cudaErrorInvalidValue;
+  return static_cast<size_t>(value) <= largest_dynamic_shared ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 void __syncthreads() {
