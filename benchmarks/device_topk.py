@@ -23,7 +23,7 @@ SHAPES = [
     Shape("1M items, narrow", {"B": 4096, "N": 1_000_000, "D": 32, "K": 100}),
     Shape("100k items", {"B": 16_384, "N": 100_000, "D": 64, "K": 100}),
     Shape("long lists", {"B": 1024, "N": 2_000_000, "D": 128, "K": 1000}),
-    Shape("few users", {"B": 16, "N": 4_000_000, "D": 128, "K": 100}),
+    Shape("few users", {"B": 16, "N": 2_000_000, "D": 128, "K": 100}),
 ]
 GIVEN = [
     Shape("given scores", {"B": 2048, "N": 200_000, "K": 100}),

@@ -98,7 +98,7 @@ def test_swizzle_by_eye(emulated):
 
 
 @KERNELS
-@pytest.mark.parametrize("D", [1, 7, 16, 17, 20, 32, 33, 48, 64, 65, 80, 100, 128, 200])
+@pytest.mark.parametrize("D", [1, 16, 20, 33, 48, 64, 80, 200])
 def test_widths(emulated, hopper, D):
     """Every form of an image's rows; 260 users are two tall tiles, 70 one low one."""
     items = randn(700, D, seed=2)
@@ -111,7 +111,7 @@ def test_widths(emulated, hopper, D):
 
 
 @KERNELS
-@pytest.mark.parametrize("D", [300, 500, 900])
+@pytest.mark.parametrize("D", [300, 900])
 def test_wide_tables_stream_their_users(emulated, hopper, D):
     users, items = randn(140, D, seed=1), randn(600, D, seed=2)
     check_inner_products(users, items, 5, plan=FilterPlan(8, 1, 9, 300), hopper=hopper)
@@ -135,6 +135,8 @@ def test_dtypes_biases_and_exclusions(emulated, hopper, dtype):
     bias = randn(9000, seed=3, dtype=dtype)
     check_inner_products(users, items, 20, some_excluded(40, 9000, 0.01), bias, hopper=hopper)
     check_inner_products(users[:3], items, 1, None, bias * 1e3, hopper=hopper)
+    prepared = device_topk.prepared_buffer(items, bias)
+    check_inner_products(users[:3], items, 7, None, bias, hopper=hopper, prepared=prepared)
     assert emulated.rows_redone() == 0, "expected the filter to settle every row"
 
 

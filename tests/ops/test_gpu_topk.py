@@ -54,11 +54,11 @@ def test_native_code_serves():
     assert CHOICES["inner_product_topk", "CUDA"].backend == "native"
 
 
-@pytest.mark.parametrize("D", [1, 16, 20, 32, 48, 64, 65, 80, 100, 128, 200, 256, 300, 500, 900, 2000])
+@pytest.mark.parametrize("D", [1, 16, 20, 48, 64, 80, 128, 200, 300, 900])
 def test_widths(hopper, redone, D):
-    items = randn(20_000, D, seed=2)
+    items = randn(12_000, D, seed=2)
     for B in (70, 300):
-        users, exclude = randn(B, D, seed=1), some_excluded(B, 20_000, 0.005)
+        users, exclude = randn(B, D, seed=1), some_excluded(B, 12_000, 0.005)
         check_inner_products(users, items, 50, exclude, device=DEVICE, hopper=hopper)
     assert sum(redone) <= 3
 

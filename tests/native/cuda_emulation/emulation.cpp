@@ -40,6 +40,11 @@ struct Meeting {
   uint64_t generation = 0;
 };
 
+// What the lanes of a warp bring to a product, and a copy for those who read it late.
+struct Fragments {
+  uint32_t given[32][6], seen[32][6];
+};
+
 struct Product {
   float* c[128];
   uint64_t a, b;
@@ -60,6 +65,7 @@ struct BulkCopy {
 std::vector<Fiber> fibers;
 std::vector<Meeting> warps, warpgroups;
 std::vector<ProductQueue> queues;
+std::vector<Fragments> fragments;
 std::vector<BulkCopy> bulk_copies;
 Meeting block;
 Fiber* current = nullptr;
@@ -249,6 +255,7 @@ int run(unsigned blocks, int threads, size_t shared, const std::function<void()>
     warps.assign(threads / 32, {});
     warpgroups.assign((threads + 127) / 128, {});
     queues.assign((threads + 127) / 128, {});
+    fragments.resize(threads / 32);
     bulk_copies.clear();
     block = {};
     memset(shared_bytes, 0xff, kSharedBytes);
@@ -294,17 +301,17 @@ void load_matrices(uint32_t (&r)[4], const void* shared_row) {
 
 void mma_m16n8k16(float* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   // Fragments as mma.cuh states them.
-  uint64_t all_a[2][32], all_b[32];
-  exchange(a[0] | static_cast<uint64_t>(a[1]) << 32, all_a[0]);
-  exchange(a[2] | static_cast<uint64_t>(a[3]) << 32, all_a[1]);
-  exchange(b0 | static_cast<uint64_t>(b1) << 32, all_b);
+  Fragments& warp = fragments[thread() / 32];
+  const uint32_t own[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  memcpy(warp.given[thread() % 32], own, sizeof(own));
+  meet(warps[thread() / 32], 32, [&] { memcpy(warp.seen, warp.given, sizeof(warp.seen)); });
   const int lane = thread() % 32;
   for (int i = 0; i < 4; ++i) {
     const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
     double sum = 0;
     for (int k = 0; k < 16; ++k) {
-      const uint64_t from_a = all_a[k / 8][4 * (row % 8) + k % 8 / 2] >> (32 * (row / 8) + 16 * (k % 2));
-      const uint64_t from_b = all_b[4 * column + k % 8 / 2] >> (32 * (k / 8) + 16 * (k % 2));
+      const uint32_t from_a = warp.seen[4 * (row % 8) + k % 8 / 2][2 * (k / 8) + row / 8] >> (16 * (k % 2));
+      const uint32_t from_b = warp.seen[4 * column + k % 8 / 2][4 + k / 8] >> (16 * (k % 2));
       sum += static_cast<double>(bfloat16(static_cast<uint16_t>(from_a))) * bfloat16(static_cast<uint16_t>(from_b));
     }
     c[i] = truncated(c[i] + sum);
