@@ -4,7 +4,7 @@
 // panels of items that keeps what may reach it; exact scores of what was kept; selection by the one order. That a row
 // found K scores at or above its threshold proves it complete; a row that did not is redone without one. So results
 // depend neither on the sample nor on the filter's precision, tiles, threads, item order or instruction set.
-// DESIGN.md TK-1 (margins), TK-2 (sample), TK-3 (candidates), TK-5 (filters).
+// DESIGN.md TK-1 (margins), TK-2 (sample), TK-3 (candidates), TK-11 (filters).
 #pragma once
 #include <stdlib.h>
 

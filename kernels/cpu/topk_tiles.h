@@ -1,5 +1,5 @@
 // Rows of a top-K search against panels of items: how both are packed for the filter, what a row asks of a panel, and
-// which items reach it. DESIGN.md TK-1 (margins), TK-5 (filters).
+// which items reach it. DESIGN.md TK-1 (margins), TK-11 (filters).
 #pragma once
 #include "kernels/cpu/topk_rows.h"
 
