@@ -15,7 +15,14 @@ import triton.language as tl
 from torch import Tensor
 
 from rankdistill.kernels.triton import score_tile, selection
-from rankdistill.kernels.triton.order import EMPTY, ITEMS_IN_A_KEY, excluded_range, is_excluded, packed_key
+from rankdistill.kernels.triton.order import (
+    EMPTY,
+    ITEMS_IN_A_KEY,
+    count_bits,
+    excluded_range,
+    is_excluded,
+    packed_key,
+)
 from rankdistill.kernels.triton.score_tile import BLOCK_N, exact_scores, tile_scores
 
 MARGIN_INFLATION = 2.5  # candidates that the buffers have room for, per item that reaches the threshold
@@ -80,13 +87,6 @@ def inner_product_topk_filter_kernel(
 
 
 @triton.jit
-def count_bits(words):
-    pairs = words - ((words >> 1) & 0x55555555)
-    fours = (pairs & 0x33333333) + ((pairs >> 2) & 0x33333333)
-    return ((((fours + (fours >> 4)) & 0x0F0F0F0F) * 0x01010101) >> 24).to(tl.int32)
-
-
-@triton.jit
 def inner_product_topk_collect_kernel(
     words_ptr, counts_ptr, candidates_ptr, C, first, stride_words, capacity, BLOCK: tl.constexpr
 ):
@@ -115,8 +115,8 @@ def inner_product_topk_rescore_kernel(
     HAS_EXCLUSIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Keys [R, capacity] of the candidates' exact scores; EMPTY where there is none or it cannot be ranked."""
-    group_row = tl.program_id(0).to(tl.int64)
-    slots = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    group_row = tl.program_id(1).to(tl.int64)
+    slots = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     listed = slots < tl.minimum(tl.load(counts_ptr + group_row), capacity)
     keys = tl.full([BLOCK], EMPTY, tl.int64)
     if tl.max(listed.to(tl.int32), 0) > 0:
@@ -208,7 +208,7 @@ class Search:
         keys = torch.empty((R, capacity), dtype=torch.int64, device=device)
         tables, exclude = self.tables, self.tables.exclude
         has_bias = tables.item_bias is not None
-        inner_product_topk_rescore_kernel[(R, triton.cdiv(capacity, RESCORE_BLOCK))](
+        inner_product_topk_rescore_kernel[(triton.cdiv(capacity, RESCORE_BLOCK), R)](
             tables.users, tables.items, tables.item_bias if has_bias else keys, rows,
             *(exclude if exclude is not None else (keys, keys)), counts, candidates, keys, tables.users.stride(0),
             tables.items.stride(0), tables.item_bias.stride(0) if has_bias else 1,
@@ -247,10 +247,6 @@ class Search:
             )
 
 
-def rows_contiguous(table: Tensor) -> Tensor:
-    return table if table.shape[1] <= 1 or table.stride(1) == 1 else table.contiguous()
-
-
 def inner_product_topk(
     users: Tensor,
     items: Tensor,
@@ -263,7 +259,7 @@ def inner_product_topk(
     exclude = None
     if exclude_indptr is not None and B:
         exclude = exclude_indptr.contiguous(), exclude_indices.contiguous()
-    tables = Tables(rows_contiguous(users), rows_contiguous(items), exclude, item_bias)
+    tables = Tables(selection.rows_contiguous(users), selection.rows_contiguous(items), exclude, item_bias)
     wide = torch.float64 if users.dtype == torch.float64 else torch.float32
     lists = selection.new_lists(B, k, wide, users.device)
     if not B:

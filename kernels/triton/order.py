@@ -1,4 +1,4 @@
-"""What the ranking kernels share on a device: the contract's order as integer keys, and exclusions.
+"""What the ranking kernels share on a device: the contract's order as integer keys, exclusions, sets of bits.
 
 A key holds an fp32 score and an item below 2^31, and orders as the contract does: best first when descending. Its
 lowest bit says that the score was -0.0, which ranks as +0.0. EMPTY is below every key.
@@ -24,7 +24,7 @@ def order_key(scores):
 @triton.jit
 def packed_key(scores, items):
     negative_zero = scores.to(tl.int32, bitcast=True) == -2147483648
-    below = ((LAST_ITEM - items.to(tl.int64)) << 1) | negative_zero.to(tl.int64)
+    below = ((-items.to(tl.int64) + LAST_ITEM) << 1) | negative_zero.to(tl.int64)
     return (order_key(scores).to(tl.int64) << 32) | below
 
 
@@ -37,7 +37,7 @@ def score_of_key(keys):
 
 @triton.jit
 def item_of_key(keys):
-    return LAST_ITEM - ((keys >> 1) & LAST_ITEM)
+    return -((keys >> 1) & LAST_ITEM) + LAST_ITEM
 
 
 @triton.jit
@@ -70,3 +70,10 @@ def is_excluded(indices_ptr, begin, end, items):
     position = first_not_below(indices_ptr, begin, end, items)
     inside = position < end
     return inside & (tl.load(indices_ptr + position, mask=inside, other=-1) == items)
+
+
+@triton.jit
+def count_bits(words):
+    pairs = words - ((words >> 1) & 0x55555555)
+    fours = (pairs & 0x33333333) + ((pairs >> 2) & 0x33333333)
+    return ((((fours + (fours >> 4)) & 0x0F0F0F0F) * 0x01010101) >> 24).to(tl.int32)

@@ -15,6 +15,7 @@ from rankdistill.kernels.triton.order import (
     EMPTY,
     excluded_range,
     first_not_below,
+    is_excluded,
     item_of_key,
     order_key,
     score_of_key,
@@ -23,7 +24,7 @@ from rankdistill.kernels.triton.order import (
 NO_THRESHOLD = tl.constexpr(-torch.finfo(torch.float32).max)
 LEAST_SAMPLE, MOST_SAMPLE = 1200, 16384
 GROUP_BYTES = 256 << 20  # of the candidates and samples of the rows that are searched together
-MOST_GROUP_ROWS = 65536
+MOST_GROUP_ROWS = 32768  # the second axis of a grid takes 65535
 BLOCK_ENTRIES = 2**22  # scores of the largest block that exists when rows are searched without a filter
 BLOCK = 1024
 
@@ -54,7 +55,7 @@ def group_rows(row_bytes: int) -> int:
 def sampled_items(N: int, sample: int, device: torch.device) -> Tensor:
     """[sample] ascending: one of each of `sample` even stretches of the items, at a scattered place in it."""
     number = torch.arange(sample + 1, device=device)
-    stretch = number * N // sample
+    stretch = number * N // max(sample, 1)
     return stretch[:-1] + ((number[:-1] + 1) * 0x9E3779B1 % 2**32) % stretch.diff()
 
 
@@ -104,6 +105,11 @@ def thresholds_of(sample: Tensor, rank: int) -> Tensor:
     return thresholds
 
 
+def rows_contiguous(matrix: Tensor) -> Tensor:
+    """The matrix, copied only where a row is not contiguous: rows may lie any distance apart."""
+    return matrix if matrix.shape[1] <= 1 or matrix.stride(1) == 1 else matrix.contiguous()
+
+
 class Lists(NamedTuple):
     """The result, and of each row whether it is incomplete and a threshold that k of its items are proven to reach."""
 
@@ -122,6 +128,20 @@ def new_lists(B: int, k: int, dtype: torch.dtype, device: torch.device) -> Lists
         torch.zeros(B, dtype=torch.bool, device=device),
         torch.empty(B, dtype=torch.float32, device=device),
     )
+
+
+@triton.jit
+def drop_excluded_keys_kernel(
+    keys_ptr, rows_ptr, indptr_ptr, indices_ptr, nnz, capacity, BLOCK: tl.constexpr
+):
+    """EMPTY for a row's excluded items among its keys [R, capacity]."""
+    group_row = tl.program_id(1).to(tl.int64)
+    slots = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    keys = tl.load(keys_ptr + group_row * capacity + slots, mask=slots < capacity, other=EMPTY)
+    begin, end, _ = excluded_range(indptr_ptr, tl.load(rows_ptr + group_row), nnz)
+    excluded = (keys != EMPTY) & is_excluded(indices_ptr, begin, end, item_of_key(keys))
+    empty = tl.full([BLOCK], EMPTY, tl.int64)
+    tl.store(keys_ptr + group_row * capacity + slots, empty, mask=excluded)
 
 
 @triton.jit
@@ -214,7 +234,8 @@ def exhaust(
     """The lists of `rows` from all their scores, `block_scores(rows, first, last)` at a time."""
     k = lists.scores.shape[1]
     for part in rows.split(256) if rows.numel() else ():
-        best = torch.full((len(part), k), -torch.inf, dtype=lists.scores.dtype, device=rows.device)
+        wide = torch.float64 if lists.scores.dtype == torch.float64 else torch.float32
+        best = torch.full((len(part), k), -torch.inf, dtype=wide, device=rows.device)
         best_items = torch.full((len(part), k), -1, device=rows.device)
         width = max(BLOCK_ENTRIES // len(part), 1024)
         for first in range(0, N, width):
@@ -232,7 +253,7 @@ def exhaust(
             order = order_keys(merged).sort(dim=1, descending=True, stable=True).indices[:, :k]
             best = merged.gather(1, order)
             best_items = torch.cat([best_items, items], dim=1).gather(1, order)
-        lists.scores[part] = best
+        lists.scores[part] = best.to(lists.scores.dtype)
         lists.indices[part] = best_items
         lists.lengths[part] = (best_items >= 0).sum(dim=1)
 
@@ -252,11 +273,16 @@ def faulty_exclusions_kernel(indptr_ptr, indices_ptr, faulty_ptr, nnz, N, BLOCK:
     tl.store(faulty_ptr + row, faults > 0)
 
 
+def faulty_rows(exclude: tuple[Tensor, Tensor], N: int) -> Tensor:
+    indptr, indices = exclude
+    faulty = torch.empty(len(indptr) - 1, dtype=torch.bool, device=indptr.device)
+    faulty_exclusions_kernel[(len(faulty),)](indptr, indices, faulty, indices.numel(), N, BLOCK=128)
+    return faulty
+
+
 def spoil_faulty(lists: Lists, exclude: tuple[Tensor, Tensor], N: int) -> None:
     """A row whose exclusions are malformed lists nothing, with scores of NaN."""
-    B = len(lists.lengths)
-    faulty = torch.empty(B, dtype=torch.bool, device=lists.lengths.device)
-    faulty_exclusions_kernel[(B,)](*exclude, faulty, exclude[1].numel(), N, BLOCK=128)
+    faulty = faulty_rows(exclude, N)
     lists.scores.masked_fill_(faulty[:, None], torch.nan)
     lists.indices.masked_fill_(faulty[:, None], -1)
     lists.lengths.masked_fill_(faulty, 0)
