@@ -12,25 +12,19 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from rankdistill.kernels.triton import score_tile, selection
 from rankdistill.kernels.triton.order import (
     EMPTY,
     ITEMS_IN_A_KEY,
-    count_bits,
     excluded_range,
     is_excluded,
     packed_key,
 )
 from rankdistill.kernels.triton.score_tile import BLOCK_N, exact_scores, tile_scores
+from torch import Tensor
 
 MARGIN_INFLATION = 2.5  # candidates that the buffers have room for, per item that reaches the threshold
 SAMPLE_BYTES = 64 << 20
-MOST_TILES_PER_PROGRAM = 16
-PROGRAMS = 2048  # enough to fill a device several times over
-BITS_BYTES = 64 << 20
-COLLECT_BLOCK = 1024
 RESCORE_BLOCK = 128
 
 
@@ -56,8 +50,8 @@ def inner_product_topk_sample_kernel(
 
 @triton.jit
 def inner_product_topk_filter_kernel(
-    users_ptr, items_ptr, norms_ptr, margins_ptr, bias_ptr, thresholds_ptr, words_ptr, R, C, stride_words, tiles,
-    HAS_BIAS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    users_ptr, items_ptr, norms_ptr, margins_ptr, biases_ptr, bias_margins_ptr, thresholds_ptr, words_ptr, R, C,
+    stride_words, tiles, HAS_BIAS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     D_BLOCKS: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Bits [R, C]: the items of a chunk whose scores may reach their row's threshold. Bits past C mean nothing."""
@@ -79,33 +73,11 @@ def inner_product_topk_filter_kernel(
         )
         bounds += norms[:, None] * margins[None, :]
         if HAS_BIAS:
-            bounds += tl.load(bias_ptr + columns)[None, :]
+            bounds += (tl.load(biases_ptr + columns) + tl.load(bias_margins_ptr + columns))[None, :]
         # Written so that NaN survives. Sums of bits stay in registers, where logging hits one by one would not.
         bits = tl.where(bounds < thresholds[:, None], 0, weights[None, :])
         words = tl.sum(tl.reshape(bits, (BLOCK_R, WORDS, 32)), 2)
         tl.store(word_ptrs + tile * WORDS, words, mask=(rows < R)[:, None])
-
-
-@triton.jit
-def inner_product_topk_collect_kernel(
-    words_ptr, counts_ptr, candidates_ptr, C, first, stride_words, capacity, BLOCK: tl.constexpr
-):
-    """Appends the items whose bits are set to their row's candidates; the count goes on past the capacity."""
-    row = tl.program_id(0).to(tl.int64)
-    number = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    words = tl.load(words_ptr + row * stride_words + number, mask=number * 32 < C, other=0)
-    words = words.to(tl.uint32, bitcast=True)
-    past = tl.minimum(tl.maximum((number + 1) * 32 - C, 0), 31).to(tl.uint32)
-    words = (words << past) >> past
-    bits = count_bits(words)
-    total = tl.sum(bits, 0)
-    if total > 0:
-        slots = tl.atomic_add(counts_ptr + row, total, sem="relaxed") + tl.cumsum(bits, 0) - bits
-        for _ in range(tl.max(bits, 0)):
-            items = first + number * 32 + count_bits(words ^ (words - 1)) - 1
-            tl.store(candidates_ptr + row * capacity + slots, items, mask=(words != 0) & (slots < capacity))
-            words = words & (words - 1)
-            slots += 1
 
 
 @triton.jit
@@ -141,10 +113,6 @@ class Tables(NamedTuple):
     exclude: tuple[Tensor, Tensor] | None
     item_bias: Tensor | None
 
-    @property
-    def widen(self) -> bool:
-        return self.users.device.type == "cpu"  # Triton's interpreter, which cannot multiply bfloat16
-
 
 class Search:
     """One call's plan and its two steps, for groups of rows."""
@@ -152,99 +120,61 @@ class Search:
     def __init__(self, tables: Tables, lists: selection.Lists, plan: selection.Plan) -> None:
         self.tables, self.lists, self.plan = tables, lists, plan
         N, D = tables.items.shape
-        self.factor = score_tile.margin_factor(tables.users.dtype, D)
-        sampled = selection.sampled_items(N, plan.sample, tables.users.device)
-        width = score_tile.tile_shape(1, D).width
-        self.sampled = sampled
-        self.sample_items = score_tile.new_operand(plan.sample, BLOCK_N, width, tables.items)
-        self.sample_items[: plan.sample, :D] = tables.items[sampled]
-        self.sample_bias = None if tables.item_bias is None else tables.item_bias[sampled].float()
-
-    def operand(self, rows: Tensor) -> tuple[Tensor, score_tile.TileShape]:
-        D = self.tables.users.shape[1]
-        shape = score_tile.tile_shape(len(rows), D)
-        users = score_tile.new_operand(len(rows), shape.BLOCK_R, shape.width, self.tables.users)
-        users[: len(rows), :D] = self.tables.users[rows]
-        return users, shape
+        # 16-bit tables are multiplied as they are, wider ones as bfloat16.
+        self.dtype = tables.items.dtype if tables.items.dtype.itemsize == 2 else torch.bfloat16
+        self.sampled = selection.sampled_items(N, plan.sample, tables.users.device)
+        self.sample_items = score_tile.new_operand(
+            plan.sample, BLOCK_N, score_tile.tile_shape(1, D, self.dtype), tables.users.device
+        )
+        self.sample_items[: plan.sample, :D] = tables.items[self.sampled]
+        self.sample_bias = None if tables.item_bias is None else tables.item_bias[self.sampled].float()
 
     def thresholds(self, group: Tensor) -> Tensor:
-        M = self.plan.sample
-        return torch.cat(
-            [self.part_thresholds(rows) for rows in group.split(max(SAMPLE_BYTES // (4 * M), 16))]
-        )
+        at_once = max(SAMPLE_BYTES // (4 * self.plan.sample), 16)
+        return torch.cat([self.part_thresholds(rows) for rows in group.split(at_once)])
 
     def part_thresholds(self, rows: Tensor) -> Tensor:
-        (users, shape), M = self.operand(rows), self.plan.sample
+        (users, _, shape), M = score_tile.user_rows(self.tables.users, rows, self.dtype), self.plan.sample
         sample = torch.empty((len(rows), M), dtype=torch.float32, device=users.device)
-        grid = triton.cdiv(len(rows), shape.BLOCK_R), triton.cdiv(M, BLOCK_N)
         has_bias = self.sample_bias is not None
-        inner_product_topk_sample_kernel[grid](
+        inner_product_topk_sample_kernel[shape.grid(len(rows), M, 1)](
             users, self.sample_items, self.sample_bias if has_bias else sample, sample, len(rows), M, HAS_BIAS=has_bias,
-            BLOCK_R=shape.BLOCK_R, BLOCK_N=BLOCK_N, BLOCK_D=shape.BLOCK_D, D_BLOCKS=shape.D_BLOCKS,
-            WIDEN=self.tables.widen, num_warps=shape.warps, num_stages=3,
+            **shape.options(users.device),
         )  # fmt: skip
         if self.tables.exclude is not None:
-            indptr, indices = self.tables.exclude
-            selection.drop_excluded_samples_kernel[(len(rows),)](
-                sample,
-                rows,
-                self.sampled,
-                indptr,
-                indices,
-                indices.numel(),
-                self.tables.items.shape[0],
-                M,
-                BLOCK=128,
+            selection.drop_excluded_samples(
+                sample, rows, self.sampled, self.tables.exclude, self.tables.items.shape[0]
             )
         return selection.thresholds_of(sample, self.plan.rank)
 
     def search(self, rows: Tensor, thresholds: Tensor) -> None:
-        (users, shape), R = self.operand(rows), len(rows)
-        capacity, device = self.plan.capacity, users.device
-        norms = score_tile.norms_above(self.tables.users[rows])
-        counts = torch.zeros(R, dtype=torch.int32, device=device)
-        candidates = torch.empty((R, capacity), dtype=torch.int32, device=device)
-        self.filter(users, shape, norms, thresholds, counts, candidates)
-        keys = torch.empty((R, capacity), dtype=torch.int64, device=device)
-        tables, exclude = self.tables, self.tables.exclude
-        has_bias = tables.item_bias is not None
-        inner_product_topk_rescore_kernel[(triton.cdiv(capacity, RESCORE_BLOCK), R)](
-            tables.users, tables.items, tables.item_bias if has_bias else keys, rows,
-            *(exclude if exclude is not None else (keys, keys)), counts, candidates, keys, tables.users.stride(0),
-            tables.items.stride(0), tables.item_bias.stride(0) if has_bias else 1,
-            0 if exclude is None else exclude[1].numel(), capacity, tables.items.shape[1], HAS_BIAS=has_bias,
-            HAS_EXCLUSIONS=exclude is not None, BLOCK=RESCORE_BLOCK,
+        (users, items, exclude, item_bias), capacity = self.tables, self.plan.capacity
+        found = selection.no_candidates(len(rows), capacity, rows.device)
+        self.filter(score_tile.user_rows(users, rows, self.dtype), thresholds, found)
+        keys = torch.empty((len(rows), capacity), dtype=torch.int64, device=rows.device)
+        indptr, indices = exclude or (keys, keys)  # any pointer serves where nothing is excluded
+        inner_product_topk_rescore_kernel[(triton.cdiv(capacity, RESCORE_BLOCK), len(rows))](
+            users, items, users if item_bias is None else item_bias, rows, indptr, indices, found.counts, found.items,
+            keys, users.stride(0), items.stride(0), 0 if item_bias is None else item_bias.stride(0), indices.numel(),
+            capacity, items.shape[1], HAS_BIAS=item_bias is not None, HAS_EXCLUSIONS=exclude is not None,
+            BLOCK=RESCORE_BLOCK,
         )  # fmt: skip
-        del candidates
-        selection.finish(self.lists, rows, keys, counts, thresholds)
+        selection.finish(self.lists, rows, keys, found.counts, thresholds)
 
-    def filter(self, users, shape, norms, thresholds, counts, candidates) -> None:
-        """Passes the items by in chunks."""
-        (N, D), R, device = self.tables.items.shape, len(norms), users.device
-        size = min(score_tile.CHUNK_BYTES // (2 * shape.width), BITS_BYTES * 8 // R, N)
-        size = max(triton.cdiv(size, BLOCK_N), 1) * BLOCK_N
-        operand = score_tile.new_operand(size, BLOCK_N, shape.width, self.tables.items)
-        margins, bias = torch.zeros((2, size), dtype=torch.float32, device=device)
-        words = torch.empty((R, size // 32), dtype=torch.int32, device=device)
-        has_bias = self.tables.item_bias is not None
-        row_tiles = triton.cdiv(R, shape.BLOCK_R)
-        for first in range(0, N, size):
-            items = self.tables.items[first : first + size]
-            C = len(items)
-            operand[:C, :D] = items
-            margins[:C] = score_tile.norms_above(items) * self.factor
-            if has_bias:
-                bias[:C] = score_tile.bias_above(self.tables.item_bias[first : first + size])
-            tiles = triton.cdiv(C, BLOCK_N)
-            per_program = min(max(row_tiles * tiles // PROGRAMS, 1), MOST_TILES_PER_PROGRAM)
-            inner_product_topk_filter_kernel[(row_tiles, triton.cdiv(tiles, per_program))](
-                users, operand, norms, margins, bias, thresholds, words, R, C, words.stride(0), per_program,
-                HAS_BIAS=has_bias, BLOCK_R=shape.BLOCK_R, BLOCK_N=BLOCK_N, BLOCK_D=shape.BLOCK_D,
-                D_BLOCKS=shape.D_BLOCKS, WIDEN=self.tables.widen, num_warps=shape.warps, num_stages=3,
+    def filter(self, users: score_tile.UserRows, thresholds: Tensor, found: selection.Candidates) -> None:
+        R, words = len(thresholds), None
+        for chunk in score_tile.chunks(self.tables.items, self.tables.item_bias, users):
+            if words is None:
+                words = torch.empty(
+                    (R, len(chunk.operand) // 32), dtype=torch.int32, device=thresholds.device
+                )
+            tiles = users.shape.tiles_per_program(R, chunk.count)
+            inner_product_topk_filter_kernel[users.shape.grid(R, chunk.count, tiles)](
+                users.operand, chunk.operand, users.norms, chunk.margins, chunk.biases, chunk.bias_margins, thresholds,
+                words, R, chunk.count, words.stride(0), tiles, HAS_BIAS=self.tables.item_bias is not None,
+                **users.shape.options(words.device),
             )  # fmt: skip
-            inner_product_topk_collect_kernel[(R, triton.cdiv(C, 32 * COLLECT_BLOCK))](
-                words, counts, candidates, C, first, words.stride(0), candidates.shape[1], BLOCK=COLLECT_BLOCK
-            )
+            found.collect(words, chunk.first, chunk.count)
 
 
 def inner_product_topk(
@@ -274,7 +204,7 @@ def inner_product_topk(
     plan = selection.plan(N, k, MARGIN_INFLATION)
     if k and plan.sample and wide == torch.float32 and N <= ITEMS_IN_A_KEY:
         search = Search(tables, lists, plan)
-        row_bytes = 12 * plan.capacity + 16 * k + 2 * search.sample_items.shape[1]
+        row_bytes = 12 * plan.capacity + 16 * k + 2 * items.shape[1]
         selection.fill(lists, selection.group_rows(row_bytes), search.thresholds, search.search, exhaust)
     else:
         exhaust(torch.arange(B, device=users.device))

@@ -9,10 +9,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from rankdistill.kernels.triton.order import excluded_range, is_excluded
 from rankdistill.kernels.triton.selection import faulty_rows, rows_contiguous
+from torch import Tensor
 
 STREAM_BLOCK = 1024
 MOST_TARGETS = 16

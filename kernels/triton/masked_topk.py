@@ -8,10 +8,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from rankdistill.kernels.triton import selection
 from rankdistill.kernels.triton.order import EMPTY, ITEMS_IN_A_KEY, count_bits, packed_key
+from torch import Tensor
 
 SURVIVORS_PER_EXPECTED = 2.0
 STREAM_BLOCK = 8192
@@ -108,16 +107,7 @@ class Search:
             BLOCK=SAMPLE_BLOCK,
         )  # fmt: skip
         if self.exclude is not None:
-            selection.drop_excluded_samples_kernel[(len(rows),)](
-                sample,
-                rows,
-                self.sampled,
-                *self.exclude,
-                self.exclude[1].numel(),
-                self.scores.shape[1],
-                M,
-                BLOCK=128,
-            )
+            selection.drop_excluded_samples(sample, rows, self.sampled, self.exclude, self.scores.shape[1])
         return selection.thresholds_of(sample, self.plan.rank)
 
     def search(self, rows: Tensor, thresholds: Tensor) -> None:

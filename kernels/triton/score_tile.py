@@ -1,10 +1,11 @@
-"""Tiles of inner products on a device, approximate with a proven margin, and blocks of exact scores.
+"""Tiles of inner products on a device, approximate with a proven margin, and exact scores.
 
-|tile score - exact score| <= user's norm · item's margin (DESIGN.md TK-5); norms are rounded up.
+|tile score - exact score| <= user's norm · item's margin (+ the bias's); norms are rounded up. DESIGN.md TT-1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,47 +14,61 @@ import triton.language as tl
 from torch import Tensor
 
 CHUNK_BYTES = 32 << 20  # of the items' operand that exists at a time: it stays in a large second-level cache
+BITS_BYTES = 64 << 20  # of the bits that a chunk's scores become
 BLOCK_N = 128
-MOST_BLOCK_R = 128
 LARGEST_WIDTH = 1 << 16
 LEAST_NORM, LARGEST_NORM = 2.0**-40, 1e18
+PROGRAMS = 2048  # enough to fill a device several times over
+MOST_TILES_PER_PROGRAM = 16
 
 
 class TileShape(NamedTuple):
-    """Padded width in blocks, and rows of a tile: fixed by shapes, never by timing."""
+    """Rows of a tile, and its padded width in blocks: fixed by shapes, never by timing."""
 
+    BLOCK_R: int
     BLOCK_D: int
     D_BLOCKS: int
-    BLOCK_R: int
+    dtype: torch.dtype  # of the operands
 
     @property
     def width(self) -> int:
         return self.BLOCK_D * self.D_BLOCKS
 
-    @property
-    def warps(self) -> int:
-        return 8 if self.BLOCK_R * BLOCK_N > 64 * 128 else 4
+    def options(self, device: torch.device) -> dict:
+        # Triton's interpreter, on CPU tensors, multiplies no bfloat16; fp32 must never be rounded to tf32.
+        widen = device.type == "cpu" or self.dtype == torch.float32
+        return {
+            "BLOCK_R": self.BLOCK_R,
+            "BLOCK_N": BLOCK_N,
+            "BLOCK_D": self.BLOCK_D,
+            "D_BLOCKS": self.D_BLOCKS,
+            "WIDEN": widen,
+            "num_warps": 8 if self.BLOCK_R > 64 else 4,
+            "num_stages": 3,
+        }
+
+    def tiles_per_program(self, rows: int, columns: int) -> int:
+        tiles = triton.cdiv(rows, self.BLOCK_R) * triton.cdiv(columns, BLOCK_N)
+        return min(max(tiles // PROGRAMS, 1), MOST_TILES_PER_PROGRAM)
+
+    def grid(self, rows: int, columns: int, tiles: int) -> tuple[int, int]:
+        return triton.cdiv(rows, self.BLOCK_R), triton.cdiv(columns, BLOCK_N * tiles)
 
 
-def tile_shape(rows: int, D: int) -> TileShape:
-    block = max(16, triton.next_power_of_2(D)) if D <= 128 else 64
-    return TileShape(
-        block,
-        max(1, triton.cdiv(D, block)),
-        16 if rows <= 16 else min(MOST_BLOCK_R, 64 if rows <= 64 else 128),
-    )
+def tile_shape(rows: int, D: int, dtype: torch.dtype) -> TileShape:
+    most = 128 if dtype.itemsize == 2 else 32
+    block = max(16, triton.next_power_of_2(D)) if most >= D else most // 2
+    block_r = 16 if rows <= 16 else 64 if rows <= 64 else 128
+    return TileShape(block_r, block, max(1, triton.cdiv(D, block)), dtype)
 
 
-def operand_dtype(dtype: torch.dtype) -> torch.dtype:
-    """16-bit tables are multiplied as they are, wider ones as bfloat16."""
-    return dtype if dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
-
-
-def margin_factor(dtype: torch.dtype, D: int) -> float:
-    """Times both norms: the margin of a tile of operands. Infinite where nothing is proven."""
+def margin_factor(table: torch.dtype, operand: torch.dtype, D: int) -> float:
+    """Times both norms: the margin of a tile of operands made from a table. Infinite where nothing is proven."""
     if D > LARGEST_WIDTH:
         return float("inf")
-    rounding = 0.0 if dtype in (torch.float16, torch.bfloat16) else 2.0**-7 + 2.0**-16
+    if operand == torch.float32:
+        return (D + 8) * 2.0**-24 * (1 + 2.0**-5)
+    rounding = 0.0 if table == operand else 2.0**-7 + 2.0**-16
     return (rounding + (D + 8) * 2.0**-22) * (1 + 2.0**-5)
 
 
@@ -63,15 +78,55 @@ def norms_above(table: Tensor) -> Tensor:
     return torch.where(norms <= LARGEST_NORM, norms.clamp_min(LEAST_NORM), torch.inf)
 
 
-def new_operand(rows: int, block: int, width: int, table: Tensor) -> Tensor:
+def new_operand(rows: int, block: int, shape: TileShape, device: torch.device) -> Tensor:
     """Zeros, so that a padded width adds nothing; rows are padded to whole tiles."""
-    return table.new_zeros((triton.cdiv(rows, block) * block, width), dtype=operand_dtype(table.dtype))
+    return torch.zeros((triton.cdiv(rows, block) * block, shape.width), dtype=shape.dtype, device=device)
 
 
-def bias_above(item_bias: Tensor) -> Tensor:
-    """[items] fp32: the biases and all roundings that come with them, from above."""
-    bias = item_bias.float()
-    return bias + bias.abs() * 2.0**-20
+class UserRows(NamedTuple):
+    """Rows of the users' table as an operand, their norms, and the shape of tiles that serves so many."""
+
+    operand: Tensor
+    norms: Tensor
+    shape: TileShape
+
+
+def user_rows(users: Tensor, rows: Tensor, dtype: torch.dtype) -> UserRows:
+    shape = tile_shape(len(rows), users.shape[1], dtype)
+    picked = users[rows]
+    operand = new_operand(len(rows), shape.BLOCK_R, shape, users.device)
+    operand[: len(rows), : users.shape[1]] = picked
+    return UserRows(operand, norms_above(picked), shape)
+
+
+class Chunk(NamedTuple):
+    """Items from `first` on as an operand, with their margins; buffers that the next chunk overwrites."""
+
+    first: int
+    count: int
+    operand: Tensor
+    margins: Tensor
+    biases: Tensor
+    bias_margins: Tensor
+
+
+def chunks(items: Tensor, item_bias: Tensor | None, user_rows: UserRows) -> Iterator[Chunk]:
+    (N, D), (operand_of_users, norms, shape) = items.shape, user_rows
+    size = min(CHUNK_BYTES // (shape.dtype.itemsize * shape.width), BITS_BYTES * 8 // len(norms), N)
+    size = max(triton.cdiv(size, BLOCK_N), 1) * BLOCK_N
+    operand = new_operand(size, BLOCK_N, shape, items.device)
+    margins, biases, bias_margins = torch.zeros((3, size), dtype=torch.float32, device=items.device)
+    factor = margin_factor(items.dtype, operand_of_users.dtype, D)
+    for first in range(0, N, size):
+        part = items[first : first + size]
+        C = len(part)
+        operand[:C, :D] = part
+        margins[:C] = norms_above(part) * factor
+        if item_bias is not None:
+            biases[:C] = item_bias[first : first + size]
+            # All roundings that come with a bias; an infinite one is exact.
+            bias_margins[:C] = torch.where(biases[:C].abs() < torch.inf, biases[:C].abs() * 2.0**-20, 0.0)
+        yield Chunk(first, C, operand, margins, biases, bias_margins)
 
 
 @triton.jit
@@ -120,7 +175,7 @@ def exact_block_kernel(
     for d in range(D):
         user = tl.load(user_ptrs + d, mask=group_rows < R, other=0.0).to(tl.float64)
         item = tl.load(item_ptrs + d, mask=columns < C, other=0.0).to(tl.float64)
-        sums += user[:, None] * item[None, :]
+        sums = tl.fma(user[:, None], item[None, :], sums)
     if HAS_BIAS:
         bias = tl.load(bias_ptr + items * stride_bias, mask=columns < C, other=0.0)
         sums += bias.to(tl.float64)[None, :]
@@ -146,6 +201,13 @@ def exact_block(
 
 
 @triton.jit
+def add_product(sums, user_ptr, d, D, items):
+    user = tl.load(user_ptr + d, mask=d < D, other=0.0).to(tl.float64)
+    # Fused, as in exact_block_kernel: fp64 products are not exact, and both must give the same bits.
+    return tl.fma(tl.broadcast_to(user, items.shape), items.to(tl.float64), sums)
+
+
+@triton.jit
 def exact_scores(
     users_ptr, items_ptr, bias_ptr, row, items, listed, stride_users_row, stride_items_row, stride_bias, D,
     HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr,
@@ -162,10 +224,10 @@ def exact_scores(
         even, odd = tl.split(tl.reshape(values, (BLOCK, 2, 2)))
         first, third = tl.split(even)
         second, fourth = tl.split(odd)
-        sums += first.to(tl.float64) * tl.load(user_ptr + d).to(tl.float64)
-        sums += second.to(tl.float64) * tl.load(user_ptr + d + 1, mask=d + 1 < D, other=0.0).to(tl.float64)
-        sums += third.to(tl.float64) * tl.load(user_ptr + d + 2, mask=d + 2 < D, other=0.0).to(tl.float64)
-        sums += fourth.to(tl.float64) * tl.load(user_ptr + d + 3, mask=d + 3 < D, other=0.0).to(tl.float64)
+        sums = add_product(sums, user_ptr, d, D, first)
+        sums = add_product(sums, user_ptr, d + 1, D, second)
+        sums = add_product(sums, user_ptr, d + 2, D, third)
+        sums = add_product(sums, user_ptr, d + 3, D, fourth)
     if HAS_BIAS:
         sums += tl.load(bias_ptr + items * stride_bias, mask=listed, other=0.0).to(tl.float64)
     return sums

@@ -1,4 +1,4 @@
-"""Sample, filter, select: what the ranking ops on a device share around their own filter (DESIGN.md TK-2, TK-5)."""
+"""Sample, filter, select: what the ranking ops on a device share around their own filter (DESIGN.md TK-2, TT-2)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from rankdistill.kernels.triton.order import (
     EMPTY,
+    count_bits,
     excluded_range,
     first_not_below,
     is_excluded,
@@ -20,6 +19,7 @@ from rankdistill.kernels.triton.order import (
     order_key,
     score_of_key,
 )
+from torch import Tensor
 
 NO_THRESHOLD = tl.constexpr(-torch.finfo(torch.float32).max)
 LEAST_SAMPLE, MOST_SAMPLE = 1200, 16384
@@ -76,6 +76,15 @@ def drop_excluded_samples_kernel(
         tl.store(sample_ptr + group_row * M + number, float("-inf"), mask=hit)
 
 
+def drop_excluded_samples(
+    sample: Tensor, rows: Tensor, sampled: Tensor, exclude: tuple[Tensor, Tensor], N: int
+) -> None:
+    indptr, indices = exclude
+    drop_excluded_samples_kernel[(len(rows),)](
+        sample, rows, sampled, indptr, indices, indices.numel(), N, sample.shape[1], BLOCK=128
+    )
+
+
 @triton.jit
 def sampled_threshold_kernel(sample_ptr, thresholds_ptr, M, rank, BLOCK: tl.constexpr):
     """The rank-th largest of each row of the sampled scores [R, M]; none where it is not finite."""
@@ -128,6 +137,46 @@ def new_lists(B: int, k: int, dtype: torch.dtype, device: torch.device) -> Lists
         torch.zeros(B, dtype=torch.bool, device=device),
         torch.empty(B, dtype=torch.float32, device=device),
     )
+
+
+@triton.jit
+def collect_kernel(
+    words_ptr, counts_ptr, candidates_ptr, C, first, stride_words, capacity, BLOCK: tl.constexpr
+):
+    """Appends the items whose bits are set to their row's candidates; the count goes on past the capacity."""
+    row = tl.program_id(0).to(tl.int64)
+    number = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    words = tl.load(words_ptr + row * stride_words + number, mask=number * 32 < C, other=0)
+    words = words.to(tl.uint32, bitcast=True)
+    past = tl.minimum(tl.maximum((number + 1) * 32 - C, 0), 31).to(tl.uint32)
+    words = (words << past) >> past
+    bits = count_bits(words)
+    total = tl.sum(bits, 0)
+    if total > 0:
+        slots = tl.atomic_add(counts_ptr + row, total, sem="relaxed") + tl.cumsum(bits, 0) - bits
+        for _ in range(tl.max(bits, 0)):
+            items = first + number * 32 + count_bits(words ^ (words - 1)) - 1
+            tl.store(candidates_ptr + row * capacity + slots, items, mask=(words != 0) & (slots < capacity))
+            words = words & (words - 1)
+            slots += 1
+
+
+class Candidates(NamedTuple):
+    """Items that a filter let through: the first of `counts` [R] of each row, [R, capacity], in any order."""
+
+    items: Tensor
+    counts: Tensor
+
+    def collect(self, words: Tensor, first: int, C: int) -> None:
+        """Adds the items whose bits are set in words [R, ≥ C / 32], of the C from `first` on."""
+        collect_kernel[(len(words), triton.cdiv(C, 32 * BLOCK))](
+            words, self.counts, self.items, C, first, words.stride(0), self.items.shape[1], BLOCK=BLOCK
+        )
+
+
+def no_candidates(R: int, capacity: int, device: torch.device) -> Candidates:
+    items = torch.empty((R, capacity), dtype=torch.int32, device=device)
+    return Candidates(items, torch.zeros(R, dtype=torch.int32, device=device))
 
 
 @triton.jit
