@@ -1,6 +1,8 @@
 """Timing with a correctness gate: nothing is timed before every variant has given the right answer.
 
-A benchmark file `benchmarks/<op>.py` defines `main(options)`, which calls `run` once.
+A benchmark file `benchmarks/<op>.py` defines `main(options)`, which calls `run` once; one that wants more than a table
+calls `measure` and `report`. All variants of a shape are timed in turn, round by round, and with them the machine's
+peak of fp32 multiply-adds, so that a busy machine disturbs all of them alike.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -30,6 +33,7 @@ class Options:
     save: bool = True
     device: str = "cpu"
     out: Path = RESULTS
+    variants: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,20 @@ class Work:
 
     flops: float = 0.0
     bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class PerShape:
+    """A variant with preparations that are not timed (an index, a converted table): `make(*args)` gives the call."""
+
+    make: Callable[..., Callable]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A variant that cannot run here, and why: it stands in the table, never silently dropped."""
+
+    reason: str
 
 
 @dataclass
@@ -122,8 +140,22 @@ def interleaved(calls: dict[str, Callable], options: Options) -> dict[str, Timin
     return timings
 
 
+PEAK = "multiply-adds on registers"
+PEAK_STEPS = 400_000  # 2.6 ms on AVX-512 at 115 GFLOP/s
+
+
+def multiply_adds(what: int) -> tuple[Callable, float]:
+    """A loop on registers alone, on all threads, and the operations it does: none without the native module."""
+    try:
+        from rankdistill import _native
+    except ImportError:
+        return (lambda: None), 0.0
+    return (lambda: _native.multiply_adds(what, PEAK_STEPS)), float(_native.multiply_adds(what, PEAK_STEPS))
+
+
 def ceilings(options: Options) -> dict[str, float]:
-    """What this machine reaches now: torch's matrix products in GFLOP/s, a copy (read + write) in GB/s."""
+    """What this machine reaches now: multiply-adds on registers and torch's matrix products in GFLOP/s, a copy (read +
+    write) in GB/s."""
     sizes = ((2048, 2048), (512, 64), (64, 8192), (512, 8192), (16 << 20,), (16 << 20,))
     square, users, items, out, source, target = (torch.randn(size, device=options.device) for size in sizes)
     works = {
@@ -131,14 +163,23 @@ def ceilings(options: Options) -> dict[str, float]:
         "torch.mm 512x8192x64, GFLOP/s": (lambda: torch.mm(users, items, out=out), 2 * 512 * 8192 * 64),
         "copy of 64 MiB, GB/s": (lambda: target.copy_(source), 2 * 4 * (16 << 20)),
     }
+    if options.device == "cpu":
+        for what, kind in enumerate(("fp32", "bf16", "int8")):
+            loop = multiply_adds(what)
+            if loop[1]:
+                works[f"{kind} {PEAK}, Gop/s"] = loop
     timings = interleaved({name: call for name, (call, _) in works.items()}, options)
     return {name: works[name][1] / milliseconds(t, options, 0.5) / 1e6 for name, t in timings.items()}
 
 
 def milliseconds(timing: Timing, options: Options, q: float) -> float:
     """One thread is quoted in process CPU time, which other processes do not disturb; several in wall time."""
+    return quantile(quoted(timing, options), q)
+
+
+def quoted(timing: Timing, options: Options) -> list[float]:
     own = options.threads == 1 and options.device == "cpu"
-    return quantile(timing.cpu_ms if own else timing.wall_ms, q)
+    return timing.cpu_ms if own else timing.wall_ms
 
 
 def device(options: Options) -> str:
@@ -169,80 +210,159 @@ def environment(options: Options) -> dict:
     }
 
 
-def row(name: str, timing: Timing, work: Work, options: Options) -> dict:
+def ratio(timing: Timing, other: Timing, options: Options) -> float:
+    """The median over the rounds of how many times as long as `other` it took."""
+    pairs = zip(quoted(timing, options), quoted(other, options), strict=True)
+    return quantile([a / b for a, b in pairs], 0.5)
+
+
+def row(name: str, timing: Timing, first: Timing, peak: float | None, work: Work, options: Options) -> dict:
+    """`peak`: the multiply-adds per millisecond that this machine reached in the same rounds."""
     median = milliseconds(timing, options, 0.5)
     return {
         "variant": name,
         "ms": median,
         "p10": milliseconds(timing, options, 0.1),
         "p90": milliseconds(timing, options, 0.9),
+        "cpu_ms": quantile(timing.cpu_ms, 0.5),
         "wall_ms": quantile(timing.wall_ms, 0.5),
+        "times_first": ratio(timing, first, options),
         "gflops": work.flops / median / 1e6 or None,
+        "of_peak": work.flops / median / peak if peak and work.flops else None,
         "gbytes": work.bytes / median / 1e6 or None,
         "extra_mb": timing.extra_mb,
     }
 
 
-def table(name: str, results: list[dict], facts: dict, limits: dict[str, float]) -> str:
+COLUMNS = "| shape | variant | {clock} | p10–p90 | × {first} | GFLOP/s | of fp32 peak | GB/s | extra MB |"
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def table(results: list[dict], facts: dict) -> str:
+    """Markdown rows of what `measure` gave. The ratio says how many times as long as the first variant one took."""
     clock = "CPU-ms" if facts["time"] == "process CPU" else "ms"
-    lines = [f"# {name}", "", ", ".join(f"{k} {v}" for k, v in facts.items() if k != "native"), ""]
-    lines += ["Ceilings: " + "; ".join(f"{k}: {v:.1f}" for k, v in limits.items()), ""]
-    lines += [f"| shape | variant | {clock} | p10–p90 | GFLOP/s | GB/s | extra MB |", "| --- " * 7 + "|"]
-
-    def number(value: float | None, digits: int = 1) -> str:
-        return "" if value is None else f"{value:.{digits}f}"
-
+    lines, first = [], None
     for result in results:
+        rows = result["variants"]
+        if rows[0]["variant"] != first:
+            first = rows[0]["variant"]
+            lines += ["", COLUMNS.format(clock=clock, first=first), "| --- | --- |" + " ---: |" * 7]
         sizes = ", ".join(f"{k}={v}" for k, v in result["sizes"].items())
-        for r in result["variants"]:
+        for r in rows:
             lines.append(
                 f"| {result['shape']} ({sizes}) | {r['variant']} | {number(r['ms'], 2)} "
-                f"| {number(r['p10'], 2)}–{number(r['p90'], 2)} | {number(r['gflops'])} | {number(r['gbytes'])} "
-                f"| {number(r['extra_mb'])} |"
+                f"| {number(r['p10'], 2)}–{number(r['p90'], 2)} | {number(r['times_first'], 2)} "
+                f"| {number(r['gflops'])} | {number(r['of_peak'], 2)} | {number(r['gbytes'])} | {number(r['extra_mb'])} |"
             )
-    return "\n".join(lines) + "\n"
+        for name, reason in result["missing"].items():
+            lines.append(f"| {result['shape']} ({sizes}) | {name} | {reason} |" + " |" * 6)
+    return "\n".join(lines[1:])
+
+
+def measure(
+    shapes: Sequence[Shape],
+    prepare: Callable[[Shape], tuple],
+    variants: dict[str, Callable | PerShape | Missing],
+    gate: Callable[[Shape, tuple, dict], None],
+    work: Callable[[Shape], Work],
+    options: Options,
+) -> list[dict]:
+    """Times every variant on every shape whose name contains `options.shapes`; see `run`."""
+    first = next(name for name, v in variants.items() if not isinstance(v, Missing))
+    asked = {name: v for name, v in variants.items() if name == first or options.variants in name}
+    missing = {name: v.reason for name, v in asked.items() if isinstance(v, Missing)}
+    wanted = {name: v for name, v in asked.items() if name not in missing}
+    loop, operations = multiply_adds(0) if options.device == "cpu" else (None, 0.0)
+    results = []
+    for shape in (s for s in shapes if options.shapes in s.name):
+        args = moved(prepare(shape), options.device)
+        calls = {
+            name: v.make(*args) if isinstance(v, PerShape) else (lambda v=v, args=args: v(*args))
+            for name, v in wanted.items()
+        }
+        gate(shape, args, {name: call() for name, call in calls.items()})
+        timings = interleaved(calls | ({PEAK: loop} if operations else {}), options)
+        peak = cores = None
+        if operations:
+            loop_timing = timings.pop(PEAK)
+            peak = operations / milliseconds(loop_timing, options, 0.5)
+            cores = sum(loop_timing.cpu_ms) / sum(loop_timing.wall_ms)
+        for name, call in calls.items():
+            timings[name].extra_mb = extra_memory_mb(call, options)
+        rows = [row(name, t, timings[first], peak, work(shape), options) for name, t in timings.items()]
+        results.append(
+            {
+                "shape": shape.name,
+                "sizes": shape.sizes,
+                "work": asdict(work(shape)),
+                "peak_gflops": peak and peak / 1e6,
+                "cores": cores,
+                "variants": rows,
+                "missing": missing,
+            }
+        )
+    return results
+
+
+def report(
+    name: str, results: list[dict], limits: dict[str, float], options: Options, notes: Sequence[str] = ()
+) -> None:
+    """Prints the page, and stores it as Markdown and JSON in `options.out`. `notes` stand between the facts and the table."""
+    facts = environment(options)
+    lines = [f"# {name}", "", ", ".join(f"{k} {v}" for k, v in facts.items() if k != "native")]
+    lines += ["", "Ceilings: " + "; ".join(f"{k}: {v:.1f}" for k, v in limits.items())]
+    cores = [f"{result['cores']:.2f}" for result in results if result["cores"]]
+    if cores:
+        lines += ["", f"Cores that {PEAK} got, of {options.threads}, shape by shape: {', '.join(cores)}"]
+    for note in notes:
+        lines += ["", note]
+    text = "\n".join([*lines, "", table(results, facts)]) + "\n"
+    if options.save:
+        out = Path(options.out)
+        out.mkdir(parents=True, exist_ok=True)
+        slug = re.sub(r"[^a-z0-9]+", "-", f"{name}-{facts['device']}-{options.threads}t".lower()).strip("-")
+        stored = {
+            "op": name,
+            "environment": facts,
+            "ceilings": limits,
+            "notes": list(notes),
+            "results": results,
+        }
+        (out / f"{slug}.json").write_text(json.dumps(stored, indent=1) + "\n")
+        (out / f"{slug}.md").write_text(text)
+    print(text)
+
+
+@contextmanager
+def threads(options: Options) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def run(
     name: str,
-    shapes: list[Shape],
+    shapes: Sequence[Shape],
     prepare: Callable[[Shape], tuple],
-    variants: dict[str, Callable],
+    variants: dict[str, Callable | PerShape | Missing],
     gate: Callable[[Shape, tuple, dict], None],
     work: Callable[[Shape], Work],
     options: Options,
 ) -> list[dict]:
     """Times every variant on every shape whose name contains `options.shapes`, and stores and prints the table.
 
-    `prepare(shape)` makes the arguments that each variant is called with. `gate(shape, args, outputs)` gets what
-    each variant returned and raises (AssertionError) unless all are right; then nothing is timed at all.
+    `prepare(shape)` makes the arguments that each variant is called with; the first variant is the one that the others
+    are compared with. `gate(shape, args, outputs)` gets what each variant returned and raises (AssertionError)
+    unless all are right; then nothing is timed at all.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(options.threads)
-    try:
-        results = []
+    with threads(options):
         limits = ceilings(options)
-        for shape in (s for s in shapes if options.shapes in s.name):
-            args = moved(prepare(shape), options.device)
-            calls = {k: (lambda v=v, args=args: v(*args)) for k, v in variants.items()}
-            gate(shape, args, {k: call() for k, call in calls.items()})
-            timings = interleaved(calls, options)
-            for k, call in calls.items():
-                timings[k].extra_mb = extra_memory_mb(call, options)
-            rows = [row(k, t, work(shape), options) for k, t in timings.items()]
-            results.append(
-                {"shape": shape.name, "sizes": shape.sizes, "work": asdict(work(shape)), "variants": rows}
-            )
-    finally:
-        torch.set_num_threads(threads)
-    facts = environment(options)
-    text = table(name, results, facts, limits)
-    if options.save:
-        out = Path(options.out)
-        out.mkdir(parents=True, exist_ok=True)
-        slug = re.sub(r"[^a-z0-9]+", "-", f"{name}-{facts['device']}-{options.threads}t".lower()).strip("-")
-        stored = {"op": name, "environment": facts, "ceilings": limits, "results": results}
-        (out / f"{slug}.json").write_text(json.dumps(stored, indent=1) + "\n")
-        (out / f"{slug}.md").write_text(text)
-    print(text)
+        results = measure(shapes, prepare, variants, gate, work, options)
+    report(name, results, limits, options)
     return results

@@ -2,6 +2,7 @@
 
 void bind_ops(pybind11::module_& m) {
   bind_index_check(m);
+  bind_peak(m);
   bind_gathered_inner_product(m);
   bind_inner_product_topk(m);
   bind_plackett_luce(m);

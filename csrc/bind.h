@@ -5,6 +5,7 @@
 void bind_ops(pybind11::module_& m);
 
 void bind_index_check(pybind11::module_& m);
+void bind_peak(pybind11::module_& m);
 void bind_gathered_inner_product(pybind11::module_& m);
 void bind_embedding_plackett_luce(pybind11::module_& m);
 void bind_inner_product_topk(pybind11::module_& m);

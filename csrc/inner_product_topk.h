@@ -1,8 +1,23 @@
 #pragma once
 #include <stdint.h>
 
-// One entry per DType; scores are float, or double where the storage is. Returns 0, or 1 when memory ran out.
+// The arguments of a call, every table by its address. `prepared` may be null.
+struct InnerProductTopKCall {
+  const void *users, *items, *biases;
+  const int64_t *indptr, *indices;
+  void* scores;  // float, or double where the storage is
+  int64_t *ids, *lengths;
+  int64_t B, N, K, D;
+  const void* prepared;
+  int filter;
+};
+
+// One entry per DType. 0, or 1 when memory ran out.
 struct InnerProductTopKTable {
-  int (*forward[4])(const void* users, const void* items, const int64_t* indptr, const int64_t* indices, void* scores,
-                    int64_t* ids, int64_t* lengths, int64_t B, int64_t N, int64_t K, int64_t D);
+  int (*forward[4])(const InnerProductTopKCall& call);
+  int64_t (*prepared_bytes[4])(int64_t N, int64_t D, bool has_bias, int dtype);
+  int (*prepare[4])(const void* items, const void* biases, const int64_t* order, int64_t N, int64_t D, int dtype,
+                    void* out);
+  // Why a buffer of that size was not prepared for this table on this processor, or null.
+  const char* (*unusable[4])(const void* prepared, int64_t bytes, int64_t N, int64_t D, bool has_bias, int dtype);
 };

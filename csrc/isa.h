@@ -11,7 +11,8 @@
 
 enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2 };
 
-// The instruction set in use: the best the processor has, or the one RANKDISTILL_ISA names.
+// Whose copy is in use: the best the processor has, or the one RANKDISTILL_ISA names. avx512vnni and avx512bf16 are
+// avx512 with more instructions, which the kernels that know them ask for by themselves (kernels/cpu/score_tile.h).
 Isa active_isa();
 
 #ifdef RANKDISTILL_X86

@@ -13,61 +13,68 @@
 extern "C" {
 int rankdistill_forked_after_parallel = 0;
 int rankdistill_used_parallel = 0;
+int rankdistill_filters = 0;  // FilterBit of kernels/cpu/score_tile.h
 }
 
 namespace py = pybind11;
 
 namespace {
 
-const char* const kIsaNames[] = {"baseline", "avx2", "avx512"};
+// Each has all that the ones before it have.
+const char* const kIsaNames[] = {"baseline", "avx2", "avx512", "avx512vnni", "avx512bf16"};
+constexpr int kIsas = 5;
 
-bool supported(Isa isa) {
-  if (isa == Isa::baseline) return true;
+bool supported(int isa) {
+  if (isa == 0) return true;
 #ifdef RANKDISTILL_X86
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (isa == Isa::avx2) return avx2;
-  return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  switch (isa) {
+    case 1: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case 2: return supported(1) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    case 3: return supported(2) && __builtin_cpu_supports("avx512vnni");
+    default: return supported(3) && __builtin_cpu_supports("avx512bf16");
+  }
 #else
   return false;
 #endif
 }
 
-Isa choose_isa() {
+int choose_isa() {
   const char* forced = getenv("RANKDISTILL_ISA");
   if (forced != nullptr && *forced != '\0') {
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < kIsas; ++i) {
       if (strcmp(forced, kIsaNames[i]) != 0) continue;
-      if (supported(static_cast<Isa>(i))) return static_cast<Isa>(i);
+      if (supported(i)) return i;
       throw py::import_error(std::string("RANKDISTILL_ISA: expected an instruction set that this processor has; got ") +
-                             forced + "; unset it, or choose a lower one of baseline, avx2, avx512");
+                             forced + "; unset it, or choose a lower one of baseline, avx2, avx512, avx512vnni, avx512bf16");
     }
-    throw py::import_error(std::string("RANKDISTILL_ISA: expected baseline, avx2 or avx512; got ") + forced);
+    throw py::import_error(std::string("RANKDISTILL_ISA: expected baseline, avx2, avx512, avx512vnni or avx512bf16; got ") + forced);
   }
-  for (int i = 2; i > 0; --i)
-    if (supported(static_cast<Isa>(i))) return static_cast<Isa>(i);
-  return Isa::baseline;
+  for (int i = kIsas - 1; i > 0; --i)
+    if (supported(i)) return i;
+  return 0;
 }
 
-Isa g_isa = Isa::baseline;
+int g_isa = 0;
 
 void after_fork_in_child() { rankdistill_forked_after_parallel = rankdistill_used_parallel; }
 
 }  // namespace
 
-Isa active_isa() { return g_isa; }
+Isa active_isa() { return static_cast<Isa>(g_isa < 2 ? g_isa : 2); }
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "CPU kernels of rankdistill. Pointers and sizes only; rankdistill.ops checks everything first.";
   g_isa = choose_isa();
+  rankdistill_filters = (g_isa >= 3 ? 1 : 0) | (g_isa >= 4 ? 2 : 0);
   pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
-  m.def("isa", [] { return std::string(kIsaNames[static_cast<int>(g_isa)]); }, "The instruction set in use.");
+  m.def("isa", [] { return std::string(kIsaNames[g_isa]); }, "The instruction set in use.");
   m.def("supported_isas", [] {
     py::list names;
-    for (int i = 0; i < 3; ++i)
-      if (supported(static_cast<Isa>(i))) names.append(kIsaNames[i]);
+    for (int i = 0; i < kIsas; ++i)
+      if (supported(i)) names.append(kIsaNames[i]);
     return names;
   }, "The instruction sets this processor can run.");
   m.def("openmp", [] {

@@ -513,7 +513,7 @@ def topk_bad_samples():
     yield BadSample("integer users", (users.long(), items, 2), TypeError, "users as a float32")
     for name, bias, error, match in (
         ("bias too short", randn(5), ValueError, "item_bias of 6 entries"),
-        ("bias of another dtype", randn(6).double(), TypeError, "item_bias with the dtype of users"),
+        ("bias of another dtype", randn(6).double(), TypeError, "item_bias with the dtype of items"),
         ("bias a number", 1.0, TypeError, "item_bias as a float32"),
     ):
         yield BadSample(name, (users, items, 2), error, match, {"item_bias": bias})

@@ -1,126 +1,128 @@
 // The exact K best items of each user by inner product, without ever writing the [B, N] scores.
 //
-// Sample, filter, select: a threshold per row from a small sample of the items; one pass of register tiles that
-// keeps the items whose upper bound reaches the threshold; exact scores of what was kept; selection by the one
-// order. That a row found K scores at or above its threshold proves it complete; a row that did not is redone
-// without a threshold. So results depend neither on the sample nor on tiles, threads or instruction set.
-// DESIGN.md TK-1 (margin), TK-2 (sample), TK-3 (buffers).
+// Sample, filter, select: a threshold per row from a small sample of the items; one pass of register tiles over
+// panels of items that keeps what may reach it; exact scores of what was kept; selection by the one order. That a row
+// found K scores at or above its threshold proves it complete; a row that did not is redone without one. So results
+// depend neither on the sample nor on the filter's precision, tiles, threads, item order or instruction set.
+// DESIGN.md TK-1 (margins), TK-2 (sample), TK-3 (candidates), TK-5 (filters).
 #pragma once
 #include <stdlib.h>
 
-#include "kernels/cpu/order.h"
 #include "kernels/cpu/parallel.h"
-#include "kernels/cpu/score_tile.h"
+#include "kernels/cpu/topk_rows.h"
 
 namespace {
 
-constexpr int64_t kItemBlockBytes = 256 << 10;  // a block of items stays in L2 while the panels pass over it
-constexpr int64_t kRowBufferBytes = 10 << 20;   // of all threads together; at least one panel each
-constexpr int64_t kMostGroupRows = 512;         // rows that share one pass over the items
+constexpr int64_t kGroupBytes = 10 << 20;  // of all threads together; at least one tile of rows each
+constexpr int64_t kMostGroupRows = 2040;   // rows that share one pass over the items
 constexpr int64_t kLeastSample = 1200, kMostSample = 16384;
-
-inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// Bounds of an item's exact score; equal once it has been computed.
-template <class T>
-struct Candidate {
-  T lower, upper;
-  int64_t id;
-};
-
-template <class T>
-struct Row {
-  int64_t user;
-  Candidate<T>* found;      // in ascending order of id, always
-  int64_t count, clean;     // the first `clean` of them have been checked against the exclusions
-  int64_t excluded, excluded_end;
-  T sampled_threshold;
-};
-
-// Hands out parts of one allocation: the first round measures, the second assigns.
-struct Arena {
-  char* base = nullptr;
-  int64_t used = 0;
-  template <class T>
-  void take(T*& part, int64_t count) {
-    part = base ? reinterpret_cast<T*>(base + used) : nullptr;
-    used += (count * static_cast<int64_t>(sizeof(T)) + 127) & ~static_cast<int64_t>(63);
-  }
-};
+constexpr int64_t kSampledBits = 1 << 20;
+constexpr int64_t kPending = 48;  // hits that wait while their rows come from memory
 
 template <class Storage>
-struct TopK {
-  typedef typename Accumulator<Storage>::type T;
-  typedef typename OrderKey<T>::type Key;
-  static constexpr int L = kTileUsers<T>;
-  static constexpr int W = kLanes<T>;
-  static T infinity() { return static_cast<T>(__builtin_inf()); }
+struct TopK : TopKRows<Storage> {
+  typedef TopKRows<Storage> Rows;
+  typedef typename Rows::T T;
+  typedef typename Rows::Key Key;
+  static constexpr int R = kTileRows, S = kTileSlots<T>, W = kLanes<T>, P = kPanelItems<T>;
+  static constexpr bool kQuantises = sizeof(T) == 4;
+  using Rows::B;
+  using Rows::begin;
+  using Rows::candidates;
+  using Rows::capacity;
+  using Rows::D;
+  using Rows::end;
+  using Rows::infinity;
+  using Rows::K;
+  using Rows::rows;
 
-  const Storage* users;
-  const Storage* items;
-  const int64_t* indptr;  // null: nothing is excluded
-  const int64_t* indices;
-  int64_t K, D;
-  int64_t begin, end;  // the items that this search looks at
-  T* scores;           // [B, K]
-  int64_t* ids;        // [B, K]
-  int64_t* lengths;    // [B]
+  const PreparedItems* prepared;
+  int filter;
 
-  int64_t stride, block_items, group_rows, capacity, sample, groups, rank;
-  T *block, *margins, *panels, *norms, *thresholds, *tile_scores, *row, *maxima;
-  double* wide_row;
-  Row<T>* rows;
-  Candidate<T>* candidates;
-  Key* keys;
-  Ranked<Key>*ranked, *spare;
-  uint32_t* sample_excluded;
+  int64_t group_rows, sample, rank, maxima_slots;
+  T rounding;
+  // By slot: a tile's kTileRows rows, then padding whose threshold nothing reaches.
+  T *thresholds, *norms, *residuals, *inverse_scales;
+  int32_t* byte_sums;
+  T* packed_users;  // [tiles][steps][kTileRows] words
+  T *panel_data, *stage, *wide_rows, *panel_biases, *tile_scores, *maxima;
+  T* user_rows;  // widened, where the storage is not T
+  uint64_t* sampled;
   int64_t *order, *again;
+  int64_t* rescored_by;  // by tile: exact scores that its rows needed before the end
+  double *exact_users, *exact_panel, *exact_biases, *exact_scores, *exact_bounds;
+
+  // Hits of low-precision tiles, before their scores in the accumulator's precision.
+  int32_t *hit_lanes, *hit_slots;
+  int64_t* hit_ids;
+  T* hit_margins;
+  int64_t hits;
+
+  // A tile's view of a panel.
+  struct Bounds {
+    T bounds[S], margins[S], units[S];
+    T refined[S];        // margins of the accumulator's precision
+    T negated[S];        // int8: minus the bound, in units
+    int32_t steps[S];    // int8: the bound, in units
+    int32_t starts[S];
+  };
 
   // Sizes, from the shapes alone.
-  void plan(int64_t B, int threads) {
+  void plan(int64_t rows_here, int threads) {
     const int64_t n = end - begin;
-    stride = D % 128 ? D : D + 16;  // rows a power of two apart would share their cache sets
-    block_items = max64(1, kItemBlockBytes / (static_cast<int64_t>(sizeof(T)) * max64(stride, 1)) / kTileItems) * kTileItems;
-    block_items = min64(block_items, 4080);
+    rounding = rounding_margin<T>(D);
     // TK-2: with `rank` of the sample above the threshold, fewer than K of all items are above it once in 1e5 rows.
-    sample = min64(max64(n / 32, kLeastSample), kMostSample) / kTileItems * kTileItems;
+    sample = min64(max64(n / 32, kLeastSample), kMostSample) / P * P;
     const double mean = static_cast<double>(K) * static_cast<double>(sample) / static_cast<double>(max64(n, 1));
     rank = static_cast<int64_t>(mean + 4 * __builtin_sqrt(mean) + 3) + 1;
-    groups = min64(6 * rank, sample / 3);
     if (sample > n / 4 || rank > sample / 6) sample = 0;
-    const double expected = sample ? 1.15 * static_cast<double>(rank) * static_cast<double>(n) / static_cast<double>(sample) : 0;
-    capacity = min64(n, max64(3 * K, static_cast<int64_t>(1.4 * expected)) + 64);
-    const int64_t row_bytes =
-        1 + capacity * static_cast<int64_t>(sizeof(Candidate<T>)) + D * static_cast<int64_t>(sizeof(T));
-    group_rows = min64(kMostGroupRows, max64(L, kRowBufferBytes / threads / row_bytes / L * L));
-    group_rows = min64(group_rows, B);
+    maxima_slots = sample ? min64(max64(8 * rank / P, 2), max64(sample / P / 3, 1)) : 0;
+    capacity = min64(n, 3 * K + 64);
+    const int64_t row_bytes = capacity * static_cast<int64_t>(sizeof(Candidate<T>)) +
+                              2 * D * static_cast<int64_t>(sizeof(T)) + maxima_slots * P * static_cast<int64_t>(sizeof(T));
+    group_rows = min64(kMostGroupRows, max64(R, kGroupBytes / threads / row_bytes / R * R));
+    group_rows = min64(group_rows, rows_here);
   }
 
   void lay_out(Arena& arena) {
-    const int64_t P = (group_rows + L - 1) / L, padded = P * L;
-    arena.take(block, block_items * stride);
-    arena.take(margins, block_items);
-    arena.take(panels, padded * D);
-    arena.take(norms, padded);
-    arena.take(thresholds, padded);
-    arena.take(tile_scores, kTileItems * L);
-    arena.take(row, L * D);
-    arena.take(wide_row, D);
-    arena.take(rows, group_rows);
+    const int64_t tiles = (group_rows + R - 1) / R;
+    this->lay_out_rows(arena, tiles * S);
     arena.take(candidates, group_rows * capacity);
-    arena.take(keys, capacity);
-    arena.take(ranked, capacity);
-    arena.take(spare, capacity);
-    arena.take(maxima, sample ? P * groups * L : 0);
-    arena.take(sample_excluded, P * sample);
+    arena.take(thresholds, tiles * S);
+    arena.take(norms, tiles * S);
+    arena.take(residuals, tiles * S);
+    arena.take(inverse_scales, tiles * S);
+    arena.take(byte_sums, tiles * S);
+    arena.take(packed_users, tiles * R * D);
+    arena.take(panel_data, P * (D + 4));
+    arena.take(stage, P * (D + 32) + D);
+    arena.take(wide_rows, P * D);
+    arena.take(user_rows, __is_same(Storage, T) ? 0 : tiles * S * D);
+    arena.take(hit_lanes, kPending + R * P + 2 * W);
+    arena.take(hit_slots, kPending + R * P + 2 * W);
+    arena.take(hit_ids, kPending + R * P);
+    arena.take(hit_margins, kPending + R * P);
+    arena.take(panel_biases, P);
+    arena.take(tile_scores, R * P);
+    arena.take(maxima, group_rows * maxima_slots * P);
+    arena.take(sampled, sample && this->indptr ? kSampledBits / 64 : 0);
     arena.take(order, group_rows);
     arena.take(again, group_rows);
+    arena.take(rescored_by, tiles);
+    arena.take(exact_users, D * R);
+    arena.take(exact_panel, P * D);
+    arena.take(exact_biases, P);
+    arena.take(exact_scores, R * P);
+    arena.take(exact_bounds, R);
   }
 
   // False when memory ran out.
   bool search(int64_t first_row, int64_t last_row, int threads) {
     plan(last_row - first_row, threads);
+    const bool bytes_fit = rankdistill_filters & kInt8Bit && D <= kLargestInt8Width;
+    if (!kQuantises) filter = kWide;
+    if (filter == kAnyFilter && bytes_fit && (sample || prepared)) filter = kInt8;
+    if (filter == kAnyFilter) filter = rankdistill_filters & kBf16Bit ? kBf16 : kWide;
     Arena arena;
     lay_out(arena);
     void* memory = nullptr;
@@ -128,9 +130,11 @@ struct TopK {
     arena.base = static_cast<char*>(memory);
     arena.used = 0;
     lay_out(arena);
+    const int chosen = filter;
     for (int64_t b = first_row; b < last_row; b += group_rows) {
       const int64_t count = min64(group_rows, last_row - b);
       for (int64_t i = 0; i < count; ++i) order[i] = b + i;
+      filter = chosen;
       const int64_t short_rows = search_group(order, count, sample > 0);
       if (short_rows) search_group(again, short_rows, false);
     }
@@ -139,66 +143,107 @@ struct TopK {
   }
 
   // The rows that came up short of their threshold are counted, and listed in `again`.
-  int64_t search_group(const int64_t* group, int64_t count, bool sampled) {
-    const int64_t P = (count + L - 1) / L;
-    for (int64_t p = 0; p < P; ++p) start_panel(group, count, p);
-    if (sampled) estimate_thresholds(count, P);
-    for (int64_t first = begin; first < end; first += block_items) {
-      const int64_t valid = min64(block_items, end - first);
-      for (int64_t i = 0; i < valid; ++i) {
-        widen_row(items + (first + i) * D, block + i * stride, D);
-        margins[i] = margin_of(norm_above(block + i * stride, D), D);
-      }
-      const int64_t tiles = pad_block(valid);
-      for (int64_t p = 0; p < P; ++p) filter_panel(p, min64(L, count - p * L), first, valid, tiles);
+  int64_t search_group(const int64_t* group, int64_t count, bool sampled_first) {
+    const int64_t tiles = (count + R - 1) / R;
+    for (int64_t i = 0; i < count; ++i) this->start_row(slot_of(i), candidates + i * capacity, group[i]);
+    pack_users(count, tiles);
+    if (sampled_first && !estimate_thresholds(count, tiles)) {
+      filter = weaker_filter();
+      pack_users(count, tiles);
+      estimate_thresholds(count, tiles);
     }
+    for (int64_t t = 0; t < tiles; ++t) rescored_by[t] = 0;
+    hits = 0;
+    for (int64_t first = begin; first < end; first += P) pass_panel(first, count, tiles);
+    refine();
     int64_t short_rows = 0;
     for (int64_t i = 0; i < count; ++i)
-      if (!finish(rows[i], thresholds[i])) again[short_rows++] = rows[i].user;
+      if (!this->finish(rows[slot_of(i)], thresholds[slot_of(i)])) again[short_rows++] = rows[slot_of(i)].user;
     return short_rows;
   }
 
-  void start_panel(const int64_t* group, int64_t count, int64_t p) {
-    for (int lane = 0; lane < L; ++lane) {
-      const int64_t i = p * L + lane;
-      if (i >= count) {
-        norms[i] = static_cast<T>(Precision<T>::least_norm);
-        thresholds[i] = infinity();
-        continue;
+  // Where the i-th row of a group stands.
+  static int64_t slot_of(int64_t i) { return i / R * S + i % R; }
+
+  int weaker_filter() const { return filter == kInt8 && rankdistill_filters & kBf16Bit ? kBf16 : kWide; }
+
+  void pack_users(int64_t count, int64_t tiles) {
+    const int64_t words = filter_steps(filter, D);
+    for (int64_t t = 0; t < tiles; ++t) {
+      T* const packed = packed_users + t * words * R;
+      for (int64_t r = 0; r < R; ++r) {
+        const int64_t i = t * R + r, slot = t * S + r;
+        if (i >= count) {
+          for (int64_t w = 0; w < words; ++w) packed[w * R + r] = 0;
+          continue;
+        }
+        widen_row(this->users + rows[slot].user * D, wide_rows, D);
+        if constexpr (!__is_same(Storage, T)) memcpy(user_rows + slot * D, wide_rows, sizeof(T) * static_cast<size_t>(D));
+        norms[slot] = norm_above(square_of(wide_rows, D), D);
+        thresholds[slot] = -infinity();
+        residuals[slot] = inverse_scales[slot] = 0;
+        const bool known = norms[slot] < infinity();
+        if (!known)
+          for (int64_t d = 0; d < D; ++d) wide_rows[d] = 0;
+        const T* form = wide_rows;
+#if defined(RANKDISTILL_FILTERS)
+        if constexpr (kQuantises) {
+          T lost = 0;
+          if (filter == kInt8) {
+            const float scale = int8_scale(largest_magnitude(wide_rows, D));
+            inverse_scales[slot] = 1 / scale;
+            int8_t* const bytes = reinterpret_cast<int8_t*>(stage);
+            lost = _mm512_reduce_add_ps(quantise_int8(wide_rows, D, scale, 0, reinterpret_cast<uint8_t*>(bytes)));
+            byte_sums[slot] = 0;
+            for (int64_t d = 0; d < D; ++d) byte_sums[slot] += 128 * bytes[d];
+          } else if (filter == kBf16) {
+            lost = _mm512_reduce_add_ps(quantise_bf16(wide_rows, D, reinterpret_cast<uint16_t*>(stage)));
+          }
+          if (filter != kWide) {
+            form = stage;
+            residuals[slot] = residual_above(lost, norms[slot]) * static_cast<T>(1 + 0x1p-6);
+          }
+        }
+#endif
+        for (int64_t w = 0; w < words; ++w) packed[w * R + r] = form[w];
       }
-      widen_row(users + group[i] * D, row + lane * D, D);
-      norms[i] = norm_above(row + lane * D, D);
-      thresholds[i] = -infinity();
-      Row<T>& r = rows[i];
-      r.user = group[i];
-      r.found = candidates + i * capacity;
-      r.count = r.clean = 0;
-      r.excluded = indptr ? first_at_least(indptr[r.user], indptr[r.user + 1], begin) : 0;
-      r.excluded_end = indptr ? first_at_least(r.excluded, indptr[r.user + 1], end) : 0;
-      r.sampled_threshold = -infinity();
+      for (int64_t slot = t * S + min64(R, count - t * R); slot < (t + 1) * S; ++slot) {
+        norms[slot] = static_cast<T>(Precision<T>::least_norm);
+        residuals[slot] = inverse_scales[slot] = 0;
+        byte_sums[slot] = 0;
+        thresholds[slot] = infinity();
+      }
     }
-    pack_panel(row, D, min64(L, count - p * L), D, panels + p * L * D);
   }
 
-  int64_t first_at_least(int64_t low, int64_t high, int64_t id) const {
-    while (low < high) {
-      const int64_t middle = low + (high - low) / 2;
-      if (indices[middle] < id) low = middle + 1; else high = middle;
-    }
-    return low;
+  // The item at a position of the search's order.
+  int64_t item_at(int64_t position) const {
+    if (prepared == nullptr) return position;
+    const int64_t* const ids = reinterpret_cast<const int64_t*>(reinterpret_cast<const char*>(prepared) + prepared->order_at);
+    const int64_t id = ids[position];
+    return static_cast<uint64_t>(id) < static_cast<uint64_t>(this->N) ? id : 0;
   }
 
-  // Zero rows up to whole tiles.
-  int64_t pad_block(int64_t valid) {
-    const int64_t tiles = (valid + kTileItems - 1) / kTileItems;
-    for (int64_t i = valid; i < tiles * kTileItems; ++i) {
-      for (int64_t d = 0; d < D; ++d) block[i * stride + d] = 0;
-      margins[i] = 0;
+  // Packs the items at positions place(0), …, place(count - 1) for the filter.
+  template <class Place>
+  Panel<T> pack(const Place& place, int64_t count, T* out) {
+    const T* pointers[P];
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t id = place(i);
+      const Storage* const row = this->items + id * D;
+      if constexpr (__is_same(Storage, T)) {
+        pointers[i] = row;
+      } else {
+        widen_row(row, wide_rows + i * D, D);
+        pointers[i] = wide_rows + i * D;
+      }
+      if (this->biases) panel_biases[i] = widen(this->biases[id]);
     }
-    return tiles;
+    for (int64_t i = this->biases ? count : P; i < P; ++i) panel_biases[i] = 0;
+    return pack_panel(filter, pointers, count, D, this->biases ? panel_biases : nullptr, stage, out);
   }
 
-  // Sampled item j: one of the j-th of `sample` even stretches of the range, at a scattered place in it.
+  // Sampled item j: one of the j-th of `sample` even stretches of the positions, at a scattered place in it.
   int64_t stretch(int64_t j) const {
     const int64_t n = end - begin;
     return begin + n / sample * j + n % sample * j / sample;
@@ -206,295 +251,400 @@ struct TopK {
   int64_t sampled_item(int64_t j) const {
     const int64_t from = stretch(j);
     const uint64_t scattered = (static_cast<uint64_t>(j) + 1) * 0x9E3779B97F4A7C15u >> 33;
-    return from + static_cast<int64_t>(scattered % static_cast<uint64_t>(stretch(j + 1) - from));
+    return item_at(from + static_cast<int64_t>(scattered % static_cast<uint64_t>(stretch(j + 1) - from)));
+  }
+  static int64_t sampled_bit(int64_t id) {
+    return static_cast<int64_t>((static_cast<uint64_t>(id) * 0x9E3779B97F4A7C15u) >> 44);
   }
 
-  // The rank-th largest of the maxima of `groups` groups of sampled items: at most the rank-th of the sample.
-  __attribute__((noinline)) void estimate_thresholds(int64_t count, int64_t P) {
-    for (int64_t i = 0; i < P * groups * L; ++i) maxima[i] = -infinity();
-    for (int64_t i = 0; i < P * sample; ++i) sample_excluded[i] = 0;
+  // Thresholds from the largest of groups of sampled items, deeper by the excluded ones among them. False where the
+  // filter's margin would let too much pass, so that one more precise pays.
+  __attribute__((noinline)) bool estimate_thresholds(int64_t count, int64_t tiles) {
+    const int64_t groups = maxima_slots * P;
+    for (int64_t i = 0; i < count * groups; ++i) maxima[i] = -infinity();
+    if (this->indptr) memset(sampled, 0, kSampledBits / 8);
+    Panel<T> panel = {};
+    for (int64_t first = 0; first < sample; first += P) {
+      panel = pack([&](int64_t i) { return sampled_item(first + i); }, P, panel_data);
+      if (this->indptr)
+        for (int64_t i = 0; i < P; ++i) {
+          const int64_t bit = sampled_bit(sampled_item(first + i));
+          sampled[bit / 64] |= static_cast<uint64_t>(1) << (bit % 64);
+        }
+      if (!(panel.largest < infinity())) continue;
+      for (int64_t t = 0; t < tiles; ++t) sample_tile(t, panel, first / P % maxima_slots, count);
+    }
+    int64_t passing = 0, wanted = 0;
     for (int64_t i = 0; i < count; ++i) {
-      int64_t j = 0;
-      for (int64_t e = rows[i].excluded; e < rows[i].excluded_end; ++e) {
-        const int64_t guess = static_cast<int64_t>(static_cast<double>(indices[e] - begin) * static_cast<double>(sample) /
-                                                   static_cast<double>(end - begin)) - 1;
-        j = min64(max64(j, guess), sample - 1);
-        while (j + 1 < sample && stretch(j + 1) <= indices[e]) ++j;
-        if (sampled_item(j) == indices[e]) sample_excluded[i / L * sample + j] |= 1u << (i % L);
+      const int64_t slot = slot_of(i);
+      Row<T>& r = rows[slot];
+      int64_t depth = rank;
+      for (int64_t e = r.excluded; e < r.excluded_end; ++e) {
+        const int64_t bit = sampled_bit(this->indices[e]);
+        depth += sampled[bit / 64] >> (bit % 64) & 1;
       }
-    }
-    for (int64_t first = 0; first < sample; first += block_items) {
-      const int64_t valid = min64(block_items, sample - first);
-      for (int64_t i = 0; i < valid; ++i) widen_row(items + sampled_item(first + i) * D, block + i * stride, D);
-      for (int64_t p = 0; p < P; ++p) sample_panel(p, first, valid);
-    }
-    for (int64_t p = 0; p < P; ++p) {
-      T* bounds = thresholds + p * L;
-      lane_thresholds(maxima + p * groups * L);
-      for (int64_t lane = 0; lane < min64(L, count - p * L); ++lane) {
-        const T bound = tile_scores[lane];
-        if (!(bound - bound == 0)) continue;  // not finite
-        bounds[lane] = rows[p * L + lane].sampled_threshold = bound;
+      if (depth > groups / 2) continue;
+      Key* const group_keys = reinterpret_cast<Key*>(maxima + i * groups);
+      for (int64_t g = 0; g < groups; ++g) {
+        const Key key = order_key(maxima[i * groups + g]);
+        memcpy(group_keys + g, &key, sizeof(key));
       }
+      const T bound = score_of_key<T>(kth_largest<T>(group_keys, groups, depth));
+      if (!(bound - bound == 0)) continue;  // not finite
+      const T margin = norms[slot] * panel.own + residuals[slot] * panel.user;
+      passing += count_at_least(group_keys, groups, order_key(bound - margin));
+      wanted += depth;
+      thresholds[slot] = r.sampled_threshold = bound;
     }
+    return filter == kWide || prepared != nullptr || passing <= 3 * wanted;
   }
 
-  void sample_panel(int64_t p, int64_t first, int64_t valid) {
-    Lanes<T> tile[kTileItems][2];
-    T* const largest = maxima + p * groups * L;
-    for (int64_t i = 0; i < valid; i += kTileItems) {
-      tile_product(panels + p * L * D, block + i * stride, stride, D, tile);
-      const uint32_t* const excluded = sample_excluded + p * sample + first + i;
-      for (int c = 0; c < kTileItems; ++c) {
-        if (__builtin_expect(excluded[c] != 0, 0)) {
-          T lanes[L];
-          memcpy(lanes, tile[c], sizeof(lanes));
-          for (int lane = 0; lane < L; ++lane)
-            if (excluded[c] >> lane & 1) lanes[lane] = -infinity();
-          memcpy(tile[c], lanes, sizeof(lanes));
-        }
-      }
-      for (int j = 0; j < kTileThrees; ++j) {
-        T* const group = largest + ((first + i) / 3 + j) % groups * L;
-        for (int half = 0; half < 2; ++half) {
-          Lanes<T> most = load<Lanes<T>>(group + half * W);
-          for (int c = 3 * j; c < 3 * j + 3; ++c) most = tile[c][half] > most ? tile[c][half] : most;  // NaN: no
-          store(group + half * W, most);
-        }
-      }
-    }
-  }
-
-  // kth_largest for all lanes at once, into tile_scores.
-  void lane_thresholds(T* largest) {
-    typedef typename OrderKey<T>::bits Bits;
-    typedef Vector<Key, W> VK;
-    Key* const lane_keys = reinterpret_cast<Key*>(largest);
-    for (int64_t i = 0; i < groups * L; ++i) {
-      const Key key = order_key(largest[i]);
-      memcpy(lane_keys + i, &key, sizeof(key));
-    }
-    const Bits sign = static_cast<Bits>(1) << (sizeof(Bits) * 8 - 1);
-    for (int half = 0; half < 2; ++half) {
-      VK bound = splat<VK>(static_cast<Key>(sign));
-      for (int bit = sizeof(Bits) * 8 - 1; bit >= 0; --bit) {
-        const VK tried = bound ^ splat<VK>(static_cast<Key>(static_cast<Bits>(1) << bit));
-        VK reached = {};
-        for (int64_t g = 0; g < groups; ++g) reached -= static_cast<VK>(load<VK>(lane_keys + g * L + half * W) >= tried);
-        bound = reached >= splat<VK>(static_cast<Key>(rank)) ? tried : bound;
-      }
-      for (int lane = 0; lane < W; ++lane) tile_scores[half * W + lane] = score_of_key<T>(bound[lane]);
-    }
-  }
-
-  void filter_panel(int64_t p, int64_t valid_lanes, int64_t first, int64_t valid, int64_t tiles) {
+  void sample_tile(int64_t t, const Panel<T>& panel, int64_t group, int64_t count) {
     typedef Lanes<T> V;
-    V tile[kTileItems][2];
-    const V norm0 = load<V>(norms + p * L), norm1 = load<V>(norms + p * L + W);
+    Bounds bounds;
+    for (int s = 0; s < S; ++s) {
+      bounds.bounds[s] = -infinity();
+      bounds.steps[s] = 0;
+      bounds.negated[s] = 0;
+      bounds.starts[s] = INT32_MAX / 2;  // everything is stored
+      bounds.units[s] = filter == kInt8 && inverse_scales[t * S + s] > 0 ? panel.scale / inverse_scales[t * S + s] : 1;
+    }
+    if (filter == kInt8)
+      for (int s = 0; s < S; ++s) bounds.starts[s] -= byte_sums[t * S + s];
+    if (!run_tile(t, panel, panel_data, bounds)) return;
+    for (int64_t r = 0; r < min64(R, count - t * R); ++r) {
+      T* const most = maxima + ((t * R + r) * maxima_slots + group) * P;
+      for (int half = 0; half < 2; ++half) {
+        V score = load<V>(tile_scores + r * P + half * W);
+        if constexpr (kQuantises)
+          if (filter == kInt8) {
+            typedef Vector<int32_t, W> VI;
+            const VI sums = load<VI>(tile_scores + r * P + half * W) - splat<VI>(INT32_MAX / 2);
+            score = __builtin_convertvector(sums, V) * splat<V>(bounds.units[r]);
+          }
+        const V before = load<V>(most + half * W);
+        store(most + half * W, score > before ? score : before);  // NaN: no
+      }
+    }
+  }
+
+  // Runs the filter's tile into tile_scores; false if nothing in it reaches its row's bound.
+  bool run_tile(int64_t t, const Panel<T>& panel, const T* data, const Bounds& bounds) {
+    const T* const biases = this->biases ? panel_biases : nullptr;
+    const int64_t steps = filter_steps(filter, D);
+    const T* const packed = packed_users + t * steps * R;
+#if defined(RANKDISTILL_FILTERS)
+    if constexpr (kQuantises) {
+      const uint32_t* const items = reinterpret_cast<const uint32_t*>(data);
+      const uint32_t* const users = reinterpret_cast<const uint32_t*>(packed);
+      if (filter == kBf16) return bf16_tile(items, users, steps, bounds.bounds, biases, tile_scores);
+      if (filter == kInt8) {
+        int32_t* const out = reinterpret_cast<int32_t*>(tile_scores);
+        if (biases == nullptr)
+          return int8_tile<false>(items, users, steps, bounds.starts, nullptr, nullptr, nullptr, out);
+        T scales[S];
+        for (int s = 0; s < S; ++s) scales[s] = 1 / bounds.units[s];
+        return int8_tile<true>(items, users, steps, bounds.starts, biases, scales, bounds.negated, out);
+      }
+    }
+#endif
+    (void)panel;
+    return wide_tile(data, packed, D, bounds.bounds, biases, tile_scores);
+  }
+
+  void pass_panel(int64_t first, int64_t count, int64_t tiles) {
+    const int64_t here = min64(P, end - first);
+    const T* data = panel_data;
+    Panel<T> panel;
+    bool packed = false, exact_packed = false;
+    if (prepared) {
+      memcpy(&panel, reinterpret_cast<const char*>(prepared) + prepared->panels_at + first / P * static_cast<int64_t>(sizeof(panel)), sizeof(panel));
+      packed = filter == prepared->filter;
+      if (packed) {
+        data = reinterpret_cast<const T*>(reinterpret_cast<const char*>(prepared) + prepared->data_at) +
+               first / P * prepared->steps * P;
+        if (this->biases)
+          for (int64_t i = 0; i < P; ++i)
+            panel_biases[i] = i < here ? widen(this->biases[item_at(first + i)]) : 0;
+      }
+    }
+    const auto place = [&](int64_t i) { return item_at(first + i); };
+    if (!prepared) {
+      panel = pack(place, here, panel_data);
+      packed = true;
+    }
+    if (!(panel.largest < infinity())) {
+      for (int64_t i = 0; i < count; ++i)
+        for (int64_t j = 0; j < here; ++j)
+          this->add(rows[slot_of(i)], thresholds[slot_of(i)], -infinity(), infinity(), place(j));
+      this->rescored = 0;
+      return;
+    }
+    const Ahead ahead = next_panel(first, data);
     for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t i = t * kTileItems;
-      tile_product(panels + p * L * D, block + i * stride, stride, D, tile);
-      const V bound0 = load<V>(thresholds + p * L), bound1 = load<V>(thresholds + p * L + W);
-      Below<T> below0 = all_below<T>(), below1 = below0;
-      for (int c = 0; c < kTileItems; ++c) {
-        below0 = and_below(below0, tile[c][0] + norm0 * splat<V>(margins[i + c]), bound0);
-        below1 = and_below(below1, tile[c][1] + norm1 * splat<V>(margins[i + c]), bound1);
+      for (int64_t line = ahead.lines * t / tiles; line < ahead.lines * (t + 1) / tiles; ++line)
+        __builtin_prefetch(ahead.from + line * 64, 0, 2);
+      Bounds bounds;
+      if (!bound_tile(t, panel, bounds)) continue;
+      // Bounds cannot tell this tile's candidates apart.
+      if (kQuantises && rescored_by[t] >= min64(R, count - t * R) * capacity) {
+        if (!exact_packed) pack_exact(place, here);
+        exact_packed = true;
+        exact_tile(t, first, here, count);
+        continue;
       }
-      const uint32_t lanes = lanes_not_below<T>(below0) | lanes_not_below<T>(below1) << W;
-      if (lanes == 0) continue;
-      for (int c = 0; c < kTileItems; ++c) {
-        store(tile_scores + c * L, tile[c][0]);
-        store(tile_scores + c * L + W, tile[c][1]);
+      if (!packed) {  // a prepared table in another filter's form: its order and norms serve
+        panel = pack(place, here, panel_data);
+        packed = true;
+        if (!bound_tile(t, panel, bounds)) continue;
       }
-      const uint32_t real = valid_lanes < 32 ? (1u << valid_lanes) - 1 : ~0u;
-      log_survivors(p, lanes & real, first + i, margins + i, min64(kTileItems, valid - i));
+      if (run_tile(t, panel, data, bounds)) log_tile(t, bounds, first, here, count);
     }
   }
 
-  __attribute__((noinline)) void log_survivors(int64_t p, uint32_t candidate_lanes, int64_t first, const T* margin,
-                                               int64_t count) {
+  // What the next panel reads, fetched a little with every tile: its own burst of reads would wait for memory.
+  struct Ahead {
+    const char* from;
+    int64_t lines;
+  };
+  Ahead next_panel(int64_t first, const T* data) const {
+    const int64_t next = min64(P, end - first - P);
+    if (next <= 0) return {nullptr, 0};
+    if (prepared == nullptr)
+      return {reinterpret_cast<const char*>(this->items + (first + P) * D), next * D * static_cast<int64_t>(sizeof(Storage)) / 64};
+    const int64_t words = prepared->steps * P;
+    return {reinterpret_cast<const char*>(data + words), words * static_cast<int64_t>(sizeof(T)) / 64};
+  }
+
+  // What each row of a tile asks of a panel's items; false where no row can want any.
+  bool bound_tile(int64_t t, const Panel<T>& panel, Bounds& out) {
     typedef Lanes<T> V;
-    const V norm0 = load<V>(norms + p * L), norm1 = load<V>(norms + p * L + W);
-    const V bound0 = load<V>(thresholds + p * L), bound1 = load<V>(thresholds + p * L + W);
-    for (int64_t c = 0; c < count; ++c) {
-      const T* const scored = tile_scores + c * L;
-      const V most0 = load<V>(scored) + norm0 * splat<V>(margin[c]);
-      const V most1 = load<V>(scored + W) + norm1 * splat<V>(margin[c]);
-      uint32_t lanes = lanes_not_below<T>(and_below(all_below<T>(), most0, bound0)) |
-                       lanes_not_below<T>(and_below(all_below<T>(), most1, bound1)) << W;
-      for (lanes &= candidate_lanes; lanes; lanes &= lanes - 1) {
-        const int lane = __builtin_ctz(lanes);
-        Row<T>& r = rows[p * L + lane];
-        if (r.count == capacity) make_room(r, thresholds[p * L + lane]);
-        const T slack = norms[p * L + lane] * margin[c];
-        Candidate<T>& candidate = r.found[r.count++];
-        const bool bounded = slack < infinity();
-        candidate.lower = bounded ? scored[lane] - slack : -infinity();
-        candidate.upper = bounded ? scored[lane] + slack : infinity();
-        candidate.id = first + c;
+    bool wanted = false;
+    const T inverse = filter == kInt8 ? 1 / panel.scale : 0;
+    for (int s = 0; s < S; s += W) {
+      const V threshold = load<V>(thresholds + t * S + s), norm = load<V>(norms + t * S + s);
+      const V reach = norm * splat<V>(panel.largest) + splat<V>(panel.bias_most + panel.fixed);
+      wanted |= any_lane(~(reach < threshold));
+      const V margin = norm * splat<V>(panel.own) + load<V>(residuals + t * S + s) * splat<V>(panel.user) + splat<V>(panel.fixed);
+      V bound = threshold - margin;
+      bound -= (bound < 0 ? -bound : bound) * splat<V>(static_cast<T>(8 * Precision<T>::roundoff));
+      store(out.bounds + s, bound);
+      store(out.margins + s, margin);
+      store(out.refined + s, norm * splat<V>(panel.largest * rounding) + splat<V>(panel.fixed));
+      if constexpr (kQuantises) {
+        if (filter != kInt8) continue;
+        typedef Vector<int32_t, W> VI;
+        const V inverses = load<V>(inverse_scales + t * S + s);
+        V units = bound * (inverses * splat<V>(inverse));
+        units -= (units < 0 ? -units : units) * splat<V>(0x1p-20f) + splat<V>(1.0f);
+        units = units > splat<V>(-0x1p30f) ? units : splat<V>(-0x1p30f);  // NaN: keeps everything
+        units = units < splat<V>(0x1p30f) ? units : splat<V>(0x1p30f);
+        const VI steps = __builtin_convertvector(units, VI);
+        store(out.steps + s, steps);
+        store(out.negated + s, -__builtin_convertvector(steps, V));
+        VI starts = -load<VI>(byte_sums + t * S + s);
+        if (!this->biases) starts -= steps;
+        store(out.starts + s, starts);
+        store(out.units + s, splat<V>(panel.scale) / inverses);
       }
     }
+    return wanted;
   }
 
-  __attribute__((noinline)) void make_room(Row<T>& r, T& threshold) {
-    drop_excluded(r);
-    raise_threshold(r, threshold);
-    if (r.count <= capacity - capacity / 4) return;
-    rescore(r);
-    keep_best(r, threshold);
-    r.clean = r.count;
+  template <class V>
+  static bool any_lane(V mask) {
+    typedef Vector<int64_t, kVectorBytes / 8> V64;
+    V64 bits;
+    memcpy(&bits, &mask, sizeof(bits));
+    int64_t any = 0;
+    for (int lane = 0; lane < kVectorBytes / 8; ++lane) any |= bits[lane];
+    return any != 0;
   }
 
-  void drop_excluded(Row<T>& r) {
-    int64_t kept = r.clean;
-    for (int64_t i = r.clean; i < r.count; ++i) {
-      const int64_t id = r.found[i].id;
-      while (r.excluded < r.excluded_end && indices[r.excluded] < id) ++r.excluded;
-      if (r.excluded < r.excluded_end && indices[r.excluded] == id) continue;
-      r.found[kept++] = r.found[i];
-    }
-    r.count = r.clean = kept;
-  }
-
-  // The threshold becomes the K-th largest lower bound; what cannot reach it goes.
-  void raise_threshold(Row<T>& r, T& threshold) {
-    if (r.count < K) return;
-    for (int64_t i = 0; i < r.count; ++i) keys[i] = order_key(r.found[i].lower);
-    const T bound = score_of_key<T>(kth_largest<T>(keys, r.count, K));
-    if (!(bound > threshold)) return;
-    threshold = bound;
-    int64_t kept = 0;
-    for (int64_t i = 0; i < r.count; ++i)
-      if (!(r.found[i].upper < bound)) r.found[kept++] = r.found[i];
-    r.count = r.clean = kept;
-  }
-
-  // Exact scores; what cannot be ranked goes.
-  void rescore(Row<T>& r) {
-    const Storage* const user = users + r.user * D;
-    for (int64_t d = 0; d < D; ++d) wide_row[d] = static_cast<double>(widen(user[d]));
-    Candidate<T>* pending[2][kChains];
-    int64_t waiting = 0, flip = 0, ready = 0;
-    for (int64_t i = 0; i <= r.count; ++i) {
-      if (i < r.count) {
-        if (r.found[i].lower == r.found[i].upper) continue;
-        const char* const from = reinterpret_cast<const char*>(items + r.found[i].id * D);
-        const int64_t bytes = min64(D * static_cast<int64_t>(sizeof(Storage)), 512);
-        for (int64_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(from + offset);
-        pending[flip][waiting++] = &r.found[i];
-        if (waiting < kChains) continue;
+  __attribute__((noinline)) void log_tile(int64_t t, const Bounds& bounds, int64_t first, int64_t here, int64_t count) {
+    const uint64_t real = here < 64 ? (static_cast<uint64_t>(1) << here) - 1 : ~static_cast<uint64_t>(0);
+    const int64_t rows_here = min64(R, count - t * R);
+#if defined(RANKDISTILL_FILTERS)
+    if constexpr (kQuantises)
+      if (filter != kWide) return collect_hits(t, bounds, first, real, rows_here);
+#endif
+    for (int64_t r = 0; r < rows_here; ++r)
+      for (uint64_t lanes = reaching(r, bounds) & real; lanes; lanes &= lanes - 1) {
+        const int lane = __builtin_ctzll(lanes);
+        add_bounded(t * S + r, tile_scores[r * P + lane], bounds.margins[r], item_at(first + lane));
       }
-      // One batch behind the prefetches.
-      score_batch(pending[1 - flip], ready);
-      ready = waiting;
-      waiting = 0;
-      flip = 1 - flip;
-    }
-    score_batch(pending[1 - flip], ready);
-    int64_t kept = 0;
-    for (int64_t i = 0; i < r.count; ++i)
-      if (r.found[i].lower > -infinity()) r.found[kept++] = r.found[i];
-    r.count = r.clean = kept;
   }
 
-  void score_batch(Candidate<T>* const* batch, int64_t count) {
-    if (count == 0) return;
-    const Storage* sources[kChains];
-    double sums[kChains];
-    for (int64_t j = 0; j < kChains; ++j) sources[j] = items + batch[j < count ? j : 0]->id * D;
-    exact_inner_products(wide_row, sources, D, sums);
-    for (int64_t j = 0; j < count; ++j) batch[j]->lower = batch[j]->upper = static_cast<T>(sums[j]);
+  void add_bounded(int64_t slot, T score, T margin, int64_t id) {
+    T& threshold = thresholds[slot];
+    Row<T>& row = rows[slot];
+    const bool bounded = margin < infinity();
+    const T upper = bounded ? score + margin : infinity();
+    if (row.count == capacity) {
+      this->make_room(row, threshold);
+      rescored_by[slot / S] += this->rescored;
+      this->rescored = 0;
+    }
+    // Written even when dropped: a branch here would be mispredicted.
+    row.found[row.count] = {bounded ? score - margin : -infinity(), upper, id};
+    row.count += !(upper < threshold);
   }
 
-  // The K best of exact scores, ties to the lower id, which stands first.
-  void keep_best(Row<T>& r, T& threshold) {
-    if (r.count < K) return;
-    for (int64_t i = 0; i < r.count; ++i) keys[i] = order_key(r.found[i].lower);
-    const Key last = kth_largest<T>(keys, r.count, K);
-    int64_t ties = K;
-    for (int64_t i = 0; i < r.count; ++i) ties -= keys[i] > last;
-    int64_t kept = 0;
-    for (int64_t i = 0; i < r.count; ++i)
-      if (keys[i] > last || (keys[i] == last && ties-- > 0)) r.found[kept++] = r.found[i];
-    r.count = kept;
-    const T bound = score_of_key<T>(last);
-    if (bound > threshold) threshold = bound;
+#if defined(RANKDISTILL_FILTERS)
+  void collect_hits(int64_t t, const Bounds& bounds, int64_t first, uint64_t real, int64_t rows_here) {
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    int64_t last = hits;
+    for (int64_t r = 0; r < rows_here; ++r) {
+      const uint32_t reached = static_cast<uint32_t>(reaching(r, bounds) & real);
+      for (int half = 0; half < 2; ++half) {
+        const __mmask16 mask = static_cast<__mmask16>(reached >> (16 * half));
+        const __m512i here = _mm512_add_epi32(lanes, _mm512_set1_epi32(16 * half));
+        _mm512_storeu_si512(hit_lanes + last, _mm512_maskz_compress_epi32(mask, here));
+        _mm512_storeu_si512(hit_slots + last, _mm512_set1_epi32(static_cast<int>(t * S + r)));
+        last += __builtin_popcount(mask);
+      }
+    }
+    const int64_t bytes = min64(D * static_cast<int64_t>(sizeof(Storage)), 1024);
+    for (int64_t h = hits; h < last; ++h) {
+      hit_ids[h] = item_at(first + hit_lanes[h]);
+      hit_margins[h] = bounds.refined[hit_slots[h] - t * S];
+      const char* const from = reinterpret_cast<const char*>(this->items + hit_ids[h] * D);
+      for (int64_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(from + offset);
+    }
+    hits = last;
+    if (hits >= kPending) refine();
   }
 
-  // False if the sampled threshold was too high to prove the row complete.
-  bool finish(Row<T>& r, T& threshold) {
-    drop_excluded(r);
-    raise_threshold(r, threshold);
-    rescore(r);
-    keep_best(r, threshold);
-    T worst = infinity();
-    for (int64_t i = 0; i < r.count; ++i) {
-      worst = r.found[i].lower < worst ? r.found[i].lower : worst;
-      ranked[i] = {order_key(r.found[i].lower), static_cast<uint32_t>(i)};
+  // Scores of the hits in fp32, four at a time.
+  __attribute__((noinline)) void refine() {
+    if constexpr (kQuantises) refine_fp32();
+  }
+
+  void refine_fp32() {
+    for (int64_t h = 0; h < hits; h += 4) {
+      __m512 sums[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const int64_t at = min64(h + j, hits - 1);
+        const Storage* const item = this->items + hit_ids[at] * D;
+        const float* user;
+        if constexpr (__is_same(Storage, float)) user = this->users + rows[hit_slots[at]].user * D;
+        else user = reinterpret_cast<const float*>(user_rows) + hit_slots[at] * D;
+        sums[j] = _mm512_setzero_ps();
+        for (int64_t d = 0; d < D; d += 16) {
+          const __mmask16 left = first_lanes(D - d);
+          sums[j] = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(left, user + d), load_widened(left, item + d), sums[j]);
+        }
+      }
+      const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(sums[0], sums[1]), _mm512_unpackhi_ps(sums[0], sums[1]));
+      const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(sums[2], sums[3]), _mm512_unpackhi_ps(sums[2], sums[3]));
+      const __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+      const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+      float scores[4];
+      _mm_storeu_ps(scores, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+      for (int64_t j = 0; j < min64(4, hits - h); ++j) {
+        float score = scores[j];
+        if (this->biases) score += widen(this->biases[hit_ids[h + j]]);
+        add_bounded(hit_slots[h + j], score, hit_margins[h + j], hit_ids[h + j]);
+      }
     }
-    if (r.sampled_threshold > -infinity() && (r.count < K || worst < r.sampled_threshold)) return false;
-    sort_ranked(ranked, spare, r.count);
-    T* const out = scores + r.user * K;
-    int64_t* const out_ids = ids + r.user * K;
-    for (int64_t i = 0; i < r.count; ++i) {
-      out[i] = r.found[ranked[i].position].lower;
-      out_ids[i] = r.found[ranked[i].position].id;
+    hits = 0;
+  }
+#else
+  void refine() {}
+#endif
+
+  // Which of a tile row's items are not below its bound.
+  uint64_t reaching(int64_t r, const Bounds& bounds) const {
+    uint64_t lanes = 0;
+#if defined(__AVX512F__)
+    if constexpr (kQuantises) {
+      for (int half = 0; half < 2; ++half) {
+        const T* const from = tile_scores + r * P + half * W;
+        const __mmask16 low = filter == kInt8
+            ? _mm512_movepi32_mask(_mm512_loadu_si512(from))
+            : _mm512_cmp_ps_mask(_mm512_loadu_ps(from), _mm512_set1_ps(bounds.bounds[r]), _CMP_LT_OQ);
+        lanes |= static_cast<uint64_t>(static_cast<__mmask16>(~low)) << (half * W);
+      }
+      return lanes;
     }
-    for (int64_t i = r.count; i < K; ++i) {
-      out[i] = -infinity();
-      out_ids[i] = -1;
+#endif
+    for (int lane = 0; lane < P; ++lane)
+      lanes |= static_cast<uint64_t>(!(tile_scores[r * P + lane] < bounds.bounds[r])) << lane;
+    return lanes;
+  }
+
+  // Tiles of fp64, whose sums are the exact scores: for rows whose candidates no bound can tell apart.
+  template <class Place>
+  void pack_exact(const Place& place, int64_t here) {
+    constexpr int Q = kPanelItems<double>;
+    for (int64_t part = 0; part < P; part += Q)
+      for (int64_t i = 0; i < Q; ++i) {
+        const bool real = part + i < here;
+        const int64_t id = real ? place(part + i) : 0;
+        const Storage* const row = this->items + id * D;
+        double* const to = exact_panel + part * D + i;
+        for (int64_t d = 0; d < D; ++d) to[d * Q] = real ? static_cast<double>(widen(row[d])) : 0;
+        exact_biases[part + i] = real && this->biases ? static_cast<double>(widen(this->biases[id])) : 0;
+      }
+  }
+
+  void exact_tile(int64_t t, int64_t first, int64_t here, int64_t count) {
+    constexpr int Q = kPanelItems<double>;
+    const int64_t rows_here = min64(R, count - t * R);
+    for (int64_t r = 0; r < R; ++r) {
+      exact_bounds[r] = __builtin_inf();
+      const Storage* const user = r < rows_here ? this->users + rows[t * S + r].user * D : nullptr;
+      for (int64_t d = 0; d < D; ++d) exact_users[d * R + r] = user ? static_cast<double>(widen(user[d])) : 0;
+      if (user) exact_bounds[r] = exact_bound(rows[t * S + r], thresholds[t * S + r], first);
     }
-    lengths[r.user] = r.count;
-    return true;
+    for (int64_t part = 0; part < here; part += Q) {
+      if (!wide_tile(exact_panel + part * D, exact_users, D, exact_bounds, this->biases ? exact_biases + part : nullptr,
+                     exact_scores))
+        continue;
+      for (int64_t r = 0; r < rows_here; ++r)
+        for (int64_t i = 0; i < min64(Q, here - part); ++i) {
+          const double sum = exact_scores[r * Q + i];
+          Row<T>& row = rows[t * S + r];
+          T& threshold = thresholds[t * S + r];
+          const T score = static_cast<T>(sum);
+          if (sum < exact_bounds[r] || !(score > -infinity()) || score < threshold) continue;
+          const int64_t id = item_at(first + part + i);
+          if (row.settled && score == threshold && id > row.last_id) continue;
+          this->add(row, threshold, score, score, id);
+        }
+    }
+  }
+
+  // Below it no sum rounds to a score that the row still wants: half way to the threshold's lower neighbour, or to
+  // its upper one where an equal score no longer counts because ids only rise.
+  double exact_bound(const Row<T>& row, T threshold, int64_t first) const {
+    if (!(threshold > -infinity()) || !(threshold < infinity())) return -__builtin_inf();
+    const bool settled = row.settled && prepared == nullptr && first > row.last_id;
+    const T neighbour = score_of_key<T>(order_key(threshold) + (settled ? 1 : -1));
+    return (static_cast<double>(threshold) + static_cast<double>(neighbour)) / 2;
   }
 };
 
-// The best K of `splits` lists [splits, B, K] of ascending ranges of items: equal scores already stand by id.
-template <class T>
-bool merge_topk(const T* part_scores, const int64_t* part_ids, const int64_t* part_lengths, int64_t splits, T* scores,
-                int64_t* ids, int64_t* lengths, int64_t B, int64_t K) {
-  typedef Ranked<typename OrderKey<T>::type> R;
-  int failed = 0;
-  parallel_chunks(B, 16, [&](int64_t first, int64_t last, int) {
-    R* const ranked = static_cast<R*>(malloc(sizeof(R) * 2 * static_cast<size_t>(splits * K)));
-    if (!ranked) __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
-    for (int64_t b = first; ranked && b < last; ++b) {
-      int64_t count = 0;
-      for (int64_t s = 0; s < splits; ++s)
-        for (int64_t k = 0; k < part_lengths[s * B + b]; ++k)
-          ranked[count++] = {order_key(part_scores[(s * B + b) * K + k]), static_cast<uint32_t>(s * K + k)};
-      sort_ranked(ranked, ranked + splits * K, count);
-      count = min64(count, K);
-      for (int64_t k = 0; k < K; ++k) {
-        const int64_t from = k < count ? (ranked[k].position / K * B + b) * K + ranked[k].position % K : 0;
-        scores[b * K + k] = k < count ? part_scores[from] : static_cast<T>(-__builtin_inf());
-        ids[b * K + k] = k < count ? part_ids[from] : -1;
-      }
-      lengths[b] = count;
-    }
-    free(ranked);
-  });
-  return !failed;
-}
-
 // 0, or 1 when memory ran out. Excluded ids must be in [0, N), ascending within a row.
 template <class Storage>
-int inner_product_topk(const Storage* users, const Storage* items, const int64_t* indptr, const int64_t* indices,
-                       typename Accumulator<Storage>::type* scores, int64_t* ids, int64_t* lengths, int64_t B,
-                       int64_t N, int64_t K, int64_t D) {
+int inner_product_topk(const TopKTables<Storage>& tables, const PreparedItems* prepared, int filter) {
   typedef typename Accumulator<Storage>::type T;
+  const int64_t B = tables.B, N = tables.N, K = tables.K;
   if (B == 0) return 0;
   if (K == 0) {
-    for (int64_t b = 0; b < B; ++b) lengths[b] = 0;
+    for (int64_t b = 0; b < B; ++b) tables.lengths[b] = 0;
     return 0;
   }
   const int threads = max_threads();
-  const int64_t panels = (B + kTileUsers<T> - 1) / kTileUsers<T>;
-  // Too few users for all threads: they share the items, whose lists are merged.
-  const int64_t splits = max64(1, min64(threads / panels, N / max64(4096, 4 * K)));
+  const int64_t tiles = (B + kTileRows - 1) / kTileRows;
+  // Threads share the items, whose lists are merged, where few users would make each of them pack the whole table.
+  const bool few = prepared ? tiles < threads : B / threads < 256;
+  const int64_t splits = few ? max64(1, min64(threads, N / max64(16384, 16 * K))) : 1;
+  const int64_t row_chunks = splits > 1 ? max64(1, threads / splits) : threads;
   int failed = 0;
-  T* part_scores = scores;
-  int64_t *part_ids = ids, *part_lengths = lengths;
+  T* part_scores = tables.scores;
+  int64_t *part_ids = tables.ids, *part_lengths = tables.lengths;
   void* memory = nullptr;
   if (splits > 1) {
     Arena arena;
@@ -507,30 +657,25 @@ int inner_product_topk(const Storage* users, const Storage* items, const int64_t
       arena.base = static_cast<char*>(memory);
     }
   }
-  parallel_chunks(panels * splits, 1, [&](int64_t first, int64_t last, int) {
-    while (first < last) {
-      const int64_t split = first / panels;
-      const int64_t stop = min64(last, (split + 1) * panels);
+  parallel_chunks(splits * row_chunks, 1, [&](int64_t first, int64_t last, int) {
+    for (int64_t chunk = first; chunk < last; ++chunk) {
+      const int64_t split = chunk / row_chunks, part = chunk % row_chunks;
+      const int64_t from = tiles * part / row_chunks * kTileRows, to = min64(B, tiles * (part + 1) / row_chunks * kTileRows);
+      if (from >= to) continue;
       TopK<Storage> search = {};
-      search.users = users;
-      search.items = items;
-      search.indptr = indptr;
-      search.indices = indices;
-      search.K = K;
-      search.D = D;
-      search.begin = N * split / splits;
-      search.end = N * (split + 1) / splits;
+      static_cast<TopKTables<Storage>&>(search) = tables;
+      search.prepared = prepared;
+      search.filter = filter;
+      search.begin = N * split / splits / kPanelItems<T> * kPanelItems<T>;
+      search.end = split + 1 == splits ? N : N * (split + 1) / splits / kPanelItems<T> * kPanelItems<T>;
       search.scores = part_scores + (splits > 1 ? split * B * K : 0);
       search.ids = part_ids + (splits > 1 ? split * B * K : 0);
       search.lengths = part_lengths + (splits > 1 ? split * B : 0);
-      const int64_t row = (first - split * panels) * kTileUsers<T>;
-      if (!search.search(row, min64(B, (stop - split * panels) * kTileUsers<T>), threads))
-        __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
-      first = stop;
+      if (!search.search(from, to, threads)) __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
     }
   });
   if (splits > 1 && !failed)
-    failed = !merge_topk(part_scores, part_ids, part_lengths, splits, scores, ids, lengths, B, K);
+    failed = !merge_topk(part_scores, part_ids, part_lengths, splits, tables.scores, tables.ids, tables.lengths, B, K);
   free(memory);
   return failed;
 }

@@ -1,6 +1,7 @@
-// A register tile of inner products: lanes are users, packed [D][lanes]; item values are broadcast from rows.
+// Register tiles of inner products: lanes are items, packed [D][lanes]; users' values are broadcast, packed [D][rows].
 //
-// A tile only filters. DESIGN.md TK-1 proves |tile score - exact score| <= user norm * item margin.
+// A tile only filters. Three precisions: the accumulator's own (every instruction set), and where the processor has
+// the instructions bf16 pairs and int8 quadruples. DESIGN.md TK-1 bounds how far a tile's score may lie from the exact.
 #pragma once
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/storage.h"
@@ -8,118 +9,227 @@
 #include <immintrin.h>
 #endif
 
+// Bits of what the processor has beyond the instruction set of the table in use.
+extern "C" int rankdistill_filters;
+
 namespace {
 
-// 24 accumulators of 32 registers with AVX-512, 12 of 16 without; items come in threes because a base and a
-// stride register then address three rows.
-#if defined(__AVX512F__)
-constexpr int kTileItems = 12;
-#else
-constexpr int kTileItems = 6;
-#endif
-constexpr int kTileThrees = kTileItems / 3;
+enum FilterBit : int { kInt8Bit = 1, kBf16Bit = 2 };
 
 template <class T>
 using Lanes = Vector<T, kLanes<T>>;
-template <class T>
-constexpr int kTileUsers = 2 * kLanes<T>;
 
-// What the margin rests on: the unit roundoff; bounds on norms within which nothing overflows and underflow
-// is negligible; the roundings per element that a tile and the exact score may differ by.
+// 24 accumulators of 32 registers with AVX-512, 12 of 16 without.
+#if defined(__AVX512F__)
+constexpr int kTileRows = 12;
+#else
+constexpr int kTileRows = 6;
+#endif
+template <class T>
+constexpr int kPanelItems = 2 * kLanes<T>;
+// Rows of a tile, padded to whole vectors.
+template <class T>
+constexpr int kTileSlots = (kTileRows + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+
+// What margins rest on: the unit roundoff; bounds on norms within which nothing overflows and underflow is
+// negligible; the roundings per element that a tile and the exact score may differ by.
 template <class T> struct Precision {
   static constexpr double roundoff = 0x1p-24, least_norm = 0x1p-50, largest_norm = 1e18, roundings = 1;
 };
 template <> struct Precision<double> {
   static constexpr double roundoff = 0x1p-53, least_norm = 0x1p-400, largest_norm = 1e150, roundings = 2;
 };
-constexpr int64_t kLargestWidth = 1 << 16;
+constexpr int64_t kLargestWidth = 1 << 16, kLargestInt8Width = 1 << 15;
 
-// A bound of the row's norm from above; infinite where the margin cannot be trusted.
 template <class T>
-inline T norm_above(const T* row, int64_t D) {
-  typedef Lanes<T> V;
-  constexpr int W = kLanes<T>;
-  V squares = {};
-  int64_t d = 0;
-  for (; d + W <= D; d += W) squares += load<V>(row + d) * load<V>(row + d);
-  T square = sum_lanes<T, W>(squares);
-  for (; d < D; ++d) square += row[d] * row[d];
-  const T norm = __builtin_sqrt(static_cast<double>(square)) * (1 + 0x1p-6);
-  if (!(norm <= Precision<T>::largest_norm) || D > kLargestWidth) return __builtin_inf();
-  return norm < Precision<T>::least_norm ? static_cast<T>(Precision<T>::least_norm) : norm;
+inline T rounding_margin(int64_t D) {
+  return static_cast<T>((Precision<T>::roundings * static_cast<double>(D) + 5) * Precision<T>::roundoff * (1 + 0x1p-5));
 }
 
-// Times a user's norm: the margin of an item with this norm.
+// A norm from a sum of squares, from above; infinite where margins cannot be trusted.
 template <class T>
-inline T margin_of(T norm, int64_t D) {
-  const double factor = (Precision<T>::roundings * static_cast<double>(D) + 4) * Precision<T>::roundoff * (1 + 0x1p-5);
-  return static_cast<T>(factor) * norm;
+inline T norm_above(T square, int64_t D) {
+  const double norm = __builtin_sqrt(static_cast<double>(square)) * (1 + 0x1p-6);
+  if (!(norm <= Precision<T>::largest_norm) || D > kLargestWidth) return static_cast<T>(__builtin_inf());
+  return static_cast<T>(norm < Precision<T>::least_norm ? Precision<T>::least_norm : norm);
 }
 
+// The length of a quantisation's residual, from above.
 template <class T>
-inline void tile_product(const T* panel, const T* items, int64_t stride, int64_t D, Lanes<T> (&tile)[kTileItems][2]) {
+inline T residual_above(T square, T norm) {
+  return static_cast<T>(__builtin_sqrt(static_cast<double>(square)) * (1 + 0x1p-6)) + norm * static_cast<T>(0x1p-20) +
+         static_cast<T>(0x1p-64);
+}
+
+// Scores (with the biases, where there are any) of kTileRows users and a panel's items into `out`
+// [kTileRows][kPanelItems], unless every one is below its row's bound; NaN is not.
+template <class T>
+__attribute__((noinline)) bool wide_tile(const T* panel, const T* users, int64_t D, const T* bounds, const T* biases,
+                                         T* out) {
   typedef Lanes<T> V;
   constexpr int W = kLanes<T>;
-  V sums[kTileItems][2] = {};
-  const T* rows[kTileThrees];
-  for (int j = 0; j < kTileThrees; ++j) rows[j] = items + 3 * j * stride;
+  V sums[kTileRows][2];
+#pragma GCC unroll 12
+  for (int r = 0; r < kTileRows; ++r) sums[r][0] = sums[r][1] = V{};  // an initialiser would be a memset
   for (int64_t d = 0; d < D; ++d) {
-    const V user0 = load<V>(panel), user1 = load<V>(panel + W);
+    const V items0 = load<V>(panel), items1 = load<V>(panel + W);
+#pragma GCC unroll 12
+    for (int r = 0; r < kTileRows; ++r) {
+      const V user = splat<V>(users[r]);
+      sums[r][0] += user * items0;
+      sums[r][1] += user * items1;
+    }
     panel += 2 * W;
-#pragma GCC unroll 4
-    for (int j = 0; j < kTileThrees; ++j) {
-      const V item0 = splat<V>(rows[j][0]), item1 = splat<V>(rows[j][stride]), item2 = splat<V>(rows[j][2 * stride]);
-      sums[3 * j][0] += user0 * item0;
-      sums[3 * j][1] += user1 * item0;
-      sums[3 * j + 1][0] += user0 * item1;
-      sums[3 * j + 1][1] += user1 * item1;
-      sums[3 * j + 2][0] += user0 * item2;
-      sums[3 * j + 2][1] += user1 * item2;
-      ++rows[j];
+    users += kTileRows;
+  }
+  if (biases != nullptr) {
+    const V biases0 = load<V>(biases), biases1 = load<V>(biases + W);
+    for (int r = 0; r < kTileRows; ++r) {
+      sums[r][0] += biases0;
+      sums[r][1] += biases1;
     }
   }
-  for (int c = 0; c < kTileItems; ++c) {
-    tile[c][0] = sums[c][0];
-    tile[c][1] = sums[c][1];
+  bool below;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    __mmask16 all = 0xffff;
+    for (int r = 0; r < kTileRows; ++r) {
+      const __m512 bound = _mm512_set1_ps(bounds[r]);
+      all = _mm512_mask_cmp_ps_mask(all, (__m512)sums[r][0], bound, _CMP_LT_OQ);
+      all = _mm512_mask_cmp_ps_mask(all, (__m512)sums[r][1], bound, _CMP_LT_OQ);
+    }
+    below = all == 0xffff;
+  } else {
+    __mmask8 all = 0xff;
+    for (int r = 0; r < kTileRows; ++r) {
+      const __m512d bound = _mm512_set1_pd(bounds[r]);
+      all = _mm512_mask_cmp_pd_mask(all, (__m512d)sums[r][0], bound, _CMP_LT_OQ);
+      all = _mm512_mask_cmp_pd_mask(all, (__m512d)sums[r][1], bound, _CMP_LT_OQ);
+    }
+    below = all == 0xff;
   }
+#else
+  auto all = sums[0][0] < splat<V>(bounds[0]);
+  for (int r = 0; r < kTileRows; ++r) {
+    const V bound = splat<V>(bounds[r]);
+    all &= (sums[r][0] < bound) & (sums[r][1] < bound);
+  }
+  below = true;
+  for (int lane = 0; lane < W; ++lane) below &= all[lane] != 0;
+#endif
+  if (below) return false;
+  for (int r = 0; r < kTileRows; ++r) {
+    store(out + r * 2 * W, sums[r][0]);
+    store(out + r * 2 * W + W, sums[r][1]);
+  }
+  return true;
 }
 
-// Which lanes are still below their threshold: NaN is not.
 #if defined(__AVX512F__)
-template <class T> using Below = uint32_t;
-template <class T>
-constexpr uint32_t all_below() { return (1u << kLanes<T>) - 1; }
-inline uint32_t and_below(uint32_t below, Lanes<float> x, Lanes<float> bound) {
-  return _mm512_mask_cmp_ps_mask(static_cast<__mmask16>(below), (__m512)x, (__m512)bound, _CMP_LT_OQ);
+#define RANKDISTILL_FILTERS 1
+
+// As assembly: from the intrinsics gcc 12 copies accumulators between registers and the stack, at half the rate.
+inline void multiply_bytes(__m512i& sum, __m512i unsigned_bytes, __m512i signed_bytes) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(signed_bytes));
 }
-inline uint32_t and_below(uint32_t below, Lanes<double> x, Lanes<double> bound) {
-  return _mm512_mask_cmp_pd_mask(static_cast<__mmask8>(below), (__m512d)x, (__m512d)bound, _CMP_LT_OQ);
+inline void multiply_bf16(__m512& sum, __m512i left, __m512i right) {
+  __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(left), "v"(right));
 }
-template <class T>
-inline uint32_t lanes_not_below(uint32_t below) { return ~below & all_below<T>(); }
-#else
-template <class T> struct SignedOf { typedef int32_t type; };
-template <> struct SignedOf<double> { typedef int64_t type; };
-template <class T> using Below = Vector<typename SignedOf<T>::type, kLanes<T>>;
-template <class T>
-inline Below<T> all_below() { return ~Below<T>{}; }
-inline Below<float> and_below(Below<float> below, Lanes<float> x, Lanes<float> bound) { return below & (x < bound); }
-inline Below<double> and_below(Below<double> below, Lanes<double> x, Lanes<double> bound) { return below & (x < bound); }
-template <class T>
-inline uint32_t lanes_not_below(Below<T> below) {
-  uint32_t lanes = 0;
-  for (int i = 0; i < kLanes<T>; ++i) lanes |= static_cast<uint32_t>(below[i] == 0) << i;
-  return lanes;
+
+// As wide_tile, on pairs of bf16: panel [steps][2][16] pairs, users [steps][kTileRows] pairs.
+__attribute__((noinline)) bool bf16_tile(const uint32_t* panel, const uint32_t* users, int64_t steps,
+                                         const float* bounds, const float* biases, float* out) {
+  __m512 sums[kTileRows][2];
+#pragma GCC unroll 12
+  for (int r = 0; r < kTileRows; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
+  for (int64_t step = 0; step < steps; ++step) {
+    const __m512i items0 = _mm512_loadu_si512(panel), items1 = _mm512_loadu_si512(panel + 16);
+#pragma GCC unroll 12
+    for (int r = 0; r < kTileRows; ++r) {
+      const __m512i user = _mm512_set1_epi32(static_cast<int>(users[r]));
+      multiply_bf16(sums[r][0], items0, user);
+      multiply_bf16(sums[r][1], items1, user);
+    }
+    panel += 32;
+    users += kTileRows;
+  }
+  if (biases != nullptr)
+#pragma GCC unroll 12
+    for (int r = 0; r < kTileRows; ++r) {
+      sums[r][0] = _mm512_add_ps(sums[r][0], _mm512_loadu_ps(biases));
+      sums[r][1] = _mm512_add_ps(sums[r][1], _mm512_loadu_ps(biases + 16));
+    }
+  __mmask16 all = 0xffff;
+#pragma GCC unroll 12
+  for (int r = 0; r < kTileRows; ++r) {
+    const __m512 bound = _mm512_set1_ps(bounds[r]);
+    all = _mm512_mask_cmp_ps_mask(all, sums[r][0], bound, _CMP_LT_OQ);
+    all = _mm512_mask_cmp_ps_mask(all, sums[r][1], bound, _CMP_LT_OQ);
+  }
+  if (all == 0xffff) return false;
+#pragma GCC unroll 12
+  for (int r = 0; r < kTileRows; ++r) {
+    _mm512_storeu_ps(out + r * 32, sums[r][0]);
+    _mm512_storeu_ps(out + r * 32 + 16, sums[r][1]);
+  }
+  return true;
+}
+
+// Sums of products of bytes minus each row's bound, negative where the item cannot reach it. panel [steps][2][16]
+// quadruples of item bytes + 128, users [steps][kTileRows] quadruples of user bytes; `starts` is -bound - 128 times
+// the sum of the user's bytes. With biases, -bound is in `negated_bounds` and biases are in units of 1 / scales[r].
+template <bool Biased>
+__attribute__((noinline)) bool int8_tile(const uint32_t* panel, const uint32_t* users, int64_t steps,
+                                         const int32_t* starts, const float* biases, const float* scales,
+                                         const float* negated_bounds, int32_t* out) {
+  __m512i sums[kTileRows][2];
+#pragma GCC unroll 12
+  for (int r = 0; r < kTileRows; ++r) sums[r][0] = sums[r][1] = _mm512_set1_epi32(starts[r]);
+  if (Biased) {
+    const __m512 least = _mm512_set1_ps(-0x1p30f), most = _mm512_set1_ps(0x1p30f);
+#pragma GCC unroll 12
+    for (int r = 0; r < kTileRows; ++r)
+      for (int half = 0; half < 2; ++half) {
+        __m512 start = _mm512_fmadd_ps(_mm512_loadu_ps(biases + half * 16), _mm512_set1_ps(scales[r]),
+                                       _mm512_set1_ps(negated_bounds[r]));
+        start = _mm512_min_ps(_mm512_max_ps(start, least), most);
+        sums[r][half] = _mm512_add_epi32(sums[r][half], _mm512_cvtps_epi32(start));
+      }
+  }
+  for (int64_t step = 0; step < steps; ++step) {
+    const __m512i items0 = _mm512_loadu_si512(panel), items1 = _mm512_loadu_si512(panel + 16);
+#pragma GCC unroll 12
+    for (int r = 0; r < kTileRows; ++r) {
+      const __m512i user = _mm512_set1_epi32(static_cast<int>(users[r]));
+      multiply_bytes(sums[r][0], items0, user);
+      multiply_bytes(sums[r][1], items1, user);
+    }
+    panel += 32;
+    users += kTileRows;
+  }
+  __m512i all = _mm512_and_si512(sums[0][0], sums[0][1]);
+#pragma GCC unroll 12
+  for (int r = 1; r < kTileRows; ++r) all = _mm512_ternarylogic_epi32(all, sums[r][0], sums[r][1], 0x80);
+  if (_mm512_movepi32_mask(all) == 0xffff) return false;
+#pragma GCC unroll 12
+  for (int r = 0; r < kTileRows; ++r) {
+    _mm512_storeu_si512(out + r * 32, sums[r][0]);
+    _mm512_storeu_si512(out + r * 32 + 16, sums[r][1]);
+  }
+  return true;
 }
 #endif
 
-// panel [D][lanes] from `count` <= lanes rows of width D, spaced by `stride`; the other lanes are zero.
-template <class T>
-inline void pack_panel(const T* rows, int64_t stride, int64_t count, int64_t D, T* panel) {
-  constexpr int L = kTileUsers<T>;
-  for (int64_t d = 0; d < D; ++d)
-    for (int lane = 0; lane < L; ++lane) panel[d * L + lane] = lane < count ? rows[lane * stride + d] : 0;
+#if defined(__AVX512F__)
+inline __m512 load_widened(__mmask16 lanes, const float* from) { return _mm512_maskz_loadu_ps(lanes, from); }
+inline __m512 load_widened(__mmask16 lanes, const BFloat16* from) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, from)), 16));
 }
+inline __m512 load_widened(__mmask16 lanes, const Half* from) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, from));
+}
+inline __m512 load_widened(__mmask16, const double*) { return _mm512_setzero_ps(); }  // fp64 has no filter of less precision
+#endif
 
 template <class Storage, class T>
 inline void widen_row(const Storage* from, T* to, int64_t D) {
@@ -139,14 +249,40 @@ inline double unfused(double, double product) {
   return product;
 }
 
-constexpr int kChains = 8;  // interleaved, because one chain waits for its own additions
+constexpr int kChains = 16;  // interleaved, because one chain waits for its own additions
 
 template <class Storage>
 inline void exact_inner_products(const double* user, const Storage* const (&rows)[kChains], int64_t D,
                                  double (&sums)[kChains]) {
+  typedef Vector<float, 8> V;
+  typedef Vector<double, 8> Sums;
   double s[kChains] = {};
-  for (int64_t d = 0; d < D; ++d)
-#pragma GCC unroll 8
+  int64_t d = 0;
+  if constexpr (__is_same(Storage, float)) {
+    typedef Vector<float, 4> Quad;
+    Sums totals[2] = {};
+    for (; d + 4 <= D; d += 4)
+#pragma GCC unroll 2
+     for (int part = 0; part < 2; ++part) {
+      Sums& total = totals[part];
+      V quads[4];  // of rows j and j + 4
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j)
+        quads[j] = __builtin_shufflevector(load<Quad>(rows[8 * part + j] + d), load<Quad>(rows[8 * part + j + 4] + d),
+                                           0, 1, 2, 3, 4, 5, 6, 7);
+      const V ab0 = __builtin_shufflevector(quads[0], quads[1], 0, 8, 1, 9, 4, 12, 5, 13);
+      const V ab1 = __builtin_shufflevector(quads[0], quads[1], 2, 10, 3, 11, 6, 14, 7, 15);
+      const V cd0 = __builtin_shufflevector(quads[2], quads[3], 0, 8, 1, 9, 4, 12, 5, 13);
+      const V cd1 = __builtin_shufflevector(quads[2], quads[3], 2, 10, 3, 11, 6, 14, 7, 15);
+      total += user[d] * __builtin_convertvector(__builtin_shufflevector(ab0, cd0, 0, 1, 8, 9, 4, 5, 12, 13), Sums);
+      total += user[d + 1] * __builtin_convertvector(__builtin_shufflevector(ab0, cd0, 2, 3, 10, 11, 6, 7, 14, 15), Sums);
+      total += user[d + 2] * __builtin_convertvector(__builtin_shufflevector(ab1, cd1, 0, 1, 8, 9, 4, 5, 12, 13), Sums);
+      total += user[d + 3] * __builtin_convertvector(__builtin_shufflevector(ab1, cd1, 2, 3, 10, 11, 6, 7, 14, 15), Sums);
+    }
+    for (int j = 0; j < kChains; ++j) s[j] = totals[j / 8][j % 8];
+  }
+  for (; d < D; ++d)
+#pragma GCC unroll 16
     for (int j = 0; j < kChains; ++j)
       s[j] += unfused(rows[j][d], user[d] * static_cast<double>(widen(rows[j][d])));
   for (int j = 0; j < kChains; ++j) sums[j] = s[j];

@@ -20,6 +20,7 @@ _EXPORTS = {
         "plackett_luce",
         "position_sample",
     ],
+    "rankdistill.ops.prepared_items": ["PreparedItems", "prepare_items"],
     "rankdistill.rankings": ["Rankings"],
     "rankdistill.trainer": ["Term", "Trainer"],
 }

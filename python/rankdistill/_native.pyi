@@ -6,6 +6,7 @@ def openmp() -> bool: ...
 def max_threads() -> int: ...
 def compiler() -> str: ...
 def first_out_of_range(indices: int, count: int, low: int, high: int, /) -> int: ...
+def multiply_adds(what: int, steps: int, /) -> int: ...
 def gathered_inner_product_forward(
     dtype: int,
     users: int,
@@ -70,6 +71,7 @@ def inner_product_topk(
     dtype: int,
     users: int,
     items: int,
+    biases: int,
     indptr: int,
     indices: int,
     scores: int,
@@ -79,27 +81,13 @@ def inner_product_topk(
     N: int,
     K: int,
     D: int,
-    /,
-) -> bool: ...
-def first_not_ascending(
-    indptr: int,
-    indices: int,
-    rows: int,
-    /,
-) -> int: ...
-def plackett_luce_forward(
-    dtype: int,
-    scores: int,
-    stride_scores: int,
-    tail: int,
-    stride_tail: int,
-    lengths: int,
-    losses: int,
-    B: int,
-    K: int,
-    L: int,
+    prepared: int,
+    prepared_bytes: int,
+    filter: int,
     /,
 ) -> None: ...
+def prepared_items_bytes(dtype: int, N: int, D: int, has_bias: bool, /) -> int: ...
+def prepare_items(dtype: int, items: int, biases: int, order: int, N: int, D: int, out: int, /) -> None: ...
 def plackett_luce_backward(
     dtype: int,
     grad_losses: int,

@@ -149,7 +149,7 @@ def test_an_impossible_backend_names_the_cure():
     assert "Reinstall with a C++17 compiler: pip install ." in error
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512vnni", "avx512bf16"])
 def test_a_forced_instruction_set_shows(isa, native):
     if isa not in native.supported_isas():
         pytest.skip(f"this processor has no {isa}")
@@ -161,7 +161,7 @@ def test_a_forced_instruction_set_shows(isa, native):
 def test_an_unknown_instruction_set_is_an_error(native):
     done = python("-c", "import rankdistill.ops", RANKDISTILL_ISA="sse9")
     assert done.returncode == 1
-    assert "RANKDISTILL_ISA: expected baseline, avx2 or avx512; got sse9" in done.stderr
+    assert "RANKDISTILL_ISA: expected baseline, avx2, avx512, avx512vnni or avx512bf16; got sse9" in done.stderr
     done = python("-m", "rankdistill.collect_env", RANKDISTILL_ISA="sse9")
     assert done.returncode == 1
     assert "got sse9" in labelled(done.stdout)["ERROR"]

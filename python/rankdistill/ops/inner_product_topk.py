@@ -9,19 +9,24 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
+from rankdistill.ops.prepared_items import PreparedItems, checked_bias
 from rankdistill.ops.registration import LIBRARY, implement, not_differentiable
 from rankdistill.reference import inner_product_topk as reference
 
 OP = "inner_product_topk"
+BEST, WIDE, BF16, INT8 = range(4)  # the compiled kernel's filters; they differ in time alone
 
-LIBRARY.define(
-    f"{OP}(Tensor users, Tensor items, SymInt k, Tensor? exclude_indptr, Tensor? exclude_indices, "
-    "Tensor? item_bias) -> (Tensor, Tensor, Tensor)"
+ARGUMENTS = (
+    "Tensor users, Tensor items, SymInt k, Tensor? exclude_indptr, Tensor? exclude_indices, Tensor? item_bias"
 )
+LIBRARY.define(f"{OP}({ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
+# `prepared` is the buffer of a PreparedItems.
+LIBRARY.define(f"{OP}_prepared({ARGUMENTS}, Tensor prepared) -> (Tensor, Tensor, Tensor)")
 
 
 @torch.library.register_fake(f"rankdistill::{OP}", lib=LIBRARY)
-def _(users, items, k, exclude_indptr, exclude_indices, item_bias):
+@torch.library.register_fake(f"rankdistill::{OP}_prepared", lib=LIBRARY)
+def _(users, items, k, exclude_indptr, exclude_indices, item_bias, prepared=None):
     return (
         users.new_empty((users.shape[0], k), dtype=accumulator_dtype(users.dtype)),
         users.new_empty((users.shape[0], k), dtype=torch.int64),
@@ -61,7 +66,7 @@ def check_exclusions(indptr: Tensor, indices: Tensor, N: int) -> None:
         raise ValueError(f"{OP}: expected exclude indices ascending within a row; got {got}")
 
 
-def forward_reference(users, items, k, exclude_indptr, exclude_indices, item_bias):
+def forward_reference(users, items, k, exclude_indptr, exclude_indices, item_bias, prepared=None):
     if exclude_indptr is not None:
         check_exclusions(
             exclude_indptr.cpu().contiguous(), exclude_indices.cpu().contiguous(), items.shape[0]
@@ -69,32 +74,36 @@ def forward_reference(users, items, k, exclude_indptr, exclude_indices, item_bia
     return reference.inner_product_topk(users, items, k, exclude_indptr, exclude_indices, item_bias)
 
 
-def forward_native(users, items, k, exclude_indptr, exclude_indices, item_bias):
-    if item_bias is not None:
-        return forward_reference(users, items, k, exclude_indptr, exclude_indices, item_bias)
+def forward_native(
+    users, items, k, exclude_indptr, exclude_indices, item_bias, prepared=None, *, filter=BEST
+):
     users, items = users.contiguous(), items.contiguous()
     if exclude_indptr is not None:
         exclude_indptr, exclude_indices = exclude_indptr.contiguous(), exclude_indices.contiguous()
         check_exclusions(exclude_indptr, exclude_indices, items.shape[0])
+    if item_bias is not None:
+        item_bias = item_bias.contiguous()
     (B, D), N = users.shape, items.shape[0]
     scores = torch.empty((B, k), dtype=accumulator_dtype(users.dtype))
     indices = torch.empty((B, k), dtype=torch.int64)
     lengths = torch.empty((B,), dtype=torch.int64)
     _native.inner_product_topk(
-        DTYPE_CODES[users.dtype], address(users), address(items), address(exclude_indptr), address(exclude_indices),
-        address(scores), address(indices), address(lengths), B, N, k, D,
+        DTYPE_CODES[users.dtype], address(users), address(items), address(item_bias), address(exclude_indptr),
+        address(exclude_indices), address(scores), address(indices), address(lengths), B, N, k, D,
+        address(prepared), 0 if prepared is None else prepared.numel(), filter,
     )  # fmt: skip
     return scores, indices, lengths
 
 
-REFERENCE = {"": forward_reference}
-NATIVE = {"": forward_native}
+REFERENCE = {"": forward_reference, "prepared": forward_reference}
+NATIVE = {"": forward_native, "prepared": forward_native}
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
 implement(OP, "CUDA", {"reference": REFERENCE})
 
-torch.library.register_autograd(
-    f"rankdistill::{OP}", not_differentiable(OP, "scores and indices"), lib=LIBRARY
-)
+for overload in (OP, f"{OP}_prepared"):
+    torch.library.register_autograd(
+        f"rankdistill::{overload}", not_differentiable(OP, "scores and indices"), lib=LIBRARY
+    )
 
 
 class InnerProductTopK(NamedTuple):
@@ -106,7 +115,11 @@ class InnerProductTopK(NamedTuple):
 
 
 def inner_product_topk(
-    users: Tensor, items: Tensor, k: int, exclude: object = None, item_bias: Tensor | None = None
+    users: Tensor,
+    items: Tensor | PreparedItems,
+    k: int,
+    exclude: object = None,
+    item_bias: Tensor | None = None,
 ) -> InnerProductTopK:
     """The k items with the largest inner product with each user, best first.
 
@@ -114,7 +127,7 @@ def inner_product_topk(
 
     Args:
         users: [B, D] float table.
-        items: [N, D] float table of the same dtype.
+        items: [N, D] float table of the same dtype, or what `prepare_items` made of one (with its biases).
         k: length of each list, >= 0; may exceed N.
         exclude: item ids that a row must not list, as CSR: a pair (indptr [B + 1], indices [nnz]) of int64
             tensors, or an object with these attributes. Row b excludes indices[indptr[b]:indptr[b + 1]], ids in
@@ -146,6 +159,13 @@ def inner_product_topk(
         InnerProductTopK(scores=tensor([[3., 1.]]), indices=tensor([[2, 0]]), lengths=tensor([2]))
     """
     checks.expect_tensor(OP, "users", users, 2)
+    buffer = None
+    if isinstance(items, PreparedItems):
+        checks.expect(
+            item_bias is None, OP, "no item_bias beside prepared items, which have theirs", item_bias
+        )
+        buffer = items.buffer
+        items, item_bias = items.tables()
     checks.expect_tensor(OP, "items", items, 2)
     checks.expect_same(OP, "users", users, "items", items)
     checks.expect(items.shape[1] == users.shape[1], OP, f"items of width {users.shape[1]}, as users", items)
@@ -158,13 +178,11 @@ def inner_product_topk(
         checks.expect(
             len(indptr) == entries, OP, f"exclude indptr of {entries} entries, one more than users", indptr
         )
-    if item_bias is not None:
-        checks.expect_tensor(OP, "item_bias", item_bias, 1)
-        checks.expect_same(OP, "users", users, "item_bias", item_bias)
-        checks.expect(
-            len(item_bias) == len(items), OP, f"item_bias of {len(items)} entries, as items", item_bias
-        )
+    checked_bias(OP, items, item_bias)
     checks.expect_no_forward_ad(OP, users, items, item_bias)
+    if buffer is not None:
+        prepared = torch.ops.rankdistill.inner_product_topk_prepared
+        return InnerProductTopK(*prepared(users, items, k, indptr, indices, item_bias, buffer))
     return InnerProductTopK(
         *torch.ops.rankdistill.inner_product_topk(users, items, k, indptr, indices, item_bias)
     )

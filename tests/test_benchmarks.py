@@ -1,0 +1,132 @@
+"""The benchmark harness: wrong answers are not timed, competitors that are missing are listed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+from benchmarks.__main__ import OPS
+from benchmarks.harness import Missing, Options, PerShape, Shape, Work, measure, report, run
+from benchmarks.inner_product_topk import SHAPES, gate, prepare, torch_chunked, torch_whole, verdict, work
+from benchmarks.item_tables import difficult
+
+from rankdistill import inner_product_topk
+
+OPTIONS = Options(rounds=3, warmup_s=0.0, save=False)
+SHAPE = Shape("tiny", {"B": 32, "N": 400, "D": 8, "K": 5})
+ADDITIONS = {"ours": torch.add, "theirs": torch.add}
+
+
+def arguments(shape: Shape) -> tuple:
+    return torch.ones(shape["B"], shape["D"]), torch.ones(shape["B"], shape["D"])
+
+
+def agree(shape: Shape, args: tuple, outputs: dict) -> None:
+    for name, output in outputs.items():
+        assert torch.equal(output, args[0] + args[1]), name
+
+
+def measured(variants: dict, options: Options = OPTIONS) -> dict:
+    (result,) = measure([SHAPE], arguments, variants, agree, lambda shape: Work(flops=256.0), options)
+    return result
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_benchmark_has_a_main(op):
+    assert callable(importlib.import_module(f"benchmarks.{op}").main)
+
+
+def test_a_wrong_answer_is_not_timed():
+    calls = []
+
+    def wrong(a, b):
+        calls.append(1)
+        return a - b
+
+    with pytest.raises(AssertionError, match="theirs"):
+        measured(ADDITIONS | {"theirs": wrong})
+    assert len(calls) == 1
+
+
+def test_ratios_are_to_the_first_variant():
+    result = measured(ADDITIONS)
+    assert [r["variant"] for r in result["variants"]] == ["ours", "theirs"]
+    assert result["variants"][0]["times_first"] == 1
+    assert result["variants"][1]["times_first"] > 0
+
+
+def test_preparations_are_made_once_per_shape():
+    made = []
+
+    def make(a, b):
+        made.append(1)
+        return lambda: a + b
+
+    measured(ADDITIONS | {"theirs": PerShape(make)})
+    assert len(made) == 1
+
+
+def test_a_missing_competitor_is_listed(tmp_path, capsys):
+    options = Options(rounds=3, warmup_s=0.0, out=tmp_path)
+    result = measured(ADDITIONS | {"absent": Missing("absent is not installed")}, options)
+    report("tiny", [result], {}, options, ["A note."])
+    assert "| absent | absent is not installed |" in capsys.readouterr().out
+    (page,) = tmp_path.glob("*.md")
+    (stored,) = tmp_path.glob("*.json")
+    assert "A note." in page.read_text()
+    assert json.loads(stored.read_text())["results"][0]["missing"] == {"absent": "absent is not installed"}
+
+
+def test_a_part_of_the_variants_keeps_the_first():
+    options = Options(rounds=3, warmup_s=0.0, save=False, variants="the")
+    result = measured(ADDITIONS | {"another": torch.add, "none": torch.sub}, options)
+    assert [r["variant"] for r in result["variants"]] == ["ours", "theirs", "another"]
+
+
+def test_one_call_measures_and_prints(capsys):
+    results = run("tiny", [SHAPE], arguments, ADDITIONS, agree, lambda shape: Work(bytes=3072.0), OPTIONS)
+    assert [r["shape"] for r in results] == ["tiny"]
+    assert "× ours" in capsys.readouterr().out
+
+
+def test_the_gate_of_exact_top_k_sees_wrong_lists():
+    args = prepare(SHAPE)
+    good = {
+        "rankdistill": inner_product_topk(*args),
+        "torch": torch_whole(*args),
+        "torch in chunks": torch_chunked(*args),
+    }
+    gate(SHAPE, args, good)
+    unmasked = (
+        *args[:3],
+        (torch.zeros(SHAPE["B"] + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)),
+    )
+    with pytest.raises(AssertionError):
+        gate(SHAPE, args, good | {"rankdistill": inner_product_topk(*unmasked)})
+    with pytest.raises(AssertionError, match="torch: wrong scores"):
+        gate(SHAPE, args, good | {"torch": torch_whole(*unmasked)})
+    assert work(SHAPE).flops == 2 * 32 * 400 * 8
+
+
+def test_every_shape_has_a_verdict():
+    from benchmarks.inner_product_topk import GOALS
+
+    assert all(len(values) == len(SHAPES) for goal in GOALS.values() for values in goal if values is not None)
+    assert [verdict(*v) for v in ((3, 1, 2), (1.5, 1, 2), (0.5, 1, 2), (0.5, None, 2), (None, 1, 2))] == [
+        "target", "floor", "below floor", "below target", "not measured",
+    ]  # fmt: skip
+
+
+def test_difficult_tables_are_what_their_names_say():
+    tables = difficult(4, 500, 8)
+    users, items = tables["scores ascending with the item id"]
+    assert ((users @ items.T).diff(dim=1) > 0).all()
+    assert (tables["all items equal"][1] == tables["all items equal"][1][0]).all()
+    norms = tables["one giant norm"][1].norm(dim=1)
+    assert norms.argmax() == 250
+    assert norms[250] > 1000 * norms.median()
+    for name, sign in (("descending", -1), ("ascending", 1)):
+        norms = tables[f"skewed norms, {name} with the id"][1].norm(dim=1)
+        assert sign * (norms[-100:].mean() - norms[:100].mean()) > 0
