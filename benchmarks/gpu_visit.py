@@ -62,7 +62,15 @@ def steps(out: Path, scratch: Path, architecture: str) -> list[Step]:
     ]
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer:
-        small = [*pytest, "-m", "gpu", "-k", "smallest", "tests/ops/test_gpu.py"]
+        small = [
+            *pytest,
+            "-m",
+            "gpu",
+            "-k",
+            "smallest",
+            "tests/ops/test_gpu.py",
+            "tests/ops/test_gpu_topk.py",
+        ]
         for tool in ("memcheck", "racecheck"):
             plan.append(
                 Step(

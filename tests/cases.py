@@ -19,6 +19,8 @@ from tests.case import (
     unit,
     widened,
 )
+from tests.expert_cases import ROUTED_EXPERTS
+from tests.relation_cases import RELATION_CASES
 from tests.score_cases import SCORE_CASES
 
 
@@ -505,6 +507,8 @@ CASES = {
         COMPLEMENT_SAMPLE,
         PLACKETT_LUCE,
         EMBEDDING_PLACKETT_LUCE,
+        *RELATION_CASES,
         *SCORE_CASES,
+        ROUTED_EXPERTS,
     )
 }

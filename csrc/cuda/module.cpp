@@ -15,6 +15,10 @@ std::string error_text(int code) {
   return code == 0 ? std::string() : std::string(cudaGetErrorString(static_cast<cudaError_t>(code)));
 }
 
+TopKTables topk_tables(uintptr_t users, uintptr_t items, uintptr_t bias, int64_t D) {
+  return {pointer<const void>(users), pointer<const void>(items), pointer<const void>(bias), D};
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
@@ -51,6 +55,88 @@ PYBIND11_MODULE(_cuda, m) {
               pointer<const int64_t>(users), pointer<const int64_t>(positions), pointer<const int64_t>(indptr),
               pointer<const int64_t>(indices), nonzeros, pointer<const int32_t>(listed), listed_count, n_users,
               n_items, pointer<int64_t>(samples), R, L, seed, epoch, stream, pointer<void>(cuda_stream)));
+        },
+        Unlocked());
+
+  m.def("has_sm90a", [] {
+#if defined(RANKDISTILL_SM90A)
+    return true;
+#else
+    return false;
+#endif
+  }, "Whether the filter for Hopper's own matrix instructions was built.");
+  py::class_<TopKFilter>(m, "TopKFilter", "What the steps of inner_product_topk share: sizes and addresses.")
+      .def(py::init([](int64_t B, int64_t N, int64_t D, uintptr_t user_image, uintptr_t item_image, uintptr_t terms,
+                       uintptr_t norms, uintptr_t rounding, uintptr_t states, uintptr_t thresholds, uintptr_t indptr,
+                       uintptr_t indices, uintptr_t survivors, uintptr_t counts, int64_t capacity) {
+             return TopKFilter{B, N, D, pointer<const void>(user_image), pointer<const void>(item_image),
+                               pointer<const void>(terms), pointer<const float>(norms), pointer<const float>(rounding),
+                               pointer<uint8_t>(states), pointer<float>(thresholds), pointer<const int64_t>(indptr),
+                               pointer<const int64_t>(indices), pointer<void>(survivors), pointer<uint32_t>(counts), capacity};
+           }),
+           py::kw_only(), py::arg("B"), py::arg("N"), py::arg("D"), py::arg("user_image"), py::arg("item_image"),
+           py::arg("terms"), py::arg("norms"), py::arg("rounding"), py::arg("states"), py::arg("thresholds"),
+           py::arg("indptr"), py::arg("indices"), py::arg("survivors"), py::arg("counts"), py::arg("capacity"));
+  m.def("prepare_items",
+        [](int dtype, uintptr_t items, uintptr_t bias, int64_t D, int64_t stride, int64_t count, uintptr_t image,
+           uintptr_t terms, uintptr_t cuda_stream) {
+          return error_text(launch_prepare_items(dtype, pointer<const void>(items), pointer<const void>(bias), D, stride,
+                                                 count, pointer<void>(image), pointer<void>(terms), pointer<void>(cuda_stream)));
+        },
+        Unlocked());
+  m.def("prepare_users",
+        [](int dtype, uintptr_t users, int64_t B, int64_t padded, int64_t D, uintptr_t indptr, uintptr_t indices,
+           int64_t nonzeros, int64_t N, int64_t many_excluded, uintptr_t image, uintptr_t norms, uintptr_t rounding,
+           uintptr_t states, uintptr_t cuda_stream) {
+          return error_text(launch_prepare_users(
+              dtype, pointer<const void>(users), B, padded, D, pointer<const int64_t>(indptr), pointer<const int64_t>(indices),
+              nonzeros, N, many_excluded, pointer<void>(image), pointer<float>(norms), pointer<float>(rounding),
+              pointer<uint8_t>(states), pointer<void>(cuda_stream)));
+        },
+        Unlocked());
+  m.def("sample_threshold",
+        [](const TopKFilter& filter, uintptr_t image, uintptr_t terms, int64_t count, int64_t stride, int group_size,
+           int64_t rank, uintptr_t largest, uintptr_t cuda_stream) {
+          return error_text(launch_sample_threshold(filter, pointer<const void>(image), pointer<const void>(terms), count,
+                                                    stride, group_size, rank, pointer<float>(largest), pointer<void>(cuda_stream)));
+        },
+        Unlocked());
+  m.def("score_filter",
+        [](const TopKFilter& filter, bool hopper, uintptr_t cuda_stream) {
+          return error_text(launch_score_filter(filter, hopper, pointer<void>(cuda_stream)));
+        },
+        Unlocked());
+  m.def("topk_finish",
+        [](int dtype, uintptr_t users, uintptr_t items, uintptr_t bias, const TopKFilter& filter, uintptr_t candidates,
+           int64_t k, uintptr_t scores, uintptr_t indices, uintptr_t lengths, int64_t first_row, uintptr_t redo_count,
+           uintptr_t redo_rows, uintptr_t cuda_stream) {
+          return error_text(launch_topk_finish(
+              dtype, topk_tables(users, items, bias, filter.D), filter, pointer<void>(candidates), k, pointer<void>(scores),
+              pointer<int64_t>(indices), pointer<int64_t>(lengths), first_row, pointer<uint64_t>(redo_count),
+              pointer<int64_t>(redo_rows), pointer<void>(cuda_stream)));
+        },
+        Unlocked());
+  m.def("exact_scores",
+        [](int dtype, uintptr_t users, uintptr_t items, uintptr_t bias, int64_t D, uintptr_t listed, int64_t R, int64_t first,
+           int64_t count, uintptr_t indptr, uintptr_t indices, int64_t nonzeros, int64_t N, uintptr_t scores,
+           uintptr_t malformed, uintptr_t cuda_stream) {
+          return error_text(launch_exact_scores(
+              dtype, topk_tables(users, items, bias, D), pointer<const int64_t>(listed), R, first, count,
+              pointer<const int64_t>(indptr), pointer<const int64_t>(indices), nonzeros, N, pointer<void>(scores),
+              pointer<uint8_t>(malformed), pointer<void>(cuda_stream)));
+        },
+        Unlocked());
+  m.def("masked_topk",
+        [](int dtype, uintptr_t scores, int64_t B, int64_t N, int64_t stride, int64_t k, uintptr_t indptr, uintptr_t indices,
+           int64_t nonzeros, uintptr_t mask, int64_t windows, int64_t window_pieces, int64_t rank, int64_t capacity,
+           uintptr_t kept, uintptr_t counts, uintptr_t thresholds, uintptr_t malformed, uintptr_t redo_count,
+           uintptr_t redo_rows, uintptr_t best, uintptr_t best_indices, uintptr_t lengths, uintptr_t cuda_stream) {
+          const MaskedTopK arguments = {
+              pointer<const void>(scores), B, N, stride, k, pointer<const int64_t>(indptr), pointer<const int64_t>(indices),
+              nonzeros, pointer<const uint8_t>(mask), windows, window_pieces, rank, capacity, pointer<uint32_t>(kept),
+              pointer<uint32_t>(counts), pointer<void>(thresholds), pointer<uint8_t>(malformed), pointer<uint64_t>(redo_count),
+              pointer<int64_t>(redo_rows), pointer<void>(best), pointer<int64_t>(best_indices), pointer<int64_t>(lengths)};
+          return error_text(launch_masked_topk(dtype, arguments, pointer<void>(cuda_stream)));
         },
         Unlocked());
 }

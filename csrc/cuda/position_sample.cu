@@ -1,14 +1,10 @@
-#include <cuda_runtime.h>
-
 #include "csrc/cuda/launchers.h"
 #include "kernels/cuda/position_sample.cuh"
 
 int launch_position_sample(const int64_t* users, const int64_t* lengths, double* keys, int64_t* samples, int64_t R,
                            int64_t K, int64_t longest, double temperature, uint64_t seed, uint32_t epoch,
                            uint32_t stream, void* cuda_stream) {
-  if (R == 0 || K == 0) return 0;
-  if (R > 0x7fffffff) return static_cast<int>(cudaErrorInvalidConfiguration);
-  position_sample_kernel<<<static_cast<unsigned>(R), kPositionThreads, 0, static_cast<cudaStream_t>(cuda_stream)>>>(
-      users, lengths, keys, samples, K, longest, temperature, seed, epoch, stream);
-  return static_cast<int>(cudaGetLastError());
+  if (K == 0) return 0;
+  return launch(position_sample_kernel, R, kPositionThreads, 0, cuda_stream, users, lengths, keys, samples, K, longest,
+                temperature, seed, epoch, stream);
 }

@@ -1,5 +1,6 @@
 // One thread per row, the same steps as on the processor. A row with an index out of range becomes all -1.
 #pragma once
+#include "kernels/cuda/launch.cuh"
 #include "kernels/sampling.h"
 
 namespace {

@@ -1,5 +1,6 @@
 // One block per row: every thread computes keys, ranks its own among all, and writes the chosen in order.
 #pragma once
+#include "kernels/cuda/launch.cuh"
 #include "kernels/sampling.h"
 
 namespace {

@@ -179,3 +179,36 @@ def inner_product_rank(
     D: int,
     /,
 ) -> None: ...
+def grouped_relation_distance(
+    teacher: int,
+    teacher_width: int,
+    student: int,
+    student_width: int,
+    bounds: int,
+    n_groups: int,
+    positive_only: bool,
+    slopes: int,
+    /,
+) -> float: ...
+def pair_distance_huber(
+    teacher: int,
+    teacher_width: int,
+    student: int,
+    student_width: int,
+    teacher_norms: int,
+    student_norms: int,
+    B: int,
+    slopes: int,
+    /,
+) -> float: ...
+def triplet_angle_huber(
+    teacher: int,
+    teacher_width: int,
+    student: int,
+    student_width: int,
+    B: int,
+    anchors: int,
+    n_anchors: int,
+    slopes: int,
+    /,
+) -> float: ...

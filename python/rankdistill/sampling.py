@@ -12,7 +12,14 @@ from torch import Tensor
 from rankdistill.data.csr import CSR
 from rankdistill.ops import complement_sample
 
-STREAMS = {"negatives": 1, "interesting": 2, "uninteresting": 3}
+STREAMS = {
+    "negatives": 1,
+    "interesting": 2,
+    "uninteresting": 3,
+    "user_experts": 16,
+    "item_experts": 17,
+    "consistency": 18,
+}
 
 
 def within_row_positions(rows: Tensor) -> Tensor:

@@ -161,7 +161,9 @@ def test_a_forced_instruction_set_shows(isa, native):
 def test_an_unknown_instruction_set_is_an_error(native):
     done = python("-c", "import rankdistill.ops", RANKDISTILL_ISA="sse9")
     assert done.returncode == 1
-    assert "RANKDISTILL_ISA: expected baseline, avx2, avx512, avx512vnni or avx512bf16; got sse9" in done.stderr
+    assert (
+        "RANKDISTILL_ISA: expected baseline, avx2, avx512, avx512vnni or avx512bf16; got sse9" in done.stderr
+    )
     done = python("-m", "rankdistill.collect_env", RANKDISTILL_ISA="sse9")
     assert done.returncode == 1
     assert "got sse9" in labelled(done.stdout)["ERROR"]

@@ -1,6 +1,27 @@
 """The methods as modules, one file each; `Distillation` is what they share."""
 
-from rankdistill.losses.distillation import Batch, Distillation
+from rankdistill.losses.distillation import Batch, Distillation, VectorDistillation
+from rankdistill.losses.distillation_experts import DistillationExperts
+from rankdistill.losses.frequency_distillation import FrequencyDistillation
+from rankdistill.losses.full_topology_distillation import FullTopologyDistillation
+from rankdistill.losses.hierarchical_topology_distillation import HierarchicalTopologyDistillation
+from rankdistill.losses.hint_regression import HintRegression
+from rankdistill.losses.personalized_hint_regression import PersonalizedHintRegression
+from rankdistill.losses.preference_consistent_distillation import PreferenceConsistentDistillation
+from rankdistill.losses.relational_knowledge_distillation import RelationalKnowledgeDistillation
 from rankdistill.losses.relaxed_ranking_distillation import RelaxedRankingDistillation
 
-__all__ = ["Batch", "Distillation", "RelaxedRankingDistillation"]
+__all__ = [
+    "Batch",
+    "Distillation",
+    "DistillationExperts",
+    "FrequencyDistillation",
+    "FullTopologyDistillation",
+    "HierarchicalTopologyDistillation",
+    "HintRegression",
+    "PersonalizedHintRegression",
+    "PreferenceConsistentDistillation",
+    "RelationalKnowledgeDistillation",
+    "RelaxedRankingDistillation",
+    "VectorDistillation",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -60,3 +61,64 @@ class Distillation(nn.Module):
         A trainer adds it once, unweighted: neither loss reaches the other's parameters.
         """
         return None
+
+
+class Entities(NamedTuple):
+    """Unique users or items of a batch, with their vectors.
+
+    side "user" or "item"; ids [n] int64; teacher [n, D_t]; student [n, D_s]; weights [n]; part [n] int64, which of
+    positives (0) and negatives (1) a row stands for.
+    """
+
+    side: str
+    ids: Tensor
+    teacher: Tensor
+    student: Tensor
+    weights: Tensor
+    part: Tensor
+
+
+class VectorDistillation(Distillation):
+    """A method that teaches vectors: the teacher is two frozen tables, the student has `user_vectors(ids)` and
+    `item_vectors(ids)`.
+
+    Args:
+        teacher_users: [U, D_t] float.
+        teacher_items: [N, D_t] float. Neither is in `state_dict`.
+    """
+
+    needs = frozenset({"user_vectors", "item_vectors"})
+
+    def __init__(self, teacher_users: Tensor, teacher_items: Tensor) -> None:
+        super().__init__()
+        for name, table in (("teacher_users", teacher_users), ("teacher_items", teacher_items)):
+            if table.dim() != 2 or table.shape[1] != teacher_users.shape[1]:
+                raise ValueError(
+                    f"{type(self).__name__}: expected {name} of two dimensions and one width; got {list(table.shape)}"
+                )
+            self.register_buffer(name, table.detach(), persistent=False)
+
+    @property
+    def teacher_width(self) -> int:
+        return self.teacher_users.shape[1]
+
+    def rows(self, student: Student, side: str, *ids: Tensor | None, weight: float = 1.0) -> Entities:
+        """The vectors of one side, of one or two sets of ids that are made unique each; ids below 0 are none."""
+        unique = [torch.unique(part[part >= 0]) for part in ids if part is not None]
+        found = torch.cat(unique) if unique else self.teacher_users.new_empty(0, dtype=torch.int64)
+        parts = torch.cat([torch.full_like(u, at) for at, u in enumerate(unique)]) if unique else found
+        teacher = self.teacher_users if side == "user" else self.teacher_items
+        vectors = student.user_vectors(found) if side == "user" else student.item_vectors(found)
+        weights = torch.full((len(found),), weight, dtype=vectors.dtype, device=vectors.device)
+        return Entities(side, found, teacher.index_select(0, found), vectors, weights, parts)
+
+    def sides(self, student: Student, batch: Batch) -> tuple[Entities, Entities]:
+        """Users once, positives and negatives with half weight each, as the losses of vectors are released."""
+        users = self.rows(student, "user", batch.users)
+        return users, self.rows(student, "item", batch.positives, batch.negatives, weight=0.5)
+
+    def together(self, student: Student, batch: Batch) -> tuple[Entities, Entities]:
+        """Users, and items positive and negative together, as the losses of relations are released."""
+        parts = [part.flatten() for part in (batch.positives, batch.negatives) if part is not None]
+        items = torch.cat(parts) if parts else None
+        return self.rows(student, "user", batch.users), self.rows(student, "item", items)

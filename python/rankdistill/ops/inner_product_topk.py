@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rankdistill.ops import checks
+from rankdistill.ops import checks, device_topk
+from rankdistill.ops.cuda import cuda_or
 from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhere, exclusion_lists
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.prepared_items import PreparedItems, checked_bias
@@ -61,10 +62,17 @@ def forward_native(
     return scores, indices, lengths
 
 
+def forward_cuda(users, items, k, exclude_indptr, exclude_indices, item_bias, prepared=None):
+    return device_topk.inner_product_topk(
+        users, items, k, exclude_indptr, exclude_indices, item_bias, prepared=prepared
+    )
+
+
 REFERENCE = {"": forward_reference, "prepared": forward_reference}
 NATIVE = {"": forward_native, "prepared": forward_native}
+CUDA = {"": forward_cuda, "prepared": forward_cuda}
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"reference": REFERENCE})
+implement(OP, "CUDA", {"native": cuda_or(CUDA), "reference": REFERENCE})
 
 for overload in (OP, f"{OP}_prepared"):
     torch.library.register_autograd(
@@ -106,18 +114,21 @@ def inner_product_topk(
 
     Contract:
         A score is the float64 sum, in index order, of the products and then the bias, rounded once to the dtype of
-        the scores (a zero keeps the sign that this gives it). Order: descending score, equal scores (+0.0 = -0.0) to the lower
-        index. An item is listed only if score > -inf: never NaN or -inf; +inf is legal. The result is the
+        the scores (a zero keeps the sign that this gives it). Order: descending score, equal scores
+        (+0.0 = -0.0) to the lower index. An item is listed only if score > -inf: never NaN or -inf; +inf is legal. The result is the
         exact one, bit for bit, for any number of threads, batch and instruction set. Not differentiable.
 
     Raises:
         TypeError, ValueError: wrong dtypes, shapes or devices; indptr that does not rise from 0 to nnz; ids that
             do not ascend within a row.
         IndexError: an excluded id out of range.
+        On CUDA exclusions are checked there: a malformed row gets scores NaN, indices -1 and length 0.
         RuntimeError: a backward call.
 
     Cost:
-        O(B·N·D) time; memory besides the result O(B·k), at most 16 MiB + 24·B·k bytes (CPU).
+        O(B·N·D) time; memory besides the result O(B·k), at most 16 MiB + 24·B·k bytes (CPU); on CUDA 2·N·D + 16·N
+        bytes for the items in half precision (none beside prepared ones), 2·B·D for the users, and at most about
+        256 MiB. A CUDA call waits for the device once.
 
     Example:
         >>> users, items = torch.tensor([[1., 2.]]), torch.tensor([[1., 0.], [0., 1.], [1., 1.]])

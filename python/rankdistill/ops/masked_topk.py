@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rankdistill.ops import checks
+from rankdistill.ops import checks, device_topk
+from rankdistill.ops.cuda import cuda_or
 from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhere, exclusion_tensors
 from rankdistill.ops.native import DTYPE_CODES, _native, address, native_or
 from rankdistill.ops.registration import LIBRARY, implement, not_differentiable
@@ -70,7 +71,7 @@ def forward_native(scores, k, exclude_indptr, exclude_indices, exclude_mask):
 REFERENCE = {"": forward_reference}
 NATIVE = {"": forward_native}
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"reference": REFERENCE})
+implement(OP, "CUDA", {"native": cuda_or({"": device_topk.masked_topk}), "reference": REFERENCE})
 
 torch.library.register_autograd(
     f"rankdistill::{OP}", not_differentiable(OP, "scores and indices"), lib=LIBRARY

@@ -1,0 +1,136 @@
+// Tiles of two relations at once: inner products between rows of a teacher's table and between rows of a student's,
+// a function of both, and the sum of the student's rows weighted by it. Nothing of size B x B leaves the tile.
+//
+// Everything is fp64 (DESIGN.md RE-3). Rows are contiguous and their widths are padded with zeros to whole vectors of
+// any instruction set. A block of rows is swept by the thread that owns it, against all columns in order, so the
+// bits do not depend on the number of threads.
+#pragma once
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/simd.h"
+
+namespace {
+
+// Registers: 24 accumulators of 32 with AVX-512, 12 of 16 without.
+#if defined(__AVX512F__)
+constexpr int kPairRows = 12;
+#else
+constexpr int kPairRows = 6;
+#endif
+constexpr int kPairLanes = kLanes<double>;
+constexpr int kPairColumns = 2 * kPairLanes;
+constexpr int kPairTile = kPairRows * kPairColumns;
+// Rows of a block, whose vectors stay in the second-level cache while columns pass by; a multiple of kPairRows.
+constexpr int64_t kPairBlock = 96;
+constexpr int64_t kPairPadding = 8;  // widths are multiples of it
+
+typedef Vector<double, kPairLanes> PairVector;
+
+struct PairTables {
+  const double* teacher;
+  int64_t teacher_width;
+  const double* student;
+  int64_t student_width;
+};
+
+// fp64 numbers of scratch that one thread needs for `Weights` weighted sums.
+inline int64_t pair_scratch(int64_t teacher_width, int64_t student_width, int weights) {
+  return (teacher_width + student_width) * kPairColumns + weights * kPairBlock * student_width;
+}
+
+// panel [width][kPairColumns] from `count` rows; the other columns are zero.
+inline void pack_columns(const double* rows, int64_t count, int64_t width, double* panel) {
+  for (int64_t c = 0; c < kPairColumns; ++c)
+    for (int64_t d = 0; d < width; ++d) panel[d * kPairColumns + c] = c < count ? rows[c * width + d] : 0;
+}
+
+// tile[r][c] += sum over d of rows[r][d] * panel[d][c]; rows lie `stride` apart, a row past `count` repeats the last.
+inline void tile_products(const double* rows, int64_t stride, int64_t count, const double* panel, int64_t width,
+                          double* tile) {
+  PairVector sums[kPairRows][2] = {};
+  const double* row[kPairRows];
+  for (int r = 0; r < kPairRows; ++r) row[r] = rows + (r < count ? r : count - 1) * stride;
+  for (int64_t d = 0; d < width; ++d) {
+    const PairVector low = load<PairVector>(panel), high = load<PairVector>(panel + kPairLanes);
+    panel += kPairColumns;
+#pragma GCC unroll 12
+    for (int r = 0; r < kPairRows; ++r) {
+      const PairVector x = splat<PairVector>(row[r][d]);
+      sums[r][0] += x * low;
+      sums[r][1] += x * high;
+    }
+  }
+  for (int r = 0; r < kPairRows; ++r) {
+    store(tile + r * kPairColumns, sums[r][0]);
+    store(tile + r * kPairColumns + kPairLanes, sums[r][1]);
+  }
+}
+
+template <int Vectors>
+inline void add_weighted(const double* weights, const double* columns, int64_t count, int64_t width, double* sums) {
+  PairVector total[kPairRows][Vectors];
+  for (int r = 0; r < kPairRows; ++r)
+    for (int v = 0; v < Vectors; ++v) total[r][v] = load<PairVector>(sums + r * width + v * kPairLanes);
+  for (int64_t c = 0; c < count; ++c) {
+    PairVector column[Vectors];
+    for (int v = 0; v < Vectors; ++v) column[v] = load<PairVector>(columns + c * width + v * kPairLanes);
+#pragma GCC unroll 12
+    for (int r = 0; r < kPairRows; ++r) {
+      const PairVector weight = splat<PairVector>(weights[r * kPairColumns + c]);
+      for (int v = 0; v < Vectors; ++v) total[r][v] += weight * column[v];
+    }
+  }
+  for (int r = 0; r < kPairRows; ++r)
+    for (int v = 0; v < Vectors; ++v) store(sums + r * width + v * kPairLanes, total[r][v]);
+}
+
+// sums[r] += sum over c < count of weights[r][c] * columns[c], rows of `width` numbers.
+inline void add_weighted_columns(const double* weights, const double* columns, int64_t count, int64_t width,
+                                 double* sums) {
+  int64_t d = 0;
+  for (; d + 2 * kPairLanes <= width; d += 2 * kPairLanes) add_weighted<2>(weights, columns + d, count, width, sums + d);
+  for (; d < width; d += kPairLanes) add_weighted<1>(weights, columns + d, count, width, sums + d);
+}
+
+// One tile as a point function sees it. Entries past `rows` or `columns` must get weights of 0.
+struct PairTile {
+  int64_t row, rows, column, columns;  // the first of each, and how many are real
+  const double* teacher;               // [kPairRows][kPairColumns] inner products
+  const double* student;
+  double* weights[2];
+};
+
+// point(tile) for every tile of rows [row, row + rows) against columns [begin, end); rows <= kPairBlock.
+// sums[w][r] = sum over columns j of weights[w][r][j] * student row j is left behind the panels: `weighted_sums`.
+template <int Weights, class Point>
+inline void sweep_pairs(const PairTables& x, int64_t row, int64_t rows, int64_t begin, int64_t end, double* scratch,
+                        Point& point) {
+  double* const teacher_panel = scratch;
+  double* const student_panel = teacher_panel + x.teacher_width * kPairColumns;
+  double* const sums = student_panel + x.student_width * kPairColumns;
+  for (int64_t i = 0; i < Weights * kPairBlock * x.student_width; ++i) sums[i] = 0;
+  double teacher[kPairTile], student[kPairTile], weights[2][kPairTile];
+  for (int64_t j = begin; j < end; j += kPairColumns) {
+    const int64_t columns = end - j < kPairColumns ? end - j : kPairColumns;
+    pack_columns(x.teacher + j * x.teacher_width, columns, x.teacher_width, teacher_panel);
+    pack_columns(x.student + j * x.student_width, columns, x.student_width, student_panel);
+    for (int64_t i = 0; i < rows; i += kPairRows) {
+      const int64_t count = rows - i < kPairRows ? rows - i : kPairRows;
+      tile_products(x.teacher + (row + i) * x.teacher_width, x.teacher_width, count, teacher_panel, x.teacher_width,
+                    teacher);
+      tile_products(x.student + (row + i) * x.student_width, x.student_width, count, student_panel, x.student_width,
+                    student);
+      const PairTile tile = {row + i, count, j, columns, teacher, student, {weights[0], weights[1]}};
+      point(tile);
+      for (int w = 0; w < Weights; ++w)
+        add_weighted_columns(weights[w], x.student + j * x.student_width, columns, x.student_width,
+                             sums + (w * kPairBlock + i) * x.student_width);
+    }
+  }
+}
+
+// The sums of weight `w` that sweep_pairs left: [kPairBlock][student_width].
+inline const double* weighted_sums(const PairTables& x, const double* scratch, int w) {
+  return scratch + (x.teacher_width + x.student_width) * kPairColumns + w * kPairBlock * x.student_width;
+}
+
+}  // namespace

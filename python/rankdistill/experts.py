@@ -1,0 +1,106 @@
+"""Trainable parts that several methods share: experts, what routes to them, and the noise of a routing."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rankdistill.functional import expert_routing
+from rankdistill.functional.latent import routed
+from rankdistill.reference import philox
+
+# The second of two parts that share ids, such as negatives beside positives, draws at positions from here on.
+PART = 1 << 20
+
+
+def gumbel_noise(
+    ids: Tensor, count: int, *, seed: int, epoch: int, step: int, stream: int, part: Tensor | None = None
+):
+    """Standard Gumbel variates [B, count] float64: a function of the seed and (id, position, epoch, step, stream).
+
+    Args:
+        ids: [B] int64, users or items.
+        part: [B] int64, 0 or 1, where an id may occur twice and is to have two draws.
+        step: the number of the call in its epoch, in [0, 2^24).
+    """
+    blocks = torch.arange(-(-count // 4), device=ids.device)
+    positions = blocks if part is None else blocks + (part * PART)[:, None]
+    words = philox.words(ids[:, None], positions, epoch, stream, step % (1 << 24), seed)
+    return philox.gumbel(words).flatten(1)[:, :count]
+
+
+def linear_parameters(
+    count: int, rows: int, columns: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Weights [count, rows, columns] and biases [count, rows] as torch.nn.Linear draws them."""
+    bound = 1 / math.sqrt(columns) if columns else 0.0
+    draw = lambda *shape: (2 * torch.rand(shape, generator=generator) - 1) * bound
+    return draw(count, rows, columns), draw(count, rows)
+
+
+class Experts(nn.Module):
+    """M two-layer networks from a student's width to a teacher's.
+
+    Args:
+        n_experts: M.
+        student_width, teacher_width: D_s and D_t.
+        hidden_width: H; None: ⌊(D_t + D_s)/2⌋, or ⌊D_s/2⌋ between equal widths.
+        seed: of the initial values, those of torch.nn.Linear.
+    """
+
+    def __init__(
+        self,
+        n_experts: int,
+        student_width: int,
+        teacher_width: int,
+        hidden_width: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("n_experts", n_experts),
+            ("student_width", student_width),
+            ("teacher_width", teacher_width),
+        ):
+            if value < 1:
+                raise ValueError(f"Experts: expected {name} of 1 or more; got {value}")
+        if hidden_width is None:
+            hidden_width = (teacher_width + student_width) // 2
+            if teacher_width == student_width:
+                hidden_width = max(student_width // 2, 1)
+        generator = torch.Generator().manual_seed(seed)
+        into = linear_parameters(n_experts, hidden_width, student_width, generator)
+        out = linear_parameters(n_experts, teacher_width, hidden_width, generator)
+        self.weight_in, self.bias_in = map(nn.Parameter, into)
+        self.weight_out, self.bias_out = map(nn.Parameter, out)
+
+    @property
+    def n_experts(self) -> int:
+        return self.weight_in.shape[0]
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """W1, b1, W2, b2, as `functional.distillation_experts` takes them."""
+        return self.weight_in, self.bias_in, self.weight_out, self.bias_out
+
+    def forward(self, student: Tensor, routing: Tensor) -> Tensor:
+        """[B, D_t] of students [B, D_s] and their shares of the experts [B, M]."""
+        return routed(student, routing, self.parts())
+
+
+class SelectedExperts(nn.Module):
+    """Experts, and the selector that routes to them by the teacher's vector."""
+
+    def __init__(self, n_experts: int, student_width: int, teacher_width: int, seed: int = 0) -> None:
+        super().__init__()
+        self.experts = Experts(n_experts, student_width, teacher_width, seed=seed)
+        selector = linear_parameters(1, n_experts, teacher_width, torch.Generator().manual_seed(seed + 1))
+        self.weight, self.bias = (nn.Parameter(part[0]) for part in selector)
+
+    def logits(self, teacher: Tensor) -> Tensor:
+        """[B, M] of teachers [B, D_t]."""
+        return nn.functional.linear(teacher.to(self.weight.dtype), self.weight, self.bias)
+
+    def routing(self, teacher: Tensor, noise: Tensor, temperature: float) -> Tensor:
+        return expert_routing(self.logits(teacher), noise, temperature)

@@ -1,0 +1,43 @@
+"""The losses as pure functions of tensors. They know nothing of models."""
+
+from rankdistill.functional.annealing import annealed_temperature
+from rankdistill.functional.latent import (
+    distillation_experts,
+    expert_routing,
+    frequency_distillation,
+    hint_regression,
+    personalized_hint_regression,
+)
+from rankdistill.functional.ranking import bayesian_personalized_ranking, relaxed_ranking_distillation
+from rankdistill.functional.reduction import REDUCTIONS, reduce_rows
+from rankdistill.functional.responses import (
+    calibrated_listwise_distillation,
+    pointwise_distillation,
+    preference_consistency,
+)
+from rankdistill.functional.topology import (
+    full_topology_distillation,
+    group_means,
+    hierarchical_topology_distillation,
+    relational_knowledge_distillation,
+)
+
+__all__ = [
+    "REDUCTIONS",
+    "annealed_temperature",
+    "bayesian_personalized_ranking",
+    "calibrated_listwise_distillation",
+    "distillation_experts",
+    "expert_routing",
+    "frequency_distillation",
+    "full_topology_distillation",
+    "group_means",
+    "hierarchical_topology_distillation",
+    "hint_regression",
+    "personalized_hint_regression",
+    "pointwise_distillation",
+    "preference_consistency",
+    "reduce_rows",
+    "relational_knowledge_distillation",
+    "relaxed_ranking_distillation",
+]

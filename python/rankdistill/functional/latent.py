@@ -1,0 +1,254 @@
+"""Losses that teach a teacher's vectors: hints, experts, hyper-networks, filters."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, normalize, relu
+
+from rankdistill.functional.reduction import reduce_rows
+from rankdistill.ops import checks, routed_experts
+from rankdistill.ops.native import accumulator_dtype
+
+FORMS = ("released", "paper")
+ROUTING_FLOOR = 1e-10  # of a share, inside the logarithm, as released
+
+
+def expect_form(op: str, form: str) -> None:
+    checks.expect(form in FORMS, op, f"form as one of {', '.join(FORMS)}", repr(form))
+
+
+def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(t.to(accumulator_dtype(t.dtype)) for t in tensors)
+
+
+def row_errors(op: str, teacher: Tensor, predicted: Tensor, squared: bool = True) -> Tensor:
+    """‖t_b − p_b‖² or ‖t_b − p_b‖ [B]; the latter has gradient 0 where it is 0."""
+    checks.expect(
+        predicted.shape == teacher.shape,
+        op,
+        f"predictions of shape {list(teacher.shape)}, as teacher",
+        predicted,
+    )
+    errors = (teacher - predicted).square().sum(1)
+    if squared:
+        return errors
+    return torch.where(errors == 0, 0.0, torch.where(errors == 0, 1.0, errors).sqrt())
+
+
+def hint_regression(
+    teacher: Tensor,
+    predicted: Tensor,
+    normalized: bool = False,
+    reduction: str = "sum",
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Hint regression (FitNet): the teacher's vectors, predicted from the student's, in squared error.
+
+    loss_b = ‖t_b − p_b‖², of both scaled to length 1 where `normalized`
+
+    Args:
+        teacher: [B, D] float.
+        predicted: [B, D] float, such as a linear map of the student's vectors.
+        normalized: compare directions alone; a row of zeros stays one.
+        reduction: "sum" (as the released code), "mean" or "none".
+        weights: [B] float, of the rows; None: 1.
+
+    Returns:
+        A scalar, or [B] for "none": float32, float64 for float64.
+
+    Source:
+        Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, equation 3 (which halves it); summed as in the
+        released code of Preference-Consistent Knowledge Distillation.
+
+    Example:
+        >>> hint_regression(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.6, 0.8]]), normalized=True).round(decimals=6)
+        tensor(0.)
+    """
+    op = "hint_regression"
+    teacher, predicted = widened(teacher, predicted)
+    if normalized:
+        teacher, predicted = normalize(teacher), normalize(predicted)
+    return reduced(op, row_errors(op, teacher, predicted), weights, reduction)
+
+
+def reduced(op: str, losses: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
+    return reduce_rows(op, losses if weights is None else losses * weights, None, reduction)
+
+
+def expert_routing(logits: Tensor, noise: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    """Shares of the experts for each row: a softmax with Gumbel noise, which turns one-hot as its temperature falls.
+
+    z_b = softmax((log(softmax(logits_b) + 1e-10) + noise_b) / temperature)
+
+    Args:
+        logits: [B, M] float.
+        noise: [B, M] standard Gumbel variates; None: none. One expert takes everything whatever the noise.
+        temperature: dimensionless, > 0.
+
+    Returns:
+        [B, M] float32 (float64 for float64 logits), rows summing to 1.
+
+    Source:
+        Kang et al., DE-RRD, CIKM 2020, equation 3; the 1e-10 is the released code's.
+
+    Example:
+        >>> expert_routing(torch.tensor([[0.0, 1.0]]), temperature=1e-4)
+        tensor([[0., 1.]])
+    """
+    checks.expect(temperature > 0, "expert_routing", "a temperature above 0", temperature)
+    (logits,) = widened(logits)
+    if logits.shape[1] == 1:
+        return torch.ones_like(logits)
+    scores = (logits.softmax(1) + ROUTING_FLOOR).log()
+    if noise is not None:
+        scores = scores + noise.to(scores.dtype)
+    return (scores / temperature).softmax(1)
+
+
+def distillation_experts(
+    teacher: Tensor,
+    student: Tensor,
+    routing: Tensor,
+    experts: tuple[Tensor, Tensor, Tensor, Tensor],
+    form: str = "released",
+    reduction: str = "sum",
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Distillation experts (DE): small networks, one per kind of knowledge, rebuild the teacher's vectors.
+
+    loss_b = ‖t_b − Σ_m z_bm E_m(s_b)‖², E_m(s) = W2_m relu(W1_m s + b1_m) + b2_m
+
+    Rows whose routing is exactly one-hot are worked expert by expert, which takes M times fewer products and gives the
+    same loss and gradients (that of the routing is 0 there).
+
+    Args:
+        teacher: [B, D_t] float.
+        student: [B, D_s] float.
+        routing: [B, M] float, shares z, as from `expert_routing`.
+        experts: W1 [M, H, D_s], b1 [M, H], W2 [M, D_t, H], b2 [M, D_t].
+        form: "released" squares the norm, "paper" does not.
+        reduction: "sum" (as the paper), "mean" or "none".
+        weights: [B] float, of the rows; None: 1.
+
+    Returns:
+        A scalar, or [B] for "none": float32, float64 for float64.
+
+    Cost:
+        O(B·M·H·(D_s + D_t)) time, O(B·M·H) memory; O(B·H·(D_s + D_t)) and O(B·H) for one-hot routing.
+
+    Source:
+        Kang et al., DE-RRD, CIKM 2020, equations 1 to 4.
+
+    Example:
+        >>> one = [torch.ones(1, 1, 1), torch.zeros(1, 1), torch.ones(1, 1, 1), torch.zeros(1, 1)]  # relu
+        >>> distillation_experts(torch.tensor([[5.0]]), torch.tensor([[2.0]]), torch.ones(1, 1), tuple(one))
+        tensor(9.)
+    """
+    op = "distillation_experts"
+    expect_form(op, form)
+    teacher, student = widened(teacher, student)
+    predicted = routed(student, routing, experts)
+    return reduced(op, row_errors(op, teacher, predicted, form == "released"), weights, reduction)
+
+
+def routed(student: Tensor, routing: Tensor, experts: tuple[Tensor, ...]) -> Tensor:
+    """`routed_experts`, expert by expert for the rows that only one of them serves."""
+    chosen = routing.detach().argmax(1) if routing.shape[1] else None
+    single = (routing.detach() != 0).sum(1) == 1
+    if chosen is None or not bool(single.any()):
+        return routed_experts(student, routing, *experts)
+    if bool(single.all()):
+        return routed_experts(student, chosen, *experts)
+    one, several = single.nonzero()[:, 0], (~single).nonzero()[:, 0]
+    parts = [
+        routed_experts(student[one], chosen[one], *experts),
+        routed_experts(student[several], routing[several], *experts),
+    ]
+    return torch.cat(parts)[torch.argsort(torch.cat([one, several]))]
+
+
+def personalized_hint_regression(
+    teacher: Tensor,
+    student: Tensor,
+    network: tuple[Tensor, Tensor, Tensor, Tensor],
+    condition: Tensor | None = None,
+    reduction: str = "sum",
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Personalised hint regression (PHR): a hyper-network gives each entity its own linear map to the teacher.
+
+    loss_b = ‖t_b − Θ_b s_b‖², Θ_b = reshape(W2 relu(W1 c_b + b1) + b2, [D_t, D_s])
+
+    Args:
+        teacher: [B, D_t] float.
+        student: [B, D_s] float.
+        network: W1 [H, D_t], b1 [H], W2 [D_t·D_s, H], b2 [D_t·D_s].
+        condition: [B, D_t] float, c; None: the teacher's vectors.
+        reduction: "sum" (as the paper), "mean" or "none".
+        weights: [B] float, of the rows; None: 1.
+
+    Returns:
+        A scalar, or [B] for "none": float32, float64 for float64.
+
+    Cost:
+        O(B·H·D_t·D_s) time, O(B·(D_t·D_s + H)) memory.
+
+    Source:
+        Kang et al., Personalized Knowledge Distillation for Recommender System, Knowledge-Based Systems 239, 2022.
+
+    Example:
+        >>> network = torch.zeros(1, 1), torch.zeros(1), torch.zeros(1, 1), torch.full((1,), 2.0)  # Θ is 2
+        >>> personalized_hint_regression(torch.tensor([[5.0]]), torch.tensor([[2.0]]), network)
+        tensor(1.)
+    """
+    op = "personalized_hint_regression"
+    teacher, student, *network = widened(teacher, student, *network)
+    condition = teacher if condition is None else condition.to(teacher.dtype)
+    weight_in, bias_in, weight_out, bias_out = network
+    maps = linear(relu(linear(condition, weight_in, bias_in)), weight_out, bias_out)
+    maps = maps.unflatten(1, (teacher.shape[1], student.shape[1]))
+    predicted = torch.bmm(maps, student[:, :, None])[:, :, 0]
+    return reduced(op, row_errors(op, teacher, predicted), weights, reduction)
+
+
+def frequency_distillation(
+    teacher: Tensor,
+    predicted: Tensor,
+    normalized: bool = True,
+    reduction: str = "sum",
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Frequency-aware distillation (FreqD): graph-filtered teacher vectors, predicted from filtered student vectors.
+
+    loss_b = 1 − cos(t_b, p_b), or ‖t_b − p_b‖² where not `normalized`
+
+    Args:
+        teacher: [B, D] float, rows of H·T, the teacher's table under the graph filter H.
+        predicted: [B, D] float, rows of H·proj(S).
+        normalized: the cosine form (with a row of zeros: 1) or the squared one.
+        reduction: "sum" (as the released code), "mean" or "none".
+        weights: [B] float, of the rows; None: 1.
+
+    Returns:
+        A scalar, or [B] for "none": float32, float64 for float64.
+
+    Source:
+        Zhu and Zhang, Exploring Feature-based Knowledge Distillation for Recommender System: A Frequency Perspective,
+        KDD 2025.
+
+    Example:
+        >>> frequency_distillation(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
+        tensor(1.)
+    """
+    op = "frequency_distillation"
+    if not normalized:
+        return hint_regression(teacher, predicted, False, reduction, weights)
+    teacher, predicted = widened(teacher, predicted)
+    checks.expect(
+        predicted.shape == teacher.shape,
+        op,
+        f"predicted of shape {list(teacher.shape)}, as teacher",
+        predicted,
+    )
+    return reduced(op, 1 - (normalize(teacher) * normalize(predicted)).sum(1), weights, reduction)

@@ -1,0 +1,102 @@
+"""Losses that teach scores as they are: of single items, and of lists through their softmax."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits, logsigmoid
+
+from rankdistill.functional.reduction import reduce_rows
+from rankdistill.ops import checks
+
+CONSISTENCY_FORMS = ("list", "pair")
+
+
+def pointwise_distillation(teacher: Tensor, student: Tensor, reduction: str = "mean") -> Tensor:
+    """Pointwise distillation: the student's click probability is to be the teacher's, in binary cross entropy.
+
+    loss_b = −σ(t_b) log σ(s_b) − (1 − σ(t_b)) log(1 − σ(s_b))
+
+    Args:
+        teacher, student: scores of one shape (logits); no gradient reaches the teacher's.
+        reduction: "mean" (as the released code), "sum" or "none".
+
+    Returns:
+        A scalar; the shape of the scores for "none".
+
+    Source:
+        Hinton et al., Distilling the Knowledge in a Neural Network, 2015, for one class.
+
+    Example:
+        >>> pointwise_distillation(torch.zeros(1), torch.zeros(1))
+        tensor(0.6931)
+    """
+    op = "pointwise_distillation"
+    checks.expect(student.shape == teacher.shape, op, f"student of shape {list(teacher.shape)}", student)
+    losses = binary_cross_entropy_with_logits(student, teacher.detach().sigmoid(), reduction="none")
+    return reduce_rows(op, losses, None, reduction)
+
+
+def calibrated_listwise_distillation(teacher: Tensor, student: Tensor) -> Tensor:
+    """Calibrated listwise distillation (CLID): click probabilities as shares of their list, in binary cross entropy.
+
+    loss = mean_b BCE(σ(s_b) / Σ σ(s), σ(t_b) / Σ σ(t))
+
+    Args:
+        teacher, student: scores of one list, of one shape (logits); no gradient reaches the teacher's.
+
+    Returns:
+        A scalar.
+
+    Source:
+        Gui et al., Calibration-compatible Listwise Distillation of Privileged Features for CTR Prediction, WSDM 2024.
+
+    Example:
+        >>> calibrated_listwise_distillation(torch.zeros(2), torch.zeros(2))
+        tensor(0.6931)
+    """
+    op = "calibrated_listwise_distillation"
+    checks.expect(student.shape == teacher.shape, op, f"student of shape {list(teacher.shape)}", student)
+    shares = [x.sigmoid() / x.sigmoid().sum() for x in (student, teacher.detach())]
+    return binary_cross_entropy(*shares)
+
+
+def preference_consistency(
+    projected: Tensor, raw: Tensor, temperature: float = 0.1, form: str = "list", reduction: str = "sum"
+) -> Tensor:
+    """Preference consistency (PCKD): projected vectors are to prefer the items that the vectors themselves prefer.
+
+    list: loss_b = −Σ_q softmax(raw_b / T)_q log softmax(projected_b / T)_q
+    pair: loss_b = −Σ_{q < r} log σ((projected_bq − projected_br)·(raw_bq − raw_br))
+
+    Args:
+        projected: [B, Q] float, scores by the projected vectors of users and items.
+        raw: [B, Q] float, scores by the student's own vectors; no gradient reaches them.
+        temperature: of the list form, dimensionless, > 0.
+        form: "list" or "pair".
+        reduction: "sum" (as the released code), "mean" over rows or "none".
+
+    Returns:
+        A scalar, or [B] for "none".
+
+    Source:
+        Zhu and Zhang, Preference-Consistent Knowledge Distillation for Recommender System, TKDE 2025.
+
+    Example:
+        >>> preference_consistency(torch.zeros(1, 2), torch.tensor([[5.0, 0.0]]))
+        tensor(0.6931)
+    """
+    op = "preference_consistency"
+    checks.expect(form in CONSISTENCY_FORMS, op, f"form as one of {', '.join(CONSISTENCY_FORMS)}", repr(form))
+    checks.expect(
+        raw.shape == projected.shape, op, f"raw of shape {list(projected.shape)}, as projected", raw
+    )
+    checks.expect(temperature > 0, op, "a temperature above 0", temperature)
+    raw = raw.detach()
+    if form == "list":
+        losses = -((raw / temperature).softmax(1) * (projected / temperature).log_softmax(1)).sum(1)
+    else:
+        first, second = torch.triu_indices(raw.shape[1], raw.shape[1], 1, device=raw.device)
+        margins = (projected[:, first] - projected[:, second]) * (raw[:, first] - raw[:, second])
+        losses = -logsigmoid(margins).sum(1)
+    return reduce_rows(op, losses, None, reduction)

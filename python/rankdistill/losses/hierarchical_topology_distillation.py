@@ -1,0 +1,106 @@
+"""Hierarchical topology distillation as a module: relations within groups of entities, and of groups to entities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rankdistill import functional
+from rankdistill.experts import SelectedExperts, gumbel_noise
+from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.sampling import STREAMS
+
+# positive_only, leave_out_own, detach_means of `functional.hierarchical_topology_distillation`
+FORMS = {"released": (True, False, True), "masked": (True, True, True), "paper": (False, True, False)}
+
+
+class HierarchicalTopologyDistillation(VectorDistillation):
+    """Hierarchical topology distillation (HTD): topology in two levels, with groups that are learned along.
+
+    A selector assigns each entity to the group of its largest logit (users and items to different ones). A batch's loss
+    is γ times `functional.hierarchical_topology_distillation` of its unique users and items with these groups, plus
+    1 − γ times the group assignment loss, which trains the selectors: that of distillation experts, with one expert per
+    group, users and items with weight 1.
+
+    Args:
+        teacher_users, teacher_items: [U, D_t], [N, D_t] float, frozen.
+        student_width: D_s.
+        n_groups: K, of users and of items.
+        gamma: γ, the topology's share, in [0, 1].
+        group_term: "entities" (the paper's Group(P, e)) or "groups" (Group(P, P)).
+        form: "released" (pairs of positive cosine within groups; groups to all entities; constant group means),
+            "masked" (the same, but no group to its own entities) or "paper" (all pairs within groups, no group to its
+            own entities, gradients through group means).
+        n_epochs: over which the temperature falls from `start` to `end`; the released code sets epochs 0 and 1 alike.
+        start, end: temperatures, dimensionless, > 0.
+        seed: of initial values and noise.
+
+    Source:
+        Kang et al., Topology Distillation for Recommender System, KDD 2021, section 3.3. Published weight: 1e-3,
+        summed over a batch of 1024.
+
+    Example:
+        >>> teacher, student = MatrixFactorization(3, 5, width=8), MatrixFactorization(3, 5, width=2)
+        >>> method = HierarchicalTopologyDistillation(teacher.user_vectors(), teacher.item_vectors(), 2, n_groups=3)
+        >>> method.begin_epoch(0)
+        >>> loss = method(student, Batch(torch.tensor([0, 2]), torch.tensor([4, 1]), torch.tensor([0, 0])))
+    """
+
+    default_weight = 1e-3
+
+    def __init__(
+        self,
+        teacher_users: Tensor,
+        teacher_items: Tensor,
+        student_width: int,
+        n_groups: int = 30,
+        gamma: float = 0.5,
+        group_term: str = "entities",
+        form: str = "released",
+        n_epochs: int = 100,
+        start: float = 1.0,
+        end: float = 1e-10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(teacher_users, teacher_items)
+        name = type(self).__name__
+        functional.annealed_temperature(0, n_epochs, start, end)  # complains
+        if form not in FORMS:
+            raise ValueError(f"{name}: expected form of {', '.join(FORMS)}; got {form!r}")
+        if group_term not in ("entities", "groups"):
+            raise ValueError(f"{name}: expected group_term entities or groups; got {group_term!r}")
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"{name}: expected gamma in [0, 1]; got {gamma}")
+        self.form, self.group_term, self.gamma, self.seed = form, group_term, gamma, seed
+        self.n_groups, self.schedule = n_groups, (n_epochs, start, end)
+        self.user = SelectedExperts(n_groups, student_width, self.teacher_width, seed=seed)
+        self.item = SelectedExperts(n_groups, student_width, self.teacher_width, seed=seed + 2)
+        self.temperature, self.epoch, self.step = start, 0, 0
+
+    def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
+        """Lowers the temperature, and begins the epoch's noise."""
+        self.temperature = functional.annealed_temperature(max(epoch - 1, 0), *self.schedule)
+        self.epoch, self.step = epoch, 0
+
+    def forward(self, student: Student, batch: Batch) -> Tensor:
+        groups, assignment = [], 0.0
+        sides = self.together(student, batch)
+        for offset, rows in zip((0, self.n_groups), sides):
+            selected: SelectedExperts = getattr(self, rows.side)
+            logits = selected.logits(rows.teacher)
+            groups.append(logits.detach().argmax(1) + offset)
+            noise = gumbel_noise(
+                rows.ids, self.n_groups, seed=self.seed, epoch=self.epoch, step=self.step,
+                stream=STREAMS[f"{rows.side}_experts"],
+            )  # fmt: skip
+            routing = functional.expert_routing(logits, noise, self.temperature)
+            assignment = assignment + functional.distillation_experts(
+                rows.teacher, rows.student, routing, selected.experts.parts()
+            )
+        self.step += 1
+        teacher = torch.cat([rows.teacher for rows in sides])
+        vectors = torch.cat([rows.student for rows in sides])
+        topology = functional.hierarchical_topology_distillation(
+            teacher, vectors, torch.cat(groups), self.group_term, *FORMS[self.form]
+        )
+        return self.gamma * topology + (1 - self.gamma) * assignment

@@ -1,0 +1,74 @@
+"""Relational knowledge distillation as a module: distances and angles between a batch's users and items."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rankdistill import functional
+from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+
+
+class RelationalKnowledgeDistillation(VectorDistillation):
+    """Relational knowledge distillation (RKD): distances between entities, and angles among them, as the teacher's.
+
+    A batch's loss is `functional.relational_knowledge_distillation` of its unique users and unique items, positive and
+    negative together. All distances count; angles are those of all triples of a sample of entities, drawn anew for
+    every batch.
+
+    Args:
+        teacher_users, teacher_items: [U, D_t], [N, D_t] float, frozen.
+        distance_weight, angle_weight: of the two terms, means over pairs and over triples; 0 leaves a term out.
+        n_angle_entities: size of the sample, whose cube the angles' time grows with; None: all entities, exactly.
+        seed: of the samples.
+
+    Source:
+        Park et al., Relational Knowledge Distillation, CVPR 2019, section 3; the weights are those of its code.
+
+    Example:
+        >>> teacher, student = MatrixFactorization(3, 5, width=8), MatrixFactorization(3, 5, width=2)
+        >>> method = RelationalKnowledgeDistillation(teacher.user_vectors(), teacher.item_vectors())
+        >>> method.begin_epoch(0)
+        >>> loss = method(student, Batch(torch.tensor([0, 2]), torch.tensor([4, 1]), torch.tensor([0, 0])))
+        >>> method(teacher, Batch(torch.tensor([0, 2]), torch.tensor([4, 1]))).item() < 1e-12
+        True
+    """
+
+    default_weight = 1.0
+
+    def __init__(
+        self,
+        teacher_users: Tensor,
+        teacher_items: Tensor,
+        distance_weight: float = 25.0,
+        angle_weight: float = 50.0,
+        n_angle_entities: int | None = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(teacher_users, teacher_items)
+        if n_angle_entities is not None and n_angle_entities < 0:
+            raise ValueError(
+                f"{type(self).__name__}: expected n_angle_entities of 0 or more; got {n_angle_entities}"
+            )
+        self.distance_weight, self.angle_weight = distance_weight, angle_weight
+        self.n_angle_entities, self.seed = n_angle_entities, seed
+        self._generator = torch.Generator()
+
+    def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
+        """Begins the epoch's samples."""
+        self._generator.manual_seed((self.seed << 32) + epoch & 0x7FFFFFFFFFFFFFFF)
+
+    def forward(self, student: Student, batch: Batch) -> Tensor:
+        sides = self.together(student, batch)
+        vectors = torch.cat([rows.student for rows in sides])
+        sample = None
+        if self.n_angle_entities is not None and self.n_angle_entities < len(vectors):
+            order = torch.randperm(len(vectors), generator=self._generator)
+            sample = order[: self.n_angle_entities].to(vectors.device)
+        return functional.relational_knowledge_distillation(
+            torch.cat([rows.teacher for rows in sides]),
+            vectors,
+            self.distance_weight,
+            self.angle_weight,
+            sample,
+        )

@@ -1,0 +1,30 @@
+"""Rows as the kernels over pairs take them: contiguous float64 (CPU) with zeros up to a width of whole vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PADDING = 8  # kernels/cpu/pair_tile.h
+
+
+def padded(x: Tensor) -> Tensor:
+    """[B, D] as contiguous float64 [B, D'], D' the next multiple of 8; x itself where it is that already."""
+    x = x.double()
+    missing = -x.shape[1] % PADDING
+    return torch.nn.functional.pad(x, (0, missing)) if missing else x.contiguous()
+
+
+def centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows minus their mean, over the size of the largest coordinate, in float64; and that size [].
+
+    Scales drop out where only quotients of distances count, and squares can then neither overflow nor vanish.
+    """
+    x = x.to(torch.float64, copy=True)
+    if not x.numel():
+        return x, x.new_ones(())
+    x -= x.mean(0)
+    largest = x.abs().amax()
+    largest = torch.where(largest == 0, 1.0, largest)
+    x /= largest
+    return x, largest

@@ -1,0 +1,131 @@
+"""FreqD and its graphs: the released code's numbers, the filter, dropout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rankdistill import Batch, FrequencyDistillation, functional, routed_experts
+from rankdistill.data import CSR
+from rankdistill.data.graphs import co_occurrence_graph
+from tests.cases import randint
+from tests.losses.vectors import (
+    D_S,
+    D_T,
+    N,
+    U,
+    assert_golden,
+    golden_tensors,
+    make_batch,
+    make_student,
+    teacher_tables,
+)
+
+
+@pytest.mark.parametrize("name", ["freqd_small_cos", "freqd_small_mse"])
+def test_released_numbers(name, golden):
+    numbers = golden(name)
+    t = golden_tensors(numbers)
+    leaves = {f"grad_{k}": t[k].requires_grad_() for k in ("student", "W1", "b1", "W2", "b2")}
+    parts = t["W1"], t["b1"], t["W2"], t["b2"]
+    shares = torch.full((len(t["student"]), 3), 1 / 3, dtype=torch.float64)
+    rows = t["filter_dense"][t["batch"]]
+    loss = functional.frequency_distillation(
+        rows @ t["teacher"],
+        rows @ routed_experts(t["student"], shares, *parts),
+        normalized=bool(numbers["norm"]),
+    )
+    assert_golden(loss, numbers["loss"], leaves, numbers)
+
+
+def test_released_graphs(golden):
+    numbers = golden("freqd_graph_a")
+    R, K = torch.from_numpy(numbers["R"]), int(numbers["K"])
+    for matrix, wanted in ((R, numbers["adj_user"]), (R.t().contiguous(), numbers["adj_item"])):
+        pattern = CSR.from_any(matrix != 0)
+        graph = co_occurrence_graph(pattern, K, values=matrix[matrix != 0])
+        np.testing.assert_allclose(graph.to_dense().numpy(), wanted, rtol=1e-6, atol=1e-7)
+
+
+def random_train():
+    rows = torch.arange(U).repeat_interleave(6)
+    return CSR.from_pairs(rows, randint(0, N, rows.shape, seed=9), U, N)
+
+
+@pytest.mark.parametrize("leave_out", ["first", "self"])
+def test_graph_is_its_definition(leave_out, monkeypatch):
+    train, k = random_train(), 3
+    dense = train.to_dense().double()
+    shared = dense @ dense.t()
+    edges = torch.zeros(U, U, dtype=torch.float64)
+    for row in range(U):
+        order = sorted(range(U), key=lambda other: (-shared[row, other].item(), other))
+        order = [other for other in order if shared[row, other] > 0]
+        order = order[1:] if leave_out == "first" else [other for other in order if other != row]
+        edges[row, order[:k]] = 1
+    graph = (edges + edges.t()) / 2
+    degrees = graph.sum(1)
+    wanted = (graph / (degrees[:, None] * degrees).sqrt()).nan_to_num(0.0)
+    torch.testing.assert_close(co_occurrence_graph(train, k, leave_out=leave_out).to_dense().double(), wanted)
+    monkeypatch.setattr("rankdistill.data.graphs.PAIRS_PER_BLOCK", 40)
+    torch.testing.assert_close(co_occurrence_graph(train, k, leave_out=leave_out).to_dense().double(), wanted)
+
+
+def test_an_empty_graph():
+    assert co_occurrence_graph(CSR.empty(3, 4)).to_dense().tolist() == [[0.0] * 3] * 3
+    with pytest.raises(ValueError, match="expected leave_out first or self; got 'none'"):
+        co_occurrence_graph(CSR.empty(3, 4), leave_out="none")
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_module_is_its_definition_over_the_whole_tables(normalized):
+    tables, student, batch, train = teacher_tables(), make_student(), make_batch(), random_train()
+    method = FrequencyDistillation(
+        *tables, train, D_S, normalized=normalized, graph_dropout=0, dropout=0, alpha=0.3
+    )
+    loss = method(student, batch)
+    items = CSR.from_pairs(*reversed(train.pairs()), N, U)
+    expected = 0.0
+    for rows, experts, table, vectors, parts in (
+        (train, method.user, tables[0], student.user_table, [(batch.users, 1.0)]),
+        (items, method.item, tables[1], student.item_table, [(batch.positives, 0.5), (batch.negatives, 0.5)]),
+    ):
+        H = 0.3 * co_occurrence_graph(rows, 5).to_dense() + 0.7 * torch.eye(rows.n_rows)
+        projected = experts(vectors, torch.full((rows.n_rows, 5), 0.2))
+        for ids, weight in parts:
+            ids = torch.unique(ids[ids >= 0])
+            left, right = (H @ table)[ids], (H @ projected)[ids]
+            cosine = 1 - torch.nn.functional.cosine_similarity(left, right)
+            terms = cosine if normalized else (left - right).square().sum(1)
+            expected = expected + weight * terms.sum()
+    assert loss.item() == pytest.approx(expected.item(), rel=5e-6)
+    loss.backward()
+    reached = torch.autograd.grad(expected, (student.user_table, student.item_table))
+    for table, wanted in zip((student.user_table, student.item_table), reached, strict=True):
+        torch.testing.assert_close(table.grad, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_is_drawn_anew_and_alike_in_an_epoch():
+    tables, student, batch = teacher_tables(), make_student(), make_batch()
+    method = FrequencyDistillation(*tables, random_train(), D_S)
+    losses = []
+    for epoch in (1, 2, 1):
+        method.begin_epoch(epoch)
+        losses.append([method(student, batch).item() for _ in range(2)])
+    assert losses[0] == losses[2]
+    assert len({*losses[0], *losses[1]}) == 4
+    method.eval()
+    assert method(student, batch).item() == method(student, batch).item()
+    kept = method.train().kept((100_000,), 0.2)
+    assert kept.mean().item() == pytest.approx(1, abs=0.01)
+    assert sorted(set(kept.tolist())) == [0.0, 1.25]
+
+
+def test_parts_are_stored_and_bad_input_is_refused():
+    method = FrequencyDistillation(*teacher_tables(), random_train(), D_S)
+    assert sorted({name.split(".")[0] for name in method.state_dict()}) == ["item", "user"]
+    assert method.user.weight_in.shape == (5, D_T, D_S)
+    assert method(make_student(), Batch(torch.tensor([1]))).item() > 0
+    with pytest.raises(ValueError, match=r"expected alpha in \[0, 1\]; got 2"):
+        FrequencyDistillation(*teacher_tables(), random_train(), D_S, alpha=2)

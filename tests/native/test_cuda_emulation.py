@@ -1,0 +1,381 @@
+"""The CUDA kernels of exact top-K and of the samplers, executed by the processor in place of a device.
+
+What is emulated and what the hardware documents is in cuda_emulation/; what only a device can tell is in
+tests/ops/test_gpu.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+
+from rankdistill import complement_sample, position_sample
+from rankdistill.ops import device_topk
+from rankdistill.ops.device_topk import FilterPlan, StreamPlan
+from tests.case import DTYPES, randint, randn
+from tests.cases import CASES
+from tests.native.emulated_cuda import Emulated, build
+from tests.ops.topk_tables import (
+    INF,
+    NAN,
+    attacks,
+    awkward_users,
+    check_inner_products,
+    check_masked,
+    csr,
+    rows_of_scores,
+    some_excluded,
+    worst_bounds,
+)
+
+PLAN = FilterPlan(stride=16, group=1, rank=12, capacity=400)
+KERNELS = pytest.mark.parametrize("hopper", [pytest.param(False, id="mma"), pytest.param(True, id="wgmma")])
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("emulated"))
+
+
+@pytest.fixture
+def emulated(built, monkeypatch):
+    return Emulated(*built, monkeypatch)
+
+
+# The emulation itself --------------------------------------------------------------------------------------
+
+
+def test_a_missing_barrier_shows(emulated):
+    out = (ctypes.c_int * 64)()
+    wanted = list(range(63, -1, -1))
+    for synchronised in (1, 0, 1, 0):
+        assert emulated.library.probe_reversed(out, synchronised) == 0
+        assert (list(out) == wanted) == bool(synchronised)
+
+
+@pytest.mark.parametrize("fault", ["stuck", "unwaited", "overrun"])
+def test_a_fault_is_an_error(emulated, fault):
+    assert getattr(emulated.library, f"probe_{fault}")() != 0
+
+
+@pytest.mark.parametrize(("row_bytes", "mode"), [(128, 1), (64, 2), (32, 3)])
+def test_descriptor_has_the_documented_bits(emulated, row_bytes, mode):
+    emulated.library.probe_descriptor.restype = ctypes.c_uint64
+    descriptor = emulated.library.probe_descriptor(512, row_bytes)
+    assert descriptor & 0x3FFF == 512 >> 4
+    assert descriptor >> 16 & 0x3FFF == 1
+    assert descriptor >> 32 & 0x3FFF == 8 * row_bytes >> 4
+    assert descriptor >> 49 & 7 == 0
+    assert descriptor >> 62 == mode
+
+
+def test_swizzle_by_eye(emulated):
+    """Where the 16-byte units of eight rows land, per row."""
+    place = lambda row, unit, width: (
+        emulated.library.probe_swizzled(row * width + 16 * unit, width) % width // 16
+    )
+    assert [[place(row, unit, 128) for unit in range(8)] for row in (0, 1, 5)] == [
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [1, 0, 3, 2, 5, 4, 7, 6],
+        [5, 4, 7, 6, 1, 0, 3, 2],
+    ]
+    assert [[place(row, unit, 64) for unit in range(4)] for row in range(0, 8, 2)] == [
+        [0, 1, 2, 3],
+        [1, 0, 3, 2],
+        [2, 3, 0, 1],
+        [3, 2, 1, 0],
+    ]
+    assert [[place(row, unit, 32) for unit in range(2)] for row in (0, 3, 4, 7)] == [
+        [0, 1],
+        [0, 1],
+        [1, 0],
+        [1, 0],
+    ]
+
+
+# inner_product_topk ----------------------------------------------------------------------------------------
+
+
+@KERNELS
+@pytest.mark.parametrize("D", [1, 16, 20, 33, 48, 64, 80, 200])
+def test_widths(emulated, hopper, D):
+    """Every form of an image's rows; 260 users are two tall tiles, 70 one low one."""
+    items = randn(700, D, seed=2)
+    for B in (70, 260):
+        users = randn(B, D, seed=1)
+        check_inner_products(
+            users, items, 5, some_excluded(B, 700, 0.01), plan=FilterPlan(8, 1, 10, 300), hopper=hopper
+        )
+    assert emulated.rows_redone() <= 4
+
+
+@KERNELS
+@pytest.mark.parametrize("D", [300, 900])
+def test_wide_tables_stream_their_users(emulated, hopper, D):
+    users, items = randn(140, D, seed=1), randn(600, D, seed=2)
+    check_inner_products(users, items, 5, plan=FilterPlan(8, 1, 9, 300), hopper=hopper)
+    assert emulated.rows_redone() == 0
+
+
+@pytest.mark.parametrize("D", [64, 128, 200, 500])
+def test_devices_with_less_shared_memory(emulated, request, D):
+    request.addfinalizer(lambda: emulated.library.probe_limit_shared(227))
+    emulated.library.probe_limit_shared(99)
+    users, items = randn(140, D, seed=1), randn(600, D, seed=2)
+    check_inner_products(users, items, 5, plan=FilterPlan(8, 1, 9, 300), hopper=False)
+    assert emulated.rows_redone() == 0
+    check_inner_products(users[:2].double(), items.double(), 4000)
+
+
+@KERNELS
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes_biases_and_exclusions(emulated, hopper, dtype):
+    users, items = randn(40, 24, seed=1, dtype=dtype), randn(9000, 24, seed=2, dtype=dtype)
+    bias = randn(9000, seed=3, dtype=dtype)
+    check_inner_products(users, items, 20, some_excluded(40, 9000, 0.01), bias, hopper=hopper)
+    check_inner_products(users[:3], items, 1, None, bias * 1e3, hopper=hopper)
+    prepared = device_topk.prepared_buffer(items, bias)
+    check_inner_products(users[:3], items, 7, None, bias, hopper=hopper, prepared=prepared)
+    assert emulated.rows_redone() == 0, "expected the filter to settle every row"
+
+
+def test_every_case_of_the_op(emulated):
+    case = CASES["inner_product_topk"]
+    for dtype in DTYPES:
+        for sample in case.samples(dtype):
+            users, items, k, exclude = sample.args
+            check_inner_products(users, items, k, exclude, sample.kwargs.get("item_bias"))
+
+
+@KERNELS
+@pytest.mark.parametrize(("name", "items", "settled"), [pytest.param(*a, id=a[0]) for a in attacks(9000, 24)])
+def test_tables_built_to_break_a_filter(emulated, hopper, name, items, settled):
+    users = awkward_users(24)
+    for k in (1, 50):
+        check_inner_products(users, items, k, some_excluded(16, 9000, 0.1), hopper=hopper)
+        assert emulated.rows_redone() <= (6 if settled else 16), "zeros, NaN, inf and a norm past the bound"
+
+
+@KERNELS
+def test_biases_that_cannot_be_bounded(emulated, hopper):
+    users, items, bias = randn(20, 8, seed=1), randn(9000, 8, seed=2), randn(9000, seed=3)
+    bias[[5, 50, 500, 5000]] = torch.tensor([NAN, INF, -INF, 3e38])
+    check_inner_products(users, items, 30, None, bias, hopper=hopper)
+    assert emulated.rows_redone() == 0
+
+
+@KERNELS
+@pytest.mark.parametrize("capacity", [1, 30, 60])
+def test_a_buffer_too_short_is_noticed(emulated, hopper, capacity):
+    users, items = randn(40, 16, seed=1), randn(2000, 16, seed=2)
+    exclude = some_excluded(40, 2000, 0.05)
+    check_inner_products(users, items, 20, exclude, plan=FilterPlan(16, 1, 12, capacity), hopper=hopper)
+    assert emulated.rows_redone() == 40
+
+
+@KERNELS
+def test_a_threshold_too_high_is_noticed(emulated, hopper):
+    users, items = randn(40, 16, seed=1), randn(2000, 16, seed=2)
+    check_inner_products(users, items, 60, plan=FilterPlan(16, 1, 1, 500), hopper=hopper)
+    assert emulated.rows_redone() > 10
+
+
+@KERNELS
+@pytest.mark.parametrize("group", [1, 16, 64])
+def test_grouped_samples(emulated, hopper, group):
+    users, items = randn(50, 16, seed=1), randn(40_000, 16, seed=2)
+    plan = FilterPlan(8, group, 12, 1500)
+    check_inner_products(users, items, 30, some_excluded(50, 40_000, 0.002), plan=plan, hopper=hopper)
+    assert emulated.rows_redone() == 0
+
+
+@KERNELS
+def test_users_who_exclude_nearly_all(emulated, hopper):
+    users, items = randn(12, 16, seed=1), randn(9000, 16, seed=2)
+    mask = torch.zeros(12, 9000, dtype=torch.bool)
+    mask[1] = True
+    mask[2, 40:] = True
+    mask[3] = (users @ items.T)[3] > -1  # the best part
+    mask[4] = torch.arange(9000) % 3 > 0
+    mask[5, :2000] = True
+    check_inner_products(users, items, 40, csr(mask), hopper=hopper)
+    assert emulated.rows_redone() <= 4, "expected exclusions by the thousand to leave the buffers alone"
+
+
+@pytest.mark.parametrize("path", ["filter", "whole"])
+def test_malformed_exclusions_spoil_their_row_alone(emulated, path):
+    users, items = randn(6, 8, seed=1), randn(9000 if path == "filter" else 90, 8, seed=2)
+    N = len(items)
+    for row, (indptr, indices) in {
+        1: ([0, 1, 3, 3, 3, 3, 4], [5, 7, N, 1]),
+        2: ([0, 1, 1, 3, 3, 3, 4], [5, -1, 7, 1]),
+        3: ([0, 1, 1, 1, 4, 4, 4], [5, 9, 3, 7]),
+        5: ([0, 1, 1, 1, 1, 1, 2**40], [5, 9, 3, 7]),
+    }.items():
+        exclude = torch.tensor(indptr), torch.tensor(indices)
+        scores, ids, lengths = device_topk.inner_product_topk(users, items, 7, *exclude, None)
+        assert scores[row].isnan().all()
+        assert (ids[row] == -1).all()
+        assert lengths[row] == 0
+        good = [r for r in range(6) if r != row]
+        picked = csr(
+            torch.stack([torch.isin(torch.arange(N), exclude[1][b:e]) for b, e in zip(*bounds(indptr))])[good]
+        )
+        alone = device_topk.inner_product_topk(users[good], items, 7, *picked, None)
+        assert torch.equal(scores[good], alone[0])
+        assert torch.equal(ids[good], alone[1])
+    emulated.rows_redone()
+
+
+def bounds(indptr):
+    return indptr[:-1], [min(end, 10) for end in indptr[1:]]
+
+
+@KERNELS
+def test_rows_in_turns_and_items_in_pieces(emulated, monkeypatch, hopper):
+    users, items = randn(520, 8, seed=1), randn(1200, 8, seed=2)
+    exclude, bias = some_excluded(520, 1200, 0.02), randn(1200, seed=4)
+    monkeypatch.setattr(device_topk, "WORKSPACE_BYTES", 1)
+    check_inner_products(users, items, 10, exclude, bias, plan=PLAN, hopper=hopper)
+    assert emulated.rows_redone() < 20
+    monkeypatch.setattr(device_topk, "EXACT_SCORES", 64 * 500)
+    for rows, k in ((150, 10), (20, 900)):
+        indptr = exclude[0][: rows + 1]
+        check_inner_products(users[:rows], items, k, (indptr, exclude[1][: indptr[-1]]), bias)
+
+
+def test_long_lists(emulated):
+    users, items = randn(3, 8, seed=1), randn(12_000, 8, seed=2).round()
+    for k in (4096, 4097, 9000, 13_000):
+        check_inner_products(users, items, k)
+        check_inner_products(users, items, k, plan=FilterPlan(16, 1, 700, 12_000))
+
+
+@KERNELS
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e4])
+def test_bounds_hold_and_are_not_idle(emulated, hopper, dtype, scale):
+    """TK-5, for every pair: bounds are on their side, and a bound half as wide would fail somewhere."""
+    scale = min(scale, 100.0) if dtype == torch.float16 else scale
+    users, items = (randn(n, 70, seed=n, dtype=dtype, scale=scale) for n in (130, 150))
+    bias = randn(150, seed=5, dtype=dtype)
+    above, below = worst_bounds(users, items, bias if scale == 1 else None, hopper)
+    assert above >= 0
+    assert below >= 0
+    if dtype == torch.float32 and scale >= 1:
+        aligned = users[:, :1].expand(-1, 70).contiguous()  # errors of one sign
+        above, below = worst_bounds(aligned, aligned, None, hopper)
+        assert 0 <= min(above, below) < 0.5
+
+
+# masked_topk -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [1, 40, 300, 5000])
+def test_given_scores(emulated, dtype, k):
+    scores = rows_of_scores(9001, dtype)
+    mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.1
+    check_masked(scores, k)
+    check_masked(scores, k, mask=mask)
+    check_masked(scores, k, csr(mask))
+    emulated.rows_redone()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("N", [1, 31, 700, 9000, 40_001])
+def test_rows_of_any_length_and_stride(emulated, dtype, N):
+    whole = randn(5, N + 3, seed=1, dtype=dtype)
+    for scores in (
+        whole[:, :N],
+        whole[:, 1 : N + 1],
+        whole[::2, :N],
+        whole[:1, :N].expand(4, N),
+        whole[:, :N].T.contiguous().T,
+    ):
+        check_masked(scores, 20, mask=torch.rand(scores.shape) < 0.5)
+    emulated.rows_redone()
+
+
+@pytest.mark.parametrize("plan", [
+    pytest.param(StreamPlan(8, 32, 1, 4000), id="threshold too high"),
+    pytest.param(StreamPlan(8, 32, 8, 20), id="buffers too short"),
+    pytest.param(StreamPlan(8, 32, 8, 4000), id="threshold too low"),
+])  # fmt: skip
+def test_what_a_poor_plan_leaves_is_selected_from_whole_rows(emulated, plan):
+    scores = rows_of_scores(2500, torch.float32)
+    mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(2)) < 0.2
+    check_masked(scores, 30, mask=mask, plan=plan)
+    check_masked(scores, 30, csr(mask), plan=plan)
+    emulated.rows_redone()
+
+
+def test_masks_that_leave_nearly_nothing(emulated):
+    scores = randn(6, 20_000, seed=1)
+    mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(2)) < 0.999
+    mask[0] = True
+    check_masked(scores, 50, mask=mask)
+    check_masked(scores, 50, csr(mask))
+    emulated.rows_redone()
+
+
+def test_given_scores_malformed_exclusions_spoil_their_row_alone(emulated):
+    for N in (50, 9000):
+        scores = randn(3, N, seed=1)
+        best, ids, lengths = device_topk.masked_topk(
+            scores, 4, torch.tensor([0, 1, 2, 9]), torch.tensor([3, N]), None
+        )
+        assert best[1:].isnan().all()
+        assert (ids[1:] == -1).all()
+        assert lengths.tolist() == [4, 0, 0]
+        check_masked(scores[:1], 4, (torch.tensor([0, 1]), torch.tensor([3])))
+        assert 3 not in ids[0]
+    emulated.rows_redone()
+
+
+def test_rows_of_given_scores_in_turns(emulated, monkeypatch):
+    monkeypatch.setattr(device_topk, "WORKSPACE_BYTES", 4 * 3000 * 3)
+    scores = randn(10, 9000, seed=1)
+    check_masked(scores, 10, some_excluded(10, 9000, 0.3))
+    emulated.rows_redone()
+
+
+# The samplers ----------------------------------------------------------------------------------------------
+
+
+def test_position_samples_are_the_processors(emulated):
+    users, lengths = randint(0, 2**32, (40,), seed=1), randint(0, 300, (40,), seed=2)
+    keys = torch.empty(40, 300, dtype=torch.float64)
+    samples = torch.full((40, 25), -7)
+    error = emulated.module.position_sample(
+        users.data_ptr(),
+        lengths.data_ptr(),
+        keys.data_ptr(),
+        samples.data_ptr(),
+        40,
+        25,
+        300,
+        10.0,
+        5,
+        1,
+        2,
+        0,
+    )
+    assert error == ""
+    assert torch.equal(samples, position_sample(users, lengths, 25, 10.0, seed=5, epoch=1, stream=2))
+
+
+def test_complement_samples_are_the_processors(emulated):
+    users = randint(0, 20, (300,), seed=1)
+    indptr, indices = csr(torch.rand(20, 70, generator=torch.Generator().manual_seed(1)) < 0.5)
+    samples = torch.full((300, 12), -7)
+    error = emulated.module.complement_sample(
+        users.data_ptr(), 0, indptr.data_ptr(), indices.data_ptr(), len(indices), 0, 0, 20, 70, samples.data_ptr(),
+        300, 12, 5, 1, 2, 0,
+    )  # fmt: skip
+    assert error == ""
+    assert torch.equal(
+        samples, complement_sample(users, 70, 12, (indptr, indices), seed=5, epoch=1, stream=2)
+    )

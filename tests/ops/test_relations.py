@@ -1,0 +1,122 @@
+"""What the ops over pairs of rows promise beyond their cases."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from rankdistill import (
+    cross_relation_distance,
+    grouped_relation_distance,
+    pair_distance_huber,
+    relation,
+    relation_distance,
+    routed_experts,
+    triplet_angle_huber,
+)
+from tests.cases import randint, randn
+
+DOUBLE = torch.float64
+LOSSES = {
+    "relation_distance": relation_distance,
+    "squared_distance": lambda t, s: relation_distance(t, s, "squared_distance"),
+    "grouped": lambda t, s: grouped_relation_distance(t, s, torch.arange(len(s)) % 3),
+    "grouped, positive only": lambda t, s: grouped_relation_distance(t, s, torch.arange(len(s)) % 3, True),
+    "cross": lambda t, s: cross_relation_distance(
+        t, t[:2] + t[2:4], s, s[:2] + s[2:4], torch.arange(len(s)) % 3
+    ),
+    "distances": pair_distance_huber,
+    "angles": triplet_angle_huber,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradcheck(name):
+    teacher, student = randn(9, 5, seed=1, dtype=DOUBLE), randn(9, 3, seed=2, dtype=DOUBLE).requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: LOSSES[name](teacher, s), student)
+
+
+def test_gradcheck_of_what_is_no_loss():
+    x, y = (randn(n, 3, seed=n, dtype=DOUBLE).requires_grad_() for n in (4, 5))
+    for kind in ("cosine", "inner_product", "squared_distance"):
+        assert torch.autograd.gradcheck(lambda a, b, kind=kind: relation(a, b, kind), (x, y))
+        assert torch.autograd.gradcheck(lambda a, kind=kind: relation(a, None, kind), x)
+    parts = tuple(
+        randn(*shape, seed=3, dtype=DOUBLE).requires_grad_()
+        for shape in ((2, 4, 3), (2, 4), (2, 5, 4), (2, 5))
+    )
+    shares = randn(4, 2, seed=4, dtype=DOUBLE).requires_grad_()
+    assert torch.autograd.gradcheck(routed_experts, (x, shares, *parts))
+    ids = torch.tensor([1, 0, 1, 1])
+    assert torch.autograd.gradcheck(lambda a, *p: routed_experts(a, ids, *p), (x, *parts))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("where", ["teacher", "student"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_makes_the_loss_nan(name, where, bad):
+    tables = {"teacher": randn(9, 5, seed=1), "student": randn(9, 3, seed=2)}
+    assert LOSSES[name](*tables.values()).isfinite()
+    tables[where][4, 1] = bad
+    assert LOSSES[name](*tables.values()).isnan()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_second_derivative_is_refused(name):
+    student = randn(9, 3, seed=2).requires_grad_()
+    (grad,) = torch.autograd.grad(LOSSES[name](randn(9, 5, seed=1), student), student, create_graph=True)
+    with pytest.raises(NotImplementedError, match="expected a first derivative"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("exponent", [1, 2, 3, 4])
+@pytest.mark.parametrize("rotated", [False, True])
+def test_the_value_keeps_its_digits_where_the_student_is_nearly_the_teacher(exponent, rotated):
+    """At a size where sums in float32 have none left."""
+    teacher = randn(2000, 64, seed=1)
+    noise = 10**-exponent * randn(2000, 64, seed=2, dtype=DOUBLE)
+    rotation = (
+        torch.linalg.qr(randn(64, 64, seed=3, dtype=DOUBLE))[0] if rotated else torch.eye(64, dtype=DOUBLE)
+    )
+    student = (teacher.double() @ rotation + noise).float()
+    cos = lambda x: torch.nn.functional.normalize(x.double()) @ torch.nn.functional.normalize(x.double()).t()
+    expected = (cos(teacher) - cos(student)).square().sum().item()
+    found = relation_distance(teacher, student).item()
+    assert abs(found - expected) <= 5e-6 * expected + 1e-12 * 2000**2
+    alone = grouped_relation_distance(teacher, student, torch.zeros(2000, dtype=torch.int64)).item()
+    assert abs(alone - expected) <= 5e-6 * expected + 1e-12 * 2000**2
+
+
+def test_large_groups_go_by_gram_matrices_and_agree_with_tiles(monkeypatch):
+    teacher, student = randn(300, 6, seed=1), randn(300, 4, seed=2)
+    groups = randint(0, 12, (300,), seed=3).clamp(max=8)  # the last is large
+    module = sys.modules["rankdistill.ops.grouped_relation_distance"]
+    taken = []
+    tiles = module.native_tiles
+    monkeypatch.setattr(module, "native_tiles", lambda *a: taken.append(len(a[2])) or tiles(*a))
+    by_gram = module.forward_native(teacher, student, groups, False, True)
+    assert taken[0] < 9
+    expected = module.REFERENCE["forward"](teacher.double(), student.double(), groups, False, True)
+    for found, wanted in zip(by_gram, expected, strict=True):
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_distances_between_near_rows_far_from_the_others():
+    """Inner products of such rows lose every digit of their distance."""
+    student = torch.cat([1e4 + 1e-3 * randn(5, 3, seed=1, dtype=DOUBLE), randn(5, 3, seed=2, dtype=DOUBLE)])
+    teacher = randn(10, 4, seed=3, dtype=DOUBLE)
+    module = sys.modules["rankdistill.ops.pair_distance_huber"]
+    native, reference = (
+        getattr(module, name)["forward"](teacher, student, True) for name in ("NATIVE", "REFERENCE")
+    )
+    for found, wanted in zip(native, reference, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
+
+
+def test_coincident_rows_have_no_gradient_of_their_own():
+    student = randn(1, 3, seed=1).expand(6, 3).clone().requires_grad_()
+    for name in ("distances", "angles"):
+        LOSSES[name](randn(6, 4, seed=2), student).backward()
+        assert (student.grad == 0).all()
