@@ -20,7 +20,7 @@ _EXPORTS = {
         "plackett_luce",
         "position_sample",
     ],
-    "rankdistill.rankings": ["Rankings"],
+    "rankdistill.rankings": ["Rankings", "distributed_inner_product_topk", "extract_rankings"],
     "rankdistill.trainer": ["Term", "Trainer"],
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
