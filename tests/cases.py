@@ -484,6 +484,11 @@ def topk_samples(dtype):
         yield Sample(name, (users, items, k, exclude))
     users, items, exclude = given(8, 400, 3, 30, 12, 2.0)
     yield Sample("ties", (users.round(), items.round(), 60, exclude))
+    for name, scale in (("a bias", 1.0), ("a bias that decides", 1e3)):
+        users, items, exclude = given(9, 2000, 17, 20, 13)
+        yield Sample(
+            name, (users, items, 20, exclude), {"item_bias": randn(2000, seed=14, dtype=dtype, scale=scale)}
+        )
 
 
 def topk_bad_samples():
@@ -506,12 +511,20 @@ def topk_bad_samples():
     )
     yield BadSample("indptr from 1", (users, items, 2, pair([1, 1, 2], [3, 4])), ValueError, "begin with 0")
     yield BadSample("integer users", (users.long(), items, 2), TypeError, "users as a float32")
+    for name, bias, error, match in (
+        ("bias too short", randn(5), ValueError, "item_bias of 6 entries"),
+        ("bias of another dtype", randn(6).double(), TypeError, "item_bias with the dtype of users"),
+        ("bias a number", 1.0, TypeError, "item_bias as a float32"),
+    ):
+        yield BadSample(name, (users, items, 2), error, match, {"item_bias": bias})
 
 
-def topk_oracle(users, items, k, exclude=None, *, storage=torch.float64):
+def topk_oracle(users, items, k, exclude=None, item_bias=None, *, storage=torch.float64):
     scores = torch.zeros(len(users), len(items), dtype=torch.float64)
     for d in range(users.shape[1]):
         scores += users[:, d, None] * items[:, d]
+    if item_bias is not None:
+        scores += item_bias
     scores = scores if storage == torch.float64 else scores.float()
     rankable = scores > -torch.inf
     if exclude is not None:
@@ -530,21 +543,25 @@ def topk_oracle(users, items, k, exclude=None, *, storage=torch.float64):
     return top, best, lengths
 
 
-def topk_budget(dtype, expected, users, items, *_, **__):
+def topk_budget(dtype, expected, users, items, *_, item_bias=None):
     norms = torch.cat([items.double().norm(dim=1), torch.zeros(1)])  # index -1 finds the last, a zero
-    return (unit(dtype, 0.0, 1e-14) * users.double().norm(dim=1)[:, None] * norms[expected[1]],)
+    sizes = users.double().norm(dim=1)[:, None] * norms[expected[1]]
+    if item_bias is not None:
+        sizes += torch.cat([item_bias.double().abs(), torch.zeros(1)])[expected[1]]
+    return (unit(dtype, 0.0, 1e-14) * sizes,)
 
 
 def topk_overload_calls(args, kwargs):
     users, items, k, exclude = args
-    yield "inner_product_topk", (users, items, k, *(exclude or (None, None)))
+    yield "inner_product_topk", (users, items, k, *(exclude or (None, None)), kwargs.get("item_bias"))
 
 
 class ExactTopK(Case):
     """Its oracle must know whether scores are rounded to fp32."""
 
     def expected(self, *args, **kwargs):
-        return topk_oracle(*map(widened, args), storage=args[0].dtype)
+        kwargs = {k: widened(v) for k, v in kwargs.items()}
+        return topk_oracle(*map(widened, args), **kwargs, storage=args[0].dtype)
 
 
 INNER_PRODUCT_TOPK = ExactTopK(

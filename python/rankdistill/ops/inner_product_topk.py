@@ -15,13 +15,13 @@ from rankdistill.reference import inner_product_topk as reference
 OP = "inner_product_topk"
 
 LIBRARY.define(
-    f"{OP}(Tensor users, Tensor items, SymInt k, Tensor? exclude_indptr, Tensor? exclude_indices)"
-    " -> (Tensor, Tensor, Tensor)"
+    f"{OP}(Tensor users, Tensor items, SymInt k, Tensor? exclude_indptr, Tensor? exclude_indices, "
+    "Tensor? item_bias) -> (Tensor, Tensor, Tensor)"
 )
 
 
 @torch.library.register_fake(f"rankdistill::{OP}", lib=LIBRARY)
-def _(users, items, k, exclude_indptr, exclude_indices):
+def _(users, items, k, exclude_indptr, exclude_indices, item_bias):
     return (
         users.new_empty((users.shape[0], k), dtype=accumulator_dtype(users.dtype)),
         users.new_empty((users.shape[0], k), dtype=torch.int64),
@@ -61,15 +61,17 @@ def check_exclusions(indptr: Tensor, indices: Tensor, N: int) -> None:
         raise ValueError(f"{OP}: expected exclude indices ascending within a row; got {got}")
 
 
-def forward_reference(users, items, k, exclude_indptr, exclude_indices):
+def forward_reference(users, items, k, exclude_indptr, exclude_indices, item_bias):
     if exclude_indptr is not None:
         check_exclusions(
             exclude_indptr.cpu().contiguous(), exclude_indices.cpu().contiguous(), items.shape[0]
         )
-    return reference.inner_product_topk(users, items, k, exclude_indptr, exclude_indices)
+    return reference.inner_product_topk(users, items, k, exclude_indptr, exclude_indices, item_bias)
 
 
-def forward_native(users, items, k, exclude_indptr, exclude_indices):
+def forward_native(users, items, k, exclude_indptr, exclude_indices, item_bias):
+    if item_bias is not None:
+        return forward_reference(users, items, k, exclude_indptr, exclude_indices, item_bias)
     users, items = users.contiguous(), items.contiguous()
     if exclude_indptr is not None:
         exclude_indptr, exclude_indices = exclude_indptr.contiguous(), exclude_indices.contiguous()
@@ -103,10 +105,12 @@ class InnerProductTopK(NamedTuple):
     lengths: Tensor
 
 
-def inner_product_topk(users: Tensor, items: Tensor, k: int, exclude: object = None) -> InnerProductTopK:
+def inner_product_topk(
+    users: Tensor, items: Tensor, k: int, exclude: object = None, item_bias: Tensor | None = None
+) -> InnerProductTopK:
     """The k items with the largest inner product with each user, best first.
 
-    scores[b, j] = <users[b], items[indices[b, j]]>, descending in j
+    scores[b, j] = <users[b], items[indices[b, j]]> + item_bias[indices[b, j]], descending in j
 
     Args:
         users: [B, D] float table.
@@ -115,14 +119,15 @@ def inner_product_topk(users: Tensor, items: Tensor, k: int, exclude: object = N
         exclude: item ids that a row must not list, as CSR: a pair (indptr [B + 1], indices [nnz]) of int64
             tensors, or an object with these attributes. Row b excludes indices[indptr[b]:indptr[b + 1]], ids in
             [0, N) that ascend; repeats are allowed. None excludes nothing.
+        item_bias: [N], of the tables' dtype, added to every score of an item; None adds nothing.
 
     Returns:
         InnerProductTopK(scores [B, k], indices [B, k] int64, lengths [B] int64); scores are float32 (float64 for
         float64 tables). Entries from lengths[b] on have index -1 and score -inf.
 
     Contract:
-        A score is the float64 sum, in index order, of the products, rounded once to the dtype of the scores (a
-        zero keeps the sign that this gives it). Order: descending score, equal scores (+0.0 = -0.0) to the lower
+        A score is the float64 sum, in index order, of the products and then the bias, rounded once to the dtype of
+        the scores (a zero keeps the sign that this gives it). Order: descending score, equal scores (+0.0 = -0.0) to the lower
         index. An item is listed only if score > -inf: never NaN or -inf; +inf is legal. The result is the
         exact one, bit for bit, for any number of threads, batch and instruction set. Not differentiable.
 
@@ -153,5 +158,13 @@ def inner_product_topk(users: Tensor, items: Tensor, k: int, exclude: object = N
         checks.expect(
             len(indptr) == entries, OP, f"exclude indptr of {entries} entries, one more than users", indptr
         )
-    checks.expect_no_forward_ad(OP, users, items)
-    return InnerProductTopK(*torch.ops.rankdistill.inner_product_topk(users, items, k, indptr, indices))
+    if item_bias is not None:
+        checks.expect_tensor(OP, "item_bias", item_bias, 1)
+        checks.expect_same(OP, "users", users, "item_bias", item_bias)
+        checks.expect(
+            len(item_bias) == len(items), OP, f"item_bias of {len(items)} entries, as items", item_bias
+        )
+    checks.expect_no_forward_ad(OP, users, items, item_bias)
+    return InnerProductTopK(
+        *torch.ops.rankdistill.inner_product_topk(users, items, k, indptr, indices, item_bias)
+    )
