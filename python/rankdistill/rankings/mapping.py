@@ -16,7 +16,6 @@ PAGE = mmap.PAGESIZE
 MAP_FIXED = 0x10
 # A private mapping may be written and never reaches the file; without a reservation it may exceed the memory.
 FLAGS = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
-READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 DONT_NEED = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -36,40 +35,43 @@ class Stretch(NamedTuple):
     size: int
 
 
-def can_be_joined(stretches: Sequence[Stretch], page: int = PAGE) -> bool:
-    """Whether whole pages of the files follow each other, so that `mapped` can join them without a copy."""
-    whole = all(s.begin % page == 0 for s in stretches) and all(s.size % page == 0 for s in stretches[:-1])
-    return len(stretches) <= 1 or whole
-
-
 def mapped(stretches: Sequence[Stretch]) -> Tensor:
-    """The bytes of one or more stretches after each other: uint8 [n], mapped.
+    """The bytes of stretches after each other: uint8 [n]; each file must hold its stretch whole.
 
-    Several must be such that `can_be_joined`; each file must hold its stretch whole. Pages come from disk when they
-    are first read and count as the file's, not as the process's own. Writing to the tensor leaves the file alone.
+    Whole pages are mapped: they come from disk when they are first read, and count as the file's, not as the
+    process's own. A stretch that does not lie in its file as it does here, relative to pages, is read into memory;
+    a single one never is. Writing to the tensor leaves the files alone.
     """
     stretches = [s for s in stretches if s.size]
     if not stretches:
         return torch.empty(0, dtype=torch.uint8)
     lead = stretches[0].begin % PAGE
     length = lead + sum(s.size for s in stretches)
-    start = _map(None, length, mmap.PROT_NONE, FLAGS | mmap.MAP_ANONYMOUS, -1, 0)
-    at = start
-    try:
-        for i, (path, begin, size) in enumerate(stretches):
-            margin = lead if i == 0 else 0
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                _map(at, size + margin, READ_WRITE, FLAGS | MAP_FIXED, file, begin - margin)
-            finally:
-                os.close(file)
-            at += size + margin
-    except BaseException:
-        _libc.munmap(start, length)
-        raise
-    view = (ctypes.c_ubyte * (length - lead)).from_address(start + lead)
+    start = _map(None, length, FLAGS | mmap.MAP_ANONYMOUS, -1, 0)
+    view = (ctypes.c_ubyte * length).from_address(start)
     weakref.finalize(view, _libc.munmap, start, length).atexit = False
-    return torch.frombuffer(view, dtype=torch.uint8)
+    bytes_here = memoryview(view)
+    at = lead
+    for i, (path, begin, size) in enumerate(stretches):
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            margin = at % PAGE
+            if begin % PAGE == margin and (margin == 0 or i == 0):
+                _map(start + at - margin, size + margin, FLAGS | MAP_FIXED, file, begin - margin)
+            else:
+                _read(file, begin, bytes_here[at : at + size])
+        finally:
+            os.close(file)
+        at += size
+    return torch.frombuffer(view, dtype=torch.uint8)[lead:]
+
+
+def _read(file: int, begin: int, target: memoryview) -> None:
+    while len(target):
+        count = os.preadv(file, [target[: 1 << 30]], begin)
+        if count == 0:
+            raise EOFError(f"mapped: expected {len(target)} more bytes; got the end of the file")
+        target, begin = target[count:], begin + count
 
 
 def drop_pages(values: Tensor) -> None:
@@ -80,8 +82,8 @@ def drop_pages(values: Tensor) -> None:
         _libc.madvise(start, end - start, DONT_NEED)
 
 
-def _map(at: int | None, length: int, protection: int, flags: int, file: int, offset: int) -> int:
-    address = _libc.mmap(at, length, protection, flags, file, offset)
+def _map(at: int | None, length: int, flags: int, file: int, offset: int) -> int:
+    address = _libc.mmap(at, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, file, offset)
     if address in (None, ctypes.c_void_p(-1).value):
         code = ctypes.get_errno()
         raise OSError(code, f"mmap of {length} bytes: {os.strerror(code)}")

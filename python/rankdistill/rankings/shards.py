@@ -13,10 +13,9 @@ import errno
 import fcntl
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,10 +23,8 @@ import torch
 from torch import Tensor
 
 from rankdistill.files import write_text
-from rankdistill.rankings.mapping import can_be_joined, mapped
+from rankdistill.rankings.mapping import mapped
 from rankdistill.rankings.safetensors_files import Entry, TensorFile, read_header
-
-logger = logging.getLogger("rankdistill")
 
 FORMAT = "rankdistill.rankings"
 FORMAT_VERSION = 1
@@ -112,7 +109,7 @@ def read_settings(op: str, path: Path) -> dict:
 
 
 def open_folder(op: str, folder: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
-    """The tensors of all shards of a folder as one each, and the settings; mapped where pages allow, else read."""
+    """The tensors of all shards of a folder as one each, and the settings."""
     folder = Path(folder)
     if not (folder / INDEX).exists():
         if not (folder / BEGUN).exists():
@@ -135,12 +132,22 @@ def open_folder(op: str, folder: str | os.PathLike) -> tuple[dict[str, Tensor], 
             parts.append(entries[name].stretch)
     tensors = {}
     for name, (dtype, shape) in tensors_of(settings.n_users, settings.k).items():
-        if can_be_joined(stretches[name]):
-            tensors[name] = mapped(stretches[name]).view(dtype).view(shape)
-        else:
-            logger.warning("%s: shards of %s are not whole pages here: read into memory", op, folder)
-            tensors[name] = torch.cat([mapped([part]) for part in stretches[name]]).view(dtype).view(shape)
+        tensors[name] = mapped(stretches[name]).view(dtype).view(shape)
     return tensors, asdict(settings)
+
+
+def clear_folder(folder: str | os.PathLike) -> None:
+    """Removes what an extraction leaves in a folder, the index first."""
+    for pattern in (INDEX, BEGUN, "rankings-*-of-*.safetensors", ".rankings*.partial"):
+        for path in Path(folder).glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: str | os.PathLike) -> None:
+    """Removes an extraction's folder, unless others keep files in it."""
+    clear_folder(folder)
+    with suppress(OSError):
+        os.rmdir(folder)
 
 
 class ShardedFolder:
@@ -167,7 +174,7 @@ class ShardedFolder:
         with self.named_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             if not resume:
-                self.clear()
+                clear_folder(self.folder)
             for name in (INDEX, BEGUN):
                 if (self.folder / name).exists():
                     self._expect_same(read_settings(self.op, self.folder / name)["settings"], name)
@@ -179,12 +186,6 @@ class ShardedFolder:
             begun = {"format": FORMAT, "version": FORMAT_VERSION, "settings": asdict(self.settings)}
             write_text(self.folder / BEGUN, _as_json(begun))
             return [shard for shard in range(self.settings.n_shards) if not self.is_written(shard)]
-
-    def clear(self) -> None:
-        """Removes what an extraction leaves in a folder, the index first."""
-        for pattern in (INDEX, BEGUN, "rankings-*-of-*.safetensors", ".rankings*.partial"):
-            for path in self.folder.glob(pattern):
-                path.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

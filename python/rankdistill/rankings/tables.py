@@ -52,20 +52,22 @@ class Table:
             raise TypeError(f"{op}: expected {name} as a tensor or a file; got {checks.describe(source)}")
         text = os.fspath(source)
         path, _, wanted = (text, "", "") if os.path.exists(text) else text.partition("#")
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"{op}: expected {name} in a file; got {text}, which is none")
         suffix = Path(path).suffix
+        if suffix not in (".npy", ".npz", ".safetensors"):
+            raise ValueError(f"{op}: expected {name} as .npy, .npz or .safetensors; got {path}")
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{op}: expected {name} in a file; got {path}, which is none")
         if suffix == ".npy":
             return cls._mapped(op, name, *_npy(op, name, path, dim))
-        if suffix == ".npz":
-            with np.load(path) as file:
-                tables = {key: file[key] for key in file.files}
-            key = _chosen(op, name, path, wanted, {k: v.ndim for k, v in tables.items()}, dim)
-            checks.expect(tables[key].dtype.str in NPY_DTYPES, op, _FLOATS.format(name), tables[key].dtype.str)
-            return cls(op, name, torch.from_numpy(tables[key]).reshape(len(tables[key]), -1))
         if suffix == ".safetensors":
             return cls._safetensors(op, name, path, wanted, dim)
-        raise ValueError(f"{op}: expected {name} as .npy, .npz or .safetensors; got {path}")
+        with np.load(path) as file:
+            tables = {key: file[key] for key in file.files}
+        key = _chosen(op, name, path, wanted, {k: v.ndim for k, v in tables.items()}, dim)
+        checks.expect(
+            tables[key].dtype.str in NPY_DTYPES, op, _FLOATS.format(name), f"{tables[key].dtype.str} {key!r} in {path}"
+        )
+        return cls(op, name, torch.from_numpy(tables[key]).reshape(len(tables[key]), -1))
 
     @classmethod
     def _safetensors(cls, op: str, name: str, path: str, wanted: str, dim: int) -> Table:
