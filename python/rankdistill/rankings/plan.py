@@ -91,7 +91,7 @@ def plan_extraction(
     b = -(-U // -(-U // b)) if U else 1  # passes of equal size
     for unit in (shard_size, c):
         if b > unit:
-            b = min(-(-b // unit) * unit, (rest - block * row) // max(1, user) // unit * unit)
+            b = min(-(-b // unit) * unit, (rest - block * row) // max(1, user) // unit * unit, U)
             break
     block = min(N, (rest - b * user) // row)
     return Plan(min(c, b), b, block, used + b * user + block * row)
