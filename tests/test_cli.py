@@ -127,7 +127,7 @@ def test_rankings_from_embedding_files(tmp_path, teacher):
         (
             ["extract", *DATA, "--out=OUT/d", "--user_vectors=x.txt", "--item_vectors=y.txt"],
             1,
-            "expected vectors as .npy",
+            "extract: expected user_vectors as .npy, .npz or .safetensors; got x.txt",
         ),
         (
             ["distill", *DATA, "--out=OUT/e", "--rankings=TEACHER/model.safetensors"],

@@ -44,7 +44,7 @@ _EXPORTS = {
         "triplet_angle_huber",
     ],
     "rankdistill.ops.prepared_items": ["PreparedItems", "prepare_items"],
-    "rankdistill.rankings": ["Rankings"],
+    "rankdistill.rankings": ["Rankings", "distributed_inner_product_topk", "extract_rankings"],
     "rankdistill.trainer": ["Term", "Trainer"],
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

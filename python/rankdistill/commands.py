@@ -7,13 +7,15 @@ import dataclasses
 import difflib
 import inspect
 import json
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
+import torch.distributed as dist
 
 from rankdistill.config import (
     DataConfig,
@@ -33,7 +35,10 @@ from rankdistill.losses import Distillation, RelaxedRankingDistillation
 from rankdistill.metrics import evaluate as evaluate_model
 from rankdistill.models.saved import MODEL_FILE, build_model, load_model, save_model
 from rankdistill.ops import inner_product_topk
-from rankdistill.rankings import Rankings
+from rankdistill.rankings import Rankings, extract_rankings
+from rankdistill.rankings.progress import logged
+from rankdistill.rankings.shards import remove_folder
+from rankdistill.rankings.tables import Table
 from rankdistill.report import Row, as_table, draw_curves
 from rankdistill.trainer import Term, Trainer
 
@@ -124,16 +129,32 @@ def extract(config: ExtractConfig) -> None:
             "extract: expected either model, or user_vectors and item_vectors; got neither or both"
         )
     if config.model is not None:
-        rankings = rank(load_model(config.model, dataset), dataset, config.k, config.progress)
+        model = load_model(config.model, dataset)
+        with torch.no_grad():
+            tables = model.user_vectors(), model.item_vectors()
     else:
-        users, items = read_vectors(config.user_vectors), read_vectors(config.item_vectors)
-        for side, table, count in (("user", users, dataset.n_users), ("item", items, dataset.n_items)):
+        tables = tuple(
+            Table.of("extract", f"{side}_vectors", getattr(config, f"{side}_vectors"))
+            for side in ("user", "item")
+        )
+        for table, count in zip(tables, (dataset.n_users, dataset.n_items)):
             if len(table) != count:
                 raise ValueError(
-                    f"extract: expected {side}_vectors of {count} rows, as the data set; got {list(table.shape)}"
+                    f"extract: expected {table.name} of {count} rows, as the data set; got {list(table.shape)}"
                 )
-        rankings = rank_vectors(users, items, dataset, config.k, config.progress)
-    rankings.save(config.out)
+    as_file = config.out.endswith(".safetensors")
+    folder = config.out + ".parts" * as_file
+    with torchrun_processes() as rank:
+        rankings = extract_rankings(
+            *tables, config.k, dataset.train.csr(), out=folder, item_bias=config.item_bias,
+            memory_limit=config.memory_limit, shard_size=config.shard_size, divide=config.divide,
+            resume=config.resume, progress=bar("rankings", config.progress), metadata=rankings_metadata(dataset),
+        )  # fmt: skip
+        if rank:
+            return
+        if as_file:
+            rankings.save(config.out)
+            remove_folder(folder)
     print(f"{rankings.n_users} users, {rankings.k} of {rankings.n_items} items each: {config.out}")
 
 
@@ -222,37 +243,32 @@ def make_term(config: MethodConfig, rankings: Rankings, dataset: Dataset, seed: 
 
 def rank(model, dataset: Dataset, k: int, progress: bool) -> Rankings:
     with torch.no_grad():
-        return rank_vectors(model.user_vectors(), model.item_vectors(), dataset, k, progress)
+        users, items = model.user_vectors(), model.item_vectors()
+    return Rankings.from_vectors(
+        users, items, k, dataset.train.csr(), batch_size=1024, progress=bar("rankings", progress),
+        metadata=rankings_metadata(dataset),
+    )  # fmt: skip
 
 
-def rank_vectors(users, items, dataset: Dataset, k: int, progress: bool) -> Rankings:
-    metadata = {
+def rankings_metadata(dataset: Dataset) -> dict[str, str]:
+    return {
         "user_vocabulary": dataset.users.sha256,
         "item_vocabulary": dataset.items.sha256,
         "data": dataset.name,
     }
-    show = bar("rankings", progress)
-    return Rankings.from_vectors(
-        users, items, k, dataset.train.csr(), batch_size=1024, progress=show, metadata=metadata
-    )
 
 
-def read_vectors(path: str) -> torch.Tensor:
-    """The one two-dimensional table in an npy, npz or safetensors file."""
-    suffix = Path(path).suffix
-    if suffix == ".npy":
-        tables = [torch.from_numpy(np.load(path))]
-    elif suffix == ".npz":
-        with np.load(path) as file:
-            tables = [torch.from_numpy(file[name]) for name in file.files]
-    elif suffix == ".safetensors":
-        tables = list(load_file(path).values())
-    else:
-        raise ValueError(f"extract: expected vectors as .npy, .npz or .safetensors; got {path}")
-    tables = [table for table in tables if table.dim() == 2]
-    if len(tables) != 1:
-        raise ValueError(f"extract: expected one table [rows, width] in {path}; got {len(tables)}")
-    return tables[0]
+@contextmanager
+def torchrun_processes() -> Iterator[int]:
+    """The rank of this process; under torchrun all of them meet while the block lasts."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield dist.get_rank()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_metrics(model, dataset: Dataset) -> dict[str, float]:
@@ -268,11 +284,13 @@ def print_metrics(metrics: dict[str, float]) -> None:
 
 
 def bar(label: str, shown: bool):
-    """Wraps an iterable in a progress bar, on a terminal alone."""
+    """Wraps a sized iterable: a progress bar on a terminal, elsewhere lines of the log now and then."""
     if not shown:
         return iter
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:
-        return iter
-    return lambda steps: tqdm(steps, desc=label, disable=None, leave=False)
+        tqdm = None
+    if tqdm is None or not sys.stderr.isatty():
+        return logged(label)
+    return lambda steps: tqdm(steps, desc=label, leave=False)

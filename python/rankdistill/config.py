@@ -157,16 +157,24 @@ class TrainConfig:
 
 @dataclass
 class ExtractConfig:
-    """`rankdistill extract`: a teacher's rankings, train items left out.
+    """`rankdistill extract`: a teacher's rankings, train items left out; under torchrun on several processes.
+
+    An interrupted extraction goes on where it was when the same command is given again.
 
     Args:
-        out: the rankings file to write.
+        out: the folder of shards to write, or one file where the name ends with .safetensors.
         data: the interactions whose train items are left out.
         model: a model's folder or file, as `train` wrote it.
-        user_vectors: a table of user vectors (.npy, .npz or .safetensors), instead of `model`.
+        user_vectors: a table of user vectors (.npy, .npz or .safetensors), instead of `model`; "file#name" where
+            the file holds several. Only .npz files are read into memory whole.
         item_vectors: a table of item vectors, beside `user_vectors`.
+        item_bias: a column of numbers in such a file, added to the items' scores.
         k: items per user.
-        progress: show progress bars on a terminal.
+        memory_limit: of every process, beside the tables, such as 1GiB.
+        shard_size: users per shard, a multiple of 1024; shards of some 32 MiB by default.
+        divide: what processes divide among themselves, users or items.
+        resume: go on with what is in `out`; false begins anew.
+        progress: show progress bars on a terminal, lines of the log elsewhere.
     """
 
     out: str
@@ -174,16 +182,21 @@ class ExtractConfig:
     model: str | None = None
     user_vectors: str | None = None
     item_vectors: str | None = None
+    item_bias: str | None = None
     k: int = 500
+    memory_limit: str = "1GiB"
+    shard_size: int | None = None
+    divide: Literal["users", "items"] = "users"
+    resume: bool = True
     progress: bool = True
 
 
 @dataclass
 class DistillConfig:
-    """`rankdistill distill`: a student that learns from a rankings file.
+    """`rankdistill distill`: a student that learns from rankings.
 
     Args:
-        rankings: the file, as `extract` wrote it.
+        rankings: the file or folder, as `extract` wrote it.
         out: the folder for the student, the checkpoint and the log.
         data: the interactions.
         student: the small model.

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rankdistill.data.csr import CSR
 from rankdistill.data.vocabulary import Vocabulary
-from rankdistill.files import replacing
-from rankdistill.ops import checks, inner_product_topk, masked_topk
-
-FORMAT = "rankdistill.rankings"
-FORMAT_VERSION = 1
-LARGEST_ITEM = 2**31 - 1
+from rankdistill.ops import checks, masked_topk
+from rankdistill.rankings.plan import Plan
+from rankdistill.rankings.safetensors_files import TensorFile
+from rankdistill.rankings.shards import INDEX, file_metadata, open_folder, read_rankings_header, tensors_of
+from rankdistill.rankings.streaming import LARGEST_ITEM, Steps, Streaming, expect_tables
+from rankdistill.rankings.tables import Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,33 +76,42 @@ class Rankings:
         k: int,
         exclude: CSR | None = None,
         *,
+        item_bias: Tensor | None = None,
         batch_size: int = 8192,
         progress: Callable[[Iterator], Iterator] = iter,
         metadata: dict[str, str] | None = None,
     ) -> Rankings:
-        """The exact top k of users · items, without a [U, N] matrix.
+        """The exact top k of users · items (+ item_bias), without a [U, N] matrix.
+
+        Lists that do not fit the memory, tables in files, several processes: `extract_rankings`.
 
         Args:
             users: [U, D] float, items: [N, D] float: a teacher's embeddings.
             k: list length.
             exclude: the train items of every user, never ranked (U rows, N columns), or None.
+            item_bias: [N], of the items' dtype, added to every score of an item; None adds nothing.
             batch_size: users per call.
-            progress: wraps the iterator over batches (such as tqdm).
+            progress: wraps the steps, an iterable of known length (such as tqdm).
             metadata: kept with the rankings.
 
         Cost:
             O(U·N·D) time; 8·U·k bytes of result besides one batch's O(batch_size·k).
 
         Example:
-            >>> rankings = Rankings.from_vectors(teacher_users, teacher_items, k=500, exclude=train)
+            >>> rankings = Rankings.from_vectors(torch.randn(6, 4), torch.randn(9, 4), k=3)
+            >>> rankings.n_users, rankings.k, rankings.n_items
+            (6, 3, 9)
         """
-
-        def rank(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            rows = None if exclude is None else exclude.rows(ids)
-            return inner_product_topk(users[ids[0] : ids[-1] + 1].detach(), items.detach(), k, rows)
-
-        _check_exclude(exclude, len(users), len(items))
-        return cls._extracted(rank, len(users), len(items), k, batch_size, progress, metadata)
+        op = "Rankings.from_vectors"
+        tables = Table.of(op, "users", users), Table.of(op, "items", items)
+        U, N = expect_tables(op, *tables, k, exclude, item_bias)
+        checks.expect(batch_size > 0, op, "batch_size above 0", batch_size)
+        made = cls._empty(U, N, k, metadata)
+        steps = Steps([range(U)], range(N), Plan(batch_size, U, max(1, N), 0))
+        ranked = Streaming(*tables, k, exclude, item_bias, steps)
+        for step in progress(steps):
+            made._put(step.users, *ranked.rank(step))
+        return made
 
     @classmethod
     def from_score_function(
@@ -158,22 +164,33 @@ class Rankings:
     def _extracted(cls, rank, n_users, n_items, k, batch_size, progress, metadata) -> Rankings:
         checks.expect(k >= 0, "Rankings", "k of 0 or more", k)
         checks.expect(batch_size > 0, "Rankings", "batch_size above 0", batch_size)
-        indices = torch.empty((n_users, k), dtype=torch.int32)
-        scores = torch.empty((n_users, k), dtype=torch.float32)
-        lengths = torch.empty(n_users, dtype=torch.int32)
+        made = cls._empty(n_users, n_items, k, metadata)
         for ids in progress(torch.arange(n_users).split(batch_size) if n_users else ()):
-            rows = slice(int(ids[0]), int(ids[-1]) + 1)
-            scores[rows], indices[rows], lengths[rows] = rank(ids)
-        return cls(indices, scores, lengths, n_items, dict(metadata or {}))
+            scores, indices, _ = rank(ids)
+            made._put(range(int(ids[0]), int(ids[-1]) + 1), scores, indices)
+        return made
+
+    @classmethod
+    def _empty(cls, n_users: int, n_items: int, k: int, metadata: dict[str, str] | None) -> Rankings:
+        """Lists without items, to be filled in."""
+        indices = torch.full((n_users, k), -1, dtype=torch.int32)
+        scores = torch.full((n_users, k), -torch.inf)
+        return cls(indices, scores, torch.zeros(n_users, dtype=torch.int32), n_items, dict(metadata or {}))
+
+    def _put(self, users: range, scores: Tensor, indices: Tensor) -> None:
+        rows = slice(users.start, users.stop)
+        self.scores[rows], self.indices[rows] = scores, indices
+        torch.sum(self.indices[rows] >= 0, 1, dtype=torch.int32, out=self.lengths[rows])
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a safetensors file: indices, scores, lengths and the metadata as JSON. All of it, or nothing."""
-        header = {"version": FORMAT_VERSION, "n_items": self.n_items, "metadata": self.metadata}
-        tensors = {"indices": self.indices, "scores": self.scores, "lengths": self.lengths}
-        with replacing(path) as temporary:
-            save_file(
-                {name: t.contiguous() for name, t in tensors.items()}, temporary, {FORMAT: json.dumps(header)}
-            )
+        file = TensorFile(path, tensors_of(self.n_users, self.k), file_metadata(self.n_items, self.metadata))
+        try:
+            file.put(0, indices=self.indices, lengths=self.lengths, scores=self.scores)
+        except BaseException as error:
+            file.abandon(error)
+            raise
+        file.finish()
 
     @classmethod
     def load(
@@ -185,35 +202,28 @@ class Rankings:
         user_vocabulary: Vocabulary | None = None,
         item_vocabulary: Vocabulary | None = None,
     ) -> Rankings:
-        """Reads a file that `save` wrote, memory-mapped: rows are read from disk as they are used.
+        """Reads a file that `save` wrote or a folder of `extract_rankings`, memory-mapped.
+
+        Rows are read from disk as they are used. The shards of a folder are mapped behind each other, so that each
+        of `indices`, `scores` and `lengths` is one tensor, without a copy.
 
         Args:
-            path: the file.
+            path: the file, or the folder.
             n_users, n_items: checked against the file, where given.
             user_vocabulary, item_vocabulary: the ids that rows and items should be numbered by; checked by hash.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: not such a file, a truncated one, or rankings of another catalogue.
+            FileNotFoundError: no such file; a folder that lacks a shard.
+            ValueError: not such a file, a truncated one, an unfinished folder, or rankings of another catalogue.
         """
-        path = os.fspath(path)
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = (file.metadata() or {}).get(FORMAT)
-                if header is None:
-                    raise ValueError(
-                        f"Rankings.load: expected a rankings file; got {path} without a {FORMAT} header"
-                    )
-                tensors = {name: file.get_tensor(name) for name in ("indices", "scores", "lengths")}
-        except SafetensorError as error:
-            raise ValueError(
-                f"Rankings.load: expected a whole safetensors file; got {path}: {error}"
-            ) from error
-        header = json.loads(header)
-        if header["version"] != FORMAT_VERSION:
-            raise ValueError(
-                f"Rankings.load: expected format version {FORMAT_VERSION}; got {header['version']} in {path}"
-            )
+        op, path = "Rankings.load", os.fspath(path)
+        if os.path.basename(path) == INDEX:
+            path = os.path.dirname(path) or "."
+        if os.path.isdir(path):
+            tensors, header = open_folder(op, path)
+        else:
+            entries, header = read_rankings_header(op, path)
+            tensors = {name: entries[name].tensor() for name in tensors_of(0, 0)}
         rankings = cls(**tensors, n_items=header["n_items"], metadata=header["metadata"])
         for side, count, wanted, vocabulary in (
             ("user", rankings.n_users, n_users, user_vocabulary),

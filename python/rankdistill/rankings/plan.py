@@ -1,0 +1,110 @@
+"""How many users and items at a time fit a limit of memory."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+from rankdistill.data.csr import CSR
+from rankdistill.ops.native import accumulator_dtype
+from rankdistill.rankings.tables import Table
+
+UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{suffix}": base**power
+    for power, prefix in enumerate("KMGT", start=1)
+    for suffix, base in (("iB", 1024), ("B", 1000))
+}
+DEFAULT_LIMIT = "1GiB"
+
+FIXED_BYTES = 32 << 20  # the op's working memory (16 MiB at most), and what allocators keep
+ENTRY_BYTES = (
+    120  # of a call's list entry: the op's result and its working memory, the merge with an earlier list
+)
+EXCLUDED_BYTES = 32  # of an excluded entry of a call: its copy, and the positions to copy from
+USERS_PER_CALL = 4096  # more are no faster
+LEAST_BLOCK = 65536  # items of a block, where memory allows: with fewer, selection costs as much as scores
+# Users between two readings of an item table that does not fit. With so many, a reading at 100 MB/s costs 2 % of the
+# time of the scores; with more it would save that, and a kill would lose more.
+USERS_PER_PASS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of an extraction: users of a call, users for whom the item table passes by once, items of a block.
+
+    `bytes` is the peak of memory beside the inputs that these sizes need.
+    """
+
+    users_per_call: int
+    users_per_pass: int
+    items_per_block: int
+    bytes: int
+
+
+def bytes_of(op: str, text: int | str) -> int:
+    """A number of bytes, as it is or with a unit: 1073741824, "1GiB", "512 MiB", "2GB"."""
+    if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
+        return text
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B?)\s*", text) if isinstance(text, str) else None
+    if not found or found[2] not in UNITS:
+        raise ValueError(
+            f"{op}: expected memory_limit in bytes, or text such as 1GiB or 512MiB; got {text!r}"
+        )
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def plan_extraction(
+    op: str, limit: int, users: Table, items: Table, k: int, exclude: CSR | None, shard_size: int
+) -> Plan:
+    """The sizes that read a table of items as few times as possible within `limit` bytes.
+
+    With c users a call, b users a pass and blocks of n items the peak beside the inputs is
+
+        32 MiB + c·(120·k + 16) + 32·E + [c·r_users, where a call's rows are copied]
+        + [n·r_items + b·(k·(s + 4)), where the items do not fit]
+
+    bytes, with E the excluded entries of a call, r the bytes of a row, and s = 4 (8 for float64 tables) those of a
+    score. A table in memory, or a file that fits beside the rest, is one block that is used in place.
+    """
+    U, N = len(users), len(items)
+    score = accumulator_dtype(items.dtype).itemsize
+
+    def call_bytes(c: int) -> int:
+        copied = 0 if users.is_in_place else users.row_bytes
+        return c * (ENTRY_BYTES * k + 16 + copied) + EXCLUDED_BYTES * most_entries(exclude, c)
+
+    c = min(USERS_PER_CALL, max(1, U))
+    while c > 1 and call_bytes(c) > (limit - FIXED_BYTES) // 4:
+        c //= 2
+    used = FIXED_BYTES + call_bytes(c)
+    whole = 0 if items.file is None else N * items.row_bytes
+    if used + whole <= limit:
+        return Plan(c, max(1, min(shard_size, U)), max(1, N), used + (0 if items.is_in_place else whole))
+
+    row, user = max(1, items.row_bytes), k * (score + 4)
+    rest = limit - used
+    least = FIXED_BYTES + call_bytes(1) + (row + user if whole else 0)
+    if rest < (row + user if whole else 0):
+        raise ValueError(
+            f"{op}: expected a memory_limit of {least:,} bytes or more for lists of {k} items; got {limit:,}"
+        )
+    block = min(N, LEAST_BLOCK, max(1, rest // 2 // row))
+    b = max(1, min((rest - block * row) // max(1, user), U, USERS_PER_PASS))
+    b = -(-U // -(-U // b)) if U else 1  # passes of equal size
+    for unit in (shard_size, c):
+        if b > unit:
+            b = min(-(-b // unit) * unit, (rest - block * row) // max(1, user) // unit * unit, U)
+            break
+    block = min(N, (rest - b * user) // row)
+    return Plan(min(c, b), b, block, used + b * user + block * row)
+
+
+def most_entries(exclude: CSR | None, rows: int) -> int:
+    """At least as many as any `rows` consecutive rows hold, at most twice that."""
+    if exclude is None or not exclude.n_rows:
+        return 0
+    edges = torch.cat([exclude.indptr[::rows], exclude.indptr[-1:]]).diff()
+    pairs = edges[1:] + edges[:-1]
+    return int(max(edges.max(), pairs.max() if len(pairs) else 0))

@@ -1,0 +1,618 @@
+"""Extraction into a folder: the same lists and bytes whatever the memory, the files and the interruptions."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rankdistill import Rankings, extract_rankings
+from rankdistill.data import CSR
+from rankdistill.rankings.plan import bytes_of, most_entries, plan_extraction
+from rankdistill.rankings.progress import duration, logged
+from rankdistill.rankings.streaming import Steps, Streaming
+from rankdistill.rankings.tables import Table
+from tests.case import DTYPES, generator, randn
+from tests.process import output
+
+ROOM = 180_000  # bytes above the least limit: a few blocks, a few dozen users a call
+U, N, D, K, SHARD = 2500, 3000, 32, 13, 1024
+
+
+@pytest.fixture(scope="module")
+def exclude() -> CSR:
+    return CSR.from_any(torch.rand(U, N, generator=generator(1)) < 0.01)
+
+
+def tables(dtype=torch.float32):
+    # Small integers: many scores are equal, within a block and across blocks.
+    users, items = (randn(n, D, seed=n, scale=0.6).round() for n in (U, N))
+    return users.to(dtype), items.to(dtype)
+
+
+def in_files(folder, users, items):
+    save_file({"users": users}, folder / "users.safetensors")
+    save_file({"items": items}, folder / "items.safetensors")
+    return folder / "users.safetensors", folder / "items.safetensors"
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def assert_same(rankings: Rankings, expected: Rankings) -> None:
+    for name in ("indices", "scores", "lengths"):
+        assert torch.equal(getattr(rankings, name), getattr(expected, name)), name
+        assert getattr(rankings, name).dtype == getattr(expected, name).dtype
+    assert (rankings.n_items, rankings.metadata) == (expected.n_items, expected.metadata)
+
+
+def least_limit(files, k=K, **options) -> int:
+    """The smallest limit that an extraction of files names in its error."""
+    with pytest.raises(ValueError, match="expected a memory_limit of .* bytes or more") as caught:
+        extract_rankings(*files, k, memory_limit=1, **options)
+    return int(str(caught.value).split("memory_limit of ")[1].split(" bytes")[0].replace(",", ""))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [0, K])
+def test_lists_and_bytes_depend_on_the_tables_alone(tmp_path, exclude, dtype, k):
+    users, items = tables(dtype)
+    bias = randn(N, seed=4).to(dtype)
+    options = {"exclude": exclude, "item_bias": bias, "metadata": {"teacher": "wide"}}
+    expected = Rankings.from_vectors(users, items, k, **options)
+    files, options = in_files(tmp_path, users, items), options | {"shard_size": SHARD}
+    whole = extract_rankings(users, items, k, out=tmp_path / "whole", **options)
+    assert_same(whole, expected)
+    assert sorted(contents(tmp_path / "whole")) == [
+        f"rankings-0000{i}-of-00003.safetensors" for i in range(3)
+    ] + ["rankings.json"]
+    for memory_limit in ("1GiB", least_limit(files, k, out=tmp_path / "none", **options) + ROOM):
+        out = tmp_path / str(memory_limit)
+        assert_same(extract_rankings(*files, k, out=out, memory_limit=memory_limit, **options), expected)
+        assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [1, K, 95])
+def test_blocks_of_any_size_give_the_same_lists(tmp_path, exclude, dtype, k):
+    """With scores that are not exact, so that equality is of every bit; down to blocks of one item."""
+    users, items = randn(40, 16, seed=5).to(dtype), randn(90, 16, seed=6).to(dtype)
+    some = exclude.window(range(40), range(90))
+    expected = Rankings.from_vectors(users, items, k, some)
+    files = [Table.of("op", path.stem, path) for path in in_files(tmp_path, users, items)]
+    for block, call, passes in (
+        (1, 40, [range(40)]),
+        (7, 3, [range(17), range(17, 40)]),
+        (89, 16, [range(40)]),
+    ):
+        plan = plan_extraction("op", 1 << 30, *files, k, some, SHARD)
+        plan = type(plan)(call, 40, block, 0)
+        steps = Steps(passes, range(90), plan)
+        ranked = Streaming(*files, k, some, None, steps)
+        assert len(list(steps)) == len(steps)
+        found = {step.users: lists for step in steps if (lists := ranked.rank(step)) is not None}
+        assert [u for users in found for u in users] == list(range(40))
+        scores = torch.cat([lists.scores for lists in found.values()])
+        assert torch.equal(scores.float(), expected.scores)
+        assert torch.equal(torch.cat([lists.indices for lists in found.values()]).int(), expected.indices)
+
+
+def test_the_plan_reads_items_as_few_times_as_the_limit_allows(tmp_path):
+    """And keeps to the limit by its own formula, down to the least that it names."""
+    users, items = Table.of("op", "users", torch.zeros(300_000, 1)), _items_file(tmp_path, 2_000_000, 8)
+    passes = []
+    for limit in (40 << 20, 64 << 20, 128 << 20, 256 << 20, 1 << 30):
+        plan = plan_extraction("op", limit, users, items, 100, None, 16384)
+        assert plan.bytes <= limit
+        if plan.items_per_block < len(items):
+            lists, block = plan.users_per_pass * 100 * 8, plan.items_per_block * items.row_bytes
+            assert plan.bytes == (32 << 20) + plan.users_per_call * (120 * 100 + 16) + lists + block
+            assert plan.users_per_pass % 16384 == 0 or plan.users_per_pass < 16384
+            wider = (plan.users_per_pass * 100 * 8 + min(65536, plan.items_per_block) * items.row_bytes) * 2
+            assert plan.users_per_pass == 1 << 18 or plan.bytes + wider > limit, "memory is used"
+        passes.append(-(-len(users) // plan.users_per_pass) if plan.items_per_block < len(items) else 1)
+    assert passes == sorted(passes, reverse=True)
+    assert passes[-1] == 1
+    with pytest.raises(
+        ValueError, match="expected a memory_limit of ([0-9,]+) bytes or more for lists of 100"
+    ) as caught:
+        plan_extraction("op", 32 << 20, users, items, 100, None, 16384)
+    least = int(str(caught.value).split("memory_limit of ")[1].split(" ")[0].replace(",", ""))
+    assert plan_extraction("op", least, users, items, 100, None, 16384).bytes <= least
+    with pytest.raises(ValueError):
+        plan_extraction("op", least - 1, users, items, 100, None, 16384)
+
+
+def _items_file(folder, rows, width) -> Table:
+    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
+    with open(folder / "items.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + rows * width * 4)
+    return Table.of("op", "items", folder / "items.npy")
+
+
+def test_the_most_excluded_entries_of_a_call():
+    counts = torch.randint(0, 9, (1000,), generator=generator(3))
+    rows = torch.arange(1000).repeat_interleave(counts)
+    columns = torch.cat([torch.arange(int(c)) for c in counts])
+    exclude = CSR.from_pairs(rows, columns, 1000, 10)
+    for size in (1, 7, 100, 1000, 2000):
+        windows = [int(exclude.indptr[min(u + size, 1000)] - exclude.indptr[u]) for u in range(1000)]
+        assert max(windows) <= most_entries(exclude, size) <= 2 * max(windows)
+    assert most_entries(None, 5) == most_entries(CSR.empty(0, 3), 5) == most_entries(CSR.empty(4, 3), 5) == 0
+
+
+def test_windows_of_exclusions():
+    dense = torch.rand(30, 50, generator=generator(4)) < 0.3
+    dense[3], dense[4] = False, True
+    exclude = CSR.from_any(dense)
+    for rows in (range(30), range(0), range(3, 4), range(2, 17), range(30, 30)):
+        for columns in (range(50), range(0), range(50, 50), range(7, 31), range(49, 50)):
+            window = exclude.window(rows, columns)
+            assert torch.equal(window.to_dense(), dense[rows.start : rows.stop, columns.start : columns.stop])
+            CSR(window.indptr, window.indices, window.n_columns)
+    assert CSR.empty(3, 5).window(range(3), range(1, 4)).to_dense().tolist() == [[False] * 3] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(0, 0), (123, 123), ("123", 123), ("1GiB", 1 << 30), ("1.5 KiB", 1536), ("2MB", 2_000_000)],
+)
+def test_memory_limits_as_text(text, expected):
+    assert bytes_of("op", text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "1 gib", "-1", -1, "1XiB", 1.5, None, True, "1iB"])
+def test_what_is_no_memory_limit(text):
+    with pytest.raises(
+        ValueError, match="^op: expected memory_limit in bytes, or text such as 1GiB or 512MiB; got "
+    ):
+        bytes_of("op", text)
+
+
+def test_memory_beside_the_inputs_keeps_to_the_limit(tmp_path):
+    """Anonymous memory (RssAnon), as pages of the mapped files are the kernel's to take away."""
+    save_file({"t": randn(6_000, 32, seed=1)}, tmp_path / "users.safetensors")
+    save_file({"t": randn(500_000, 32, seed=2)}, tmp_path / "items.safetensors")
+    counted = output(
+        f"""
+import threading, torch
+from rankdistill import extract_rankings
+def anonymous():
+    line = next(l for l in open("/proc/self/status") if l.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+extract_rankings(torch.randn(5000, 32), torch.randn(5000, 32), 50, out={str(tmp_path / "warm")!r})
+before, most, done = anonymous(), 0, threading.Event()
+def watch():
+    global most
+    while not done.wait(0.002):
+        most = max(most, anonymous())
+watcher = threading.Thread(target=watch)
+watcher.start()
+extract_rankings({str(tmp_path / "users.safetensors")!r}, {str(tmp_path / "items.safetensors")!r}, 50,
+                 out={str(tmp_path / "out")!r}, memory_limit="48MiB", shard_size=1024)
+done.set()
+watcher.join()
+print(most - before)
+"""
+    )
+    assert 8 << 20 < int(counted) <= 48 << 20, (
+        "64 MB of items pass through 48 MiB, blocks and lists in memory"
+    )
+    assert Rankings.load(tmp_path / "out").lengths.tolist() == [50] * 6_000
+
+
+# A child writes shards until it is killed at the n-th event of the kinds that matter, perhaps half way through it.
+KILLED = """
+import os, random, signal, sys
+import torch
+torch.set_num_threads(1)
+from rankdistill import extract_rankings
+from rankdistill.data import CSR
+from safetensors.torch import load_file
+
+users, items, out, limit = {users!r}, {items!r}, {out!r}, {limit}
+exclude = load_file({exclude!r})
+exclude = CSR(exclude["indptr"], exclude["indices"], {n_items})
+real = {{name: getattr(os, name) for name in ("pwrite", "replace", "fsync", "open", "truncate", "chmod", "unlink", "write")}}
+
+def kill_at(event):
+    left = [event]
+    def counted(name):
+        def call(*args, **kwargs):
+            left[0] -= 1
+            if left[0] == 0:
+                if name == "pwrite" and event % 2:
+                    real["pwrite"](args[0], args[1][: len(args[1]) // 2], args[2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real[name](*args, **kwargs)
+        return call
+    for name in real:
+        setattr(os, name, counted(name))
+
+def in_child(prepare):
+    child = os.fork()
+    if child == 0:
+        try:
+            prepare()
+            extract_rankings(users, items, {k}, exclude, out=out, memory_limit=limit, shard_size=1024)
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), flush=True)
+            os._exit(1)
+    return child
+
+def ended(child):
+    status = os.waitpid(child, 0)[1]
+    return "killed" if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
+"""
+
+
+def killed(tmp_path, code: str) -> str:
+    users, items = tables()
+    files = in_files(tmp_path, users, items)
+    exclude = CSR.from_any(torch.rand(U, N, generator=generator(1)) < 0.01)
+    save_file({"indptr": exclude.indptr, "indices": exclude.indices}, tmp_path / "exclude")
+    options = {"exclude": exclude, "shard_size": SHARD}
+    limit = least_limit(files, out=tmp_path / "none", **options) + ROOM
+    extract_rankings(*files, K, out=tmp_path / "whole", **options)
+    filled = KILLED.format(
+        users=str(files[0]), items=str(files[1]), out=str(tmp_path / "out"), limit=limit, k=K, n_items=N,
+        exclude=str(tmp_path / "exclude"),
+    )  # fmt: skip
+    return output(filled + code)
+
+
+def test_killed_at_any_event_it_goes_on_to_the_same_bytes(tmp_path):
+    """Each run dies one event later than the one before it, all in one folder; then in a fresh folder each."""
+    code = """
+import shutil
+events = 0
+while True:
+    events += 1
+    shutil.rmtree(out, ignore_errors=True)
+    state = ended(in_child(lambda: kill_at(events)))
+    if state == 0:
+        break
+    assert state == "killed", state
+    seen = sorted(name for name in os.listdir(out) if not name.startswith(".")) if os.path.isdir(out) else []
+    for name in seen:
+        if name.endswith(".safetensors"):
+            assert open(os.path.join(out, name), "rb").read() == open(os.path.join(WHOLE, name), "rb").read(), name
+    assert "rankings.json" not in seen or sum(name.endswith(".safetensors") for name in seen) == 3
+    assert ended(in_child(lambda: None)) == 0
+    assert sorted(os.listdir(out)) == sorted(os.listdir(WHOLE))
+    for name in os.listdir(WHOLE):
+        assert open(os.path.join(out, name), "rb").read() == open(os.path.join(WHOLE, name), "rb").read(), name
+shutil.rmtree(out)
+deaths = 0
+while ended(in_child(lambda: kill_at(12 + deaths))) == "killed":
+    deaths += 1
+print(events - 1, deaths)
+"""
+    events, deaths = map(
+        int, killed(tmp_path, f"WHOLE = {str(tmp_path / 'whole')!r}\n" + code).splitlines()[-1].split()
+    )
+    assert events >= 30, "an extraction of three shards writes, renames, …"
+    assert deaths >= 1
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(tmp_path):
+    seed = random.randrange(1 << 30)
+    code = f"""
+import time
+rng = random.Random({seed})
+started = time.perf_counter()
+assert ended(in_child(lambda: None)) == 0
+whole = time.perf_counter() - started
+import shutil
+shutil.rmtree(out)
+deaths = 0
+for attempt in range(12):
+    child = in_child(lambda: None)
+    time.sleep(rng.random() * whole * 0.8)
+    os.kill(child, signal.SIGKILL)
+    deaths += ended(child) == "killed"
+assert ended(in_child(lambda: None)) == 0
+print(deaths)
+"""
+    assert int(killed(tmp_path, code).splitlines()[-1]) >= 3, f"seed {seed}"
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole"), f"seed {seed}"
+
+
+def test_a_finished_extraction_is_not_done_again(tmp_path, monkeypatch):
+    users, items = tables()
+    extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr(Streaming, "rank", lambda *_: pytest.fail("ranked again"))
+    again = extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD)
+    assert again.n_users == U
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_only_what_is_missing_is_done_again(tmp_path, monkeypatch):
+    users, items = tables()
+    extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD)
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / "rankings.json").unlink()
+    (tmp_path / "out" / "rankings-00001-of-00003.safetensors").unlink()
+    ranked, real = [], Streaming.rank
+    monkeypatch.setattr(Streaming, "rank", lambda self, step: ranked.append(step.users) or real(self, step))
+    extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD)
+    assert ranked == [range(1024, 2048)]
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_of_another_extraction_is_refused(tmp_path, exclude, finished):
+    users, items = tables()
+    out = tmp_path / "out"
+
+    def extract(users=users, items=items, k=K, shard_size=SHARD, **options):
+        return extract_rankings(users, items, k, out=out, shard_size=shard_size, **options)
+
+    extract(exclude=exclude)
+    if not finished:
+        index = json.loads((out / "rankings.json").read_text())
+        (out / "rankings.begun.json").write_text(
+            json.dumps({k: index[k] for k in ("format", "version", "settings")})
+        )
+        (out / "rankings.json").unlink()
+        (out / "rankings-00002-of-00003.safetensors").unlink()
+    before = contents(out)
+    other = items.clone()
+    other[5, 0] += 1
+    fewer = CSR(exclude.indptr, exclude.indices.clone(), N)
+    fewer.indices[fewer.indptr[1] - 1] = N - 1
+    name = "rankings.json" if finished else "rankings.begun.json"
+    for change, key in (
+        ({"items": other}, "items"), ({"users": users.roll(1, 0)}, "users"), ({"k": K + 1}, "k"),
+        ({"shard_size": 2 * SHARD}, "shard_size"), ({"exclude": None}, "exclude"), ({"exclude": fewer}, "exclude"),
+        ({"item_bias": torch.zeros(N)}, "item_bias"), ({"metadata": {"a": "b"}}, "metadata"),
+        ({"users": users.double(), "items": items.double()}, "users"),
+    ):  # fmt: skip
+        with pytest.raises(
+            ValueError,
+            match=f"extract_rankings: expected {key} as .*{name} has it, .*; got .*. "
+            "Choose another folder, or begin anew with resume=False",
+        ):
+            extract(**{"exclude": exclude, **change})
+        assert contents(out) == before
+    (out / name).unlink()
+    with pytest.raises(
+        ValueError, match="expected shards of this extraction; got .*rankings-00000.* of another. Choose"
+    ):
+        extract(items=other, exclude=exclude)
+    expected = Rankings.from_vectors(users, other, K, exclude)
+    (out / "mine.txt").write_text("kept")
+    assert_same(extract(items=other, exclude=exclude, resume=False), expected)
+    assert (out / "mine.txt").read_text() == "kept"
+
+
+def test_begin_anew_leaves_no_mixture(tmp_path):
+    users, items = tables()
+    extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD)
+    extract_rankings(users, items, K, out=tmp_path / "out", resume=False)
+    assert sorted(contents(tmp_path / "out")) == ["rankings-00000-of-00001.safetensors", "rankings.json"]
+
+
+def test_two_extractions_do_not_share_a_folder(tmp_path):
+    users, items = tables()
+    (tmp_path / "out").mkdir()
+    handle = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(
+        ValueError, match="expected .*out for this extraction alone; got another one at work in it"
+    ):
+        extract_rankings(users, items, K, out=tmp_path / "out")
+    os.close(handle)
+    extract_rankings(users, items, K, out=tmp_path / "out")
+
+
+def test_a_full_disk_is_a_clear_error_and_loses_nothing_finished(tmp_path, monkeypatch):
+    users, items = tables()
+    extract_rankings(users, items, K, out=tmp_path / "whole", shard_size=SHARD)
+    real, calls = os.pwrite, []
+
+    def full(handle, data, at):
+        calls.append(len(data))
+        if len(calls) < 7:
+            return real(handle, data, at)
+        if len(data) > 1:
+            return real(handle, data[: len(data) // 2], at)  # a disk fills up within a write
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("rankdistill.rankings.safetensors_files.os.pwrite", full)
+    with pytest.raises(
+        OSError, match="expected to write into .*out; got No space left on device. Finished shards stay"
+    ):
+        extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD)
+    monkeypatch.undo()
+    assert sorted(contents(tmp_path / "out")) == [
+        "rankings-00000-of-00003.safetensors",
+        "rankings.begun.json",
+    ]
+    extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_too_little_room_is_known_before_the_work(tmp_path, monkeypatch):
+    users, items = tables()
+    real = os.statvfs(tmp_path)
+    small = os.statvfs_result([real[0], 4096, real[2], real[3], 10, *real[5:]])
+    monkeypatch.setattr("rankdistill.rankings.shards.os.statvfs", lambda _: small)
+    monkeypatch.setattr(Streaming, "rank", lambda *_: pytest.fail("worked first"))
+    with pytest.raises(
+        OSError, match="extract_rankings: expected 270,000 bytes of room in .*out; got 40,960"
+    ):
+        extract_rankings(users, items, K, out=tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
+    users, items = tables()
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nowhere"):
+        with pytest.raises(
+            OSError, match=f"expected to write into {out}; got .*. Choose a folder that can be written"
+        ):
+            extract_rankings(users, items, K, out=out)
+
+
+def test_a_folder_loads_as_mapped_tensors(tmp_path):
+    """A few rows of many are read, and nothing is copied but the last shard's lengths and scores."""
+    users, items = randn(100_000, 2, seed=1), randn(300, 2, seed=2)
+    expected = extract_rankings(users, items, 100, out=tmp_path / "out", shard_size=16 * SHARD)
+    code = f"""
+import torch
+from rankdistill import Rankings
+def of(name):
+    return int(next(l for l in open("/proc/self/status") if l.startswith(name)).split()[1]) * 1024
+torch.zeros(9).sum()
+Rankings.load({str(tmp_path / "out")!r})
+anonymous, resident = of("RssAnon"), of("VmRSS")
+rankings = Rankings.load({str(tmp_path / "out")!r})
+print(rankings.indices[54321, :3].tolist(), of("RssAnon") - anonymous < 1e6, of("VmRSS") - resident < 1e7)
+"""
+    assert output(code) == f"{expected.indices[54321, :3].tolist()} True True"
+    assert sum(path.stat().st_size for path in (tmp_path / "out").iterdir()) > 8e7
+    assert_same(Rankings.load(tmp_path / "out" / "rankings.json"), expected)
+    expected.save(tmp_path / "file")
+    assert_same(Rankings.load(tmp_path / "file"), expected)
+    shard = Rankings.load(tmp_path / "out" / "rankings-00003-of-00007.safetensors")
+    assert torch.equal(shard.indices, expected.indices[3 * 16 * SHARD : 4 * 16 * SHARD])
+    theirs = load_file(tmp_path / "out" / "rankings-00003-of-00007.safetensors")
+    assert torch.equal(theirs["scores"], shard.scores), "any reader of safetensors reads a shard"
+
+
+def test_loading_a_folder_that_is_not_whole(tmp_path):
+    users, items = tables()
+    out = tmp_path / "out"
+    extract_rankings(users, items, K, out=out, shard_size=SHARD)
+    index = json.loads((out / "rankings.json").read_text())
+    shard = out / "rankings-00001-of-00003.safetensors"
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-1])
+    with pytest.raises(ValueError, match="Rankings.load: expected a whole safetensors file; got .*00001"):
+        Rankings.load(out)
+    shard.unlink()
+    with pytest.raises(
+        FileNotFoundError, match="expected all shards of .*rankings.json; got none at .*00001"
+    ):
+        Rankings.load(out)
+    shutil.copy(out / "rankings-00000-of-00003.safetensors", shard)
+    with pytest.raises(
+        ValueError, match="expected the shards that .*rankings.json names; got another at .*00001"
+    ):
+        Rankings.load(out)
+    shard.unlink()
+    (out / "rankings.json").rename(out / "rankings.begun.json")
+    with pytest.raises(
+        ValueError, match="expected a finished extraction in .*out; got 2 of its 3 shards. Run the same"
+    ):
+        Rankings.load(out)
+    for text, message in (
+        ("{", "expected what an extraction writes in .*rankings.json; got other contents"),
+        (
+            json.dumps(index | {"version": 9}),
+            "expected rankdistill.rankings of version 1 in .*; got rankdistill.rankings, 9",
+        ),
+    ):
+        (out / "rankings.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            Rankings.load(out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        FileNotFoundError, match="expected rankings in .*empty; got a folder without rankings.json"
+    ):
+        Rankings.load(tmp_path / "empty")
+
+
+def test_no_users_no_items_no_lists(tmp_path):
+    for i, (users, items, k) in enumerate([(0, 4, 3), (4, 0, 3), (4, 4, 0), (0, 0, 0)]):
+        rankings = extract_rankings(torch.zeros(users, 2), torch.zeros(items, 2), k, out=tmp_path / str(i))
+        assert list(rankings.indices.shape) == [users, k]
+        assert rankings.lengths.tolist() == [min(k, items)] * users
+        assert_same(Rankings.load(tmp_path / str(i)), rankings)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"items": torch.zeros(N, D + 1)}, ValueError, f"expected items of width {D}, as users; got float32"),
+        (
+            {"items": torch.zeros(N, D).double()},
+            TypeError,
+            "expected items with the dtype of users .torch.float32.; got",
+        ),
+        ({"k": -1}, ValueError, "expected k of 0 or more; got int -1"),
+        ({"k": 2.0}, TypeError, "expected k as an int; got float 2.0"),
+        ({"exclude": CSR.empty(U, 3)}, ValueError, f"expected exclude of {U} users × {N} items; got {U} × 3"),
+        ({"exclude": 3}, TypeError, "expected exclude as a CSR; got int 3"),
+        (
+            {"item_bias": torch.zeros(3)},
+            ValueError,
+            f"expected item_bias of {N} entries, as items; got float32 .3.",
+        ),
+        ({"item_bias": torch.zeros(N).half()}, TypeError, "expected item_bias with the dtype of items"),
+        (
+            {"shard_size": 1000},
+            ValueError,
+            "expected shard_size as a multiple of 1024, .*; got 1000. 1024 is one",
+        ),
+        ({"shard_size": 0}, ValueError, "expected shard_size as a multiple of 1024, .*; got 0$"),
+        ({"divide": "rows"}, ValueError, "expected divide as 'users' or 'items'; got 'rows'"),
+        (
+            {"memory_limit": "much"},
+            ValueError,
+            "expected memory_limit in bytes, or text such as 1GiB or 512MiB; got 'much'",
+        ),
+        (
+            {"memory_limit": "1MiB"},
+            ValueError,
+            "expected a memory_limit of .* bytes or more for lists of 13 items; got 1,04",
+        ),
+        ({"metadata": {"a": 1}}, TypeError, "expected metadata of strings by name; got {'a': 1}"),
+    ],
+)
+def test_bad_calls_write_nothing(tmp_path, change, error, message):
+    users, items = tables()
+    arguments = {"users": users, "items": items, "k": K, "out": tmp_path / "out"} | change
+    with pytest.raises(error, match=f"^extract_rankings: {message}"):
+        extract_rankings(**arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_tells_all_steps_and_the_time_left(tmp_path, caplog):
+    users, items = tables()
+    seen = []
+
+    def bar(steps):
+        seen.append(len(steps))
+        for step in steps:
+            seen.append(step)
+            yield step
+
+    extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD, progress=bar)
+    assert seen[0] == len(seen) - 1 == 3
+    with caplog.at_level(logging.INFO, "rankdistill"):
+        assert list(logged("rankings", every=0)(range(4))) == [0, 1, 2, 3]
+        assert list(logged("rankings", every=9)(range(4))) == [0, 1, 2, 3]
+    assert caplog.messages == [f"rankings: {done} %, 0 s left" for done in (25, 50, 75)]
+    assert [duration(s) for s in (0.4, 59, 61, 3600, 7265)] == [
+        "0 s",
+        "59 s",
+        "1 min 1 s",
+        "1 h 0 min",
+        "2 h 1 min",
+    ]
