@@ -10,7 +10,7 @@ import torch
 
 from rankdistill.data import CSR
 from rankdistill.metrics import candidate_metrics, evaluate, ranking_metrics
-from tests.cases import generator, randn
+from tests.case import generator, randn
 
 
 class Vectors:

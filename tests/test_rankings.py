@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from rankdistill import Rankings
 from rankdistill.data import CSR, Vocabulary
-from tests.cases import generator, randn
+from tests.case import generator, randn
 
 U, N, K = 23, 57, 12
 

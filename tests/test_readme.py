@@ -9,7 +9,7 @@ import torch
 
 from rankdistill import MatrixFactorization
 from rankdistill.data import CSR
-from tests.cases import generator, randn
+from tests.case import generator, randn
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 CODE = re.search(r"<!-- drop-in -->\n```python\n(.*?)```", README, re.DOTALL)[1]

@@ -9,7 +9,7 @@ import torch
 from rankdistill import Batch, FrequencyDistillation, functional, routed_experts
 from rankdistill.data import CSR
 from rankdistill.data.graphs import co_occurrence_graph
-from tests.cases import randint
+from tests.case import randint
 from tests.losses.vectors import (
     D_S,
     D_T,

@@ -18,7 +18,7 @@ from rankdistill import (
 )
 from rankdistill.experts import Experts, gumbel_noise
 from rankdistill.functional.latent import routed
-from tests.cases import randint, randn
+from tests.case import randint, randn
 from tests.losses.vectors import (
     D_S,
     D_T,

@@ -12,7 +12,7 @@ from rankdistill import Batch, Rankings, RelaxedRankingDistillation
 from rankdistill.data import CSR
 from rankdistill.functional import bayesian_personalized_ranking, relaxed_ranking_distillation
 from rankdistill.models import MatrixFactorization
-from tests.cases import generator, randn
+from tests.case import generator, randn
 from tests.conftest import GOLDEN
 
 U, N = 30, 200

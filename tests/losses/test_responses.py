@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rankdistill import PreferenceConsistentDistillation, Rankings, functional
-from tests.cases import randn
+from tests.case import randn
 from tests.losses.vectors import D_S, assert_golden, golden_tensors, make_batch, make_student, teacher_tables
 
 

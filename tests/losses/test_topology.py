@@ -12,7 +12,7 @@ from rankdistill import (
     functional,
     relation,
 )
-from tests.cases import randint, randn
+from tests.case import randint, randn
 from tests.losses.vectors import D_S, assert_golden, golden_tensors, make_batch, make_student, teacher_tables
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from rankdistill import Batch, MatrixFactorization
-from tests.cases import randint, randn
+from tests.case import randint, randn
 
 U, N, D_T, D_S = 20, 30, 12, 4
 

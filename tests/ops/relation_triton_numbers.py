@@ -7,8 +7,8 @@ import sys
 
 import torch
 
-from tests.case import widened
-from tests.cases import CASES, randn
+from tests.case import randn, widened
+from tests.cases import CASES
 
 OPS = ("grouped_relation_distance", "pair_distance_huber", "triplet_angle_huber")
 SKIPPED = ("many rows", "one group", "groups of one")  # too slow under the interpreter

@@ -8,7 +8,7 @@ from rankdistill.reference.gathered_inner_product import (
     gathered_inner_product_backward,
     gathered_inner_product_forward,
 )
-from tests.cases import randn
+from tests.case import randn
 
 
 def test_an_id_out_of_range_is_never_read():

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from rankdistill import complement_sample, position_sample
 from rankdistill.ops.registration import CHOICES
-from tests.cases import CASES, randint, randn, widened
+from tests.case import randint, randn, widened
+from tests.cases import CASES
 from tests.ops.test_properties import assert_within, differentiable, float_outputs, sampled
 
 pytestmark = [

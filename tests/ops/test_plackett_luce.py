@@ -10,7 +10,7 @@ import torch
 
 from rankdistill import embedding_plackett_luce, gathered_inner_product, plackett_luce
 from rankdistill.reference import plackett_luce as reference
-from tests.cases import generator, randint, randn
+from tests.case import generator, randint, randn
 from tests.conftest import GOLDEN
 
 

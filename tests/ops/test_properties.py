@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rankdistill.ops.registration import CHOICES
-from tests.cases import CASES, Case, Sample, randn, widened
+from tests.case import Case, Sample, randn, widened
+from tests.cases import CASES
 
 
 def float_outputs(outputs):

@@ -16,7 +16,7 @@ from rankdistill import (
     routed_experts,
     triplet_angle_huber,
 )
-from tests.cases import randint, randn
+from tests.case import randint, randn
 
 DOUBLE = torch.float64
 LOSSES = {

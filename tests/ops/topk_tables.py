@@ -9,7 +9,8 @@ from torch import Tensor
 
 from rankdistill.ops import cuda, device_topk
 from rankdistill.ops.native import DTYPE_CODES, address
-from tests.cases import generator, randn, topk_oracle, widened
+from tests.case import generator, randn, widened
+from tests.cases import topk_oracle
 
 NAN, INF = float("nan"), float("inf")
 

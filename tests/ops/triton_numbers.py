@@ -8,7 +8,7 @@ import torch
 from rankdistill.kernels.triton import plackett_luce as kernels
 
 from rankdistill.reference import plackett_luce as reference
-from tests.cases import randint, randn
+from tests.case import randint, randn
 
 
 def cases(device):

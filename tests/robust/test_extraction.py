@@ -7,60 +7,38 @@ import fcntl
 import json
 import logging
 import os
-import random
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from rankdistill import Rankings, extract_rankings
 from rankdistill.data import CSR
-from rankdistill.rankings.plan import bytes_of, most_entries, plan_extraction
+from rankdistill.rankings.plan import plan_extraction
 from rankdistill.rankings.progress import duration, logged
 from rankdistill.rankings.streaming import Steps, Streaming
 from rankdistill.rankings.tables import Table
 from tests.case import DTYPES, generator, randn
 from tests.process import output
-
-ROOM = 180_000  # bytes above the least limit: a few blocks, a few dozen users a call
-U, N, D, K, SHARD = 2500, 3000, 32, 13, 1024
+from tests.robust.extraction_tables import (
+    ROOM,
+    SHARD,
+    D,
+    K,
+    N,
+    U,
+    assert_same,
+    contents,
+    in_files,
+    least_limit,
+    tables,
+)
 
 
 @pytest.fixture(scope="module")
 def exclude() -> CSR:
     return CSR.from_any(torch.rand(U, N, generator=generator(1)) < 0.01)
-
-
-def tables(dtype=torch.float32):
-    # Small integers: many scores are equal, within a block and across blocks.
-    users, items = (randn(n, D, seed=n, scale=0.6).round() for n in (U, N))
-    return users.to(dtype), items.to(dtype)
-
-
-def in_files(folder, users, items):
-    save_file({"users": users}, folder / "users.safetensors")
-    save_file({"items": items}, folder / "items.safetensors")
-    return folder / "users.safetensors", folder / "items.safetensors"
-
-
-def contents(folder) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def assert_same(rankings: Rankings, expected: Rankings) -> None:
-    for name in ("indices", "scores", "lengths"):
-        assert torch.equal(getattr(rankings, name), getattr(expected, name)), name
-        assert getattr(rankings, name).dtype == getattr(expected, name).dtype
-    assert (rankings.n_items, rankings.metadata) == (expected.n_items, expected.metadata)
-
-
-def least_limit(files, k=K, **options) -> int:
-    """The smallest limit that an extraction of files names in its error."""
-    with pytest.raises(ValueError, match="expected a memory_limit of .* bytes or more") as caught:
-        extract_rankings(*files, k, memory_limit=1, **options)
-    return int(str(caught.value).split("memory_limit of ")[1].split(" bytes")[0].replace(",", ""))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -107,79 +85,6 @@ def test_blocks_of_any_size_give_the_same_lists(tmp_path, exclude, dtype, k):
         assert torch.equal(torch.cat([lists.indices for lists in found.values()]).int(), expected.indices)
 
 
-def test_the_plan_reads_items_as_few_times_as_the_limit_allows(tmp_path):
-    """And keeps to the limit by its own formula, down to the least that it names."""
-    users, items = Table.of("op", "users", torch.zeros(300_000, 1)), _items_file(tmp_path, 2_000_000, 8)
-    passes = []
-    for limit in (40 << 20, 64 << 20, 128 << 20, 256 << 20, 1 << 30):
-        plan = plan_extraction("op", limit, users, items, 100, None, 16384)
-        assert plan.bytes <= limit
-        if plan.items_per_block < len(items):
-            lists, block = plan.users_per_pass * 100 * 8, plan.items_per_block * items.row_bytes
-            assert plan.bytes == (32 << 20) + plan.users_per_call * (120 * 100 + 16) + lists + block
-            assert plan.users_per_pass % 16384 == 0 or plan.users_per_pass < 16384
-            wider = (plan.users_per_pass * 100 * 8 + min(65536, plan.items_per_block) * items.row_bytes) * 2
-            assert plan.users_per_pass == 1 << 18 or plan.bytes + wider > limit, "memory is used"
-        passes.append(-(-len(users) // plan.users_per_pass) if plan.items_per_block < len(items) else 1)
-    assert passes == sorted(passes, reverse=True)
-    assert passes[-1] == 1
-    with pytest.raises(
-        ValueError, match="expected a memory_limit of ([0-9,]+) bytes or more for lists of 100"
-    ) as caught:
-        plan_extraction("op", 32 << 20, users, items, 100, None, 16384)
-    least = int(str(caught.value).split("memory_limit of ")[1].split(" ")[0].replace(",", ""))
-    assert plan_extraction("op", least, users, items, 100, None, 16384).bytes <= least
-    with pytest.raises(ValueError):
-        plan_extraction("op", least - 1, users, items, 100, None, 16384)
-
-
-def _items_file(folder, rows, width) -> Table:
-    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
-    with open(folder / "items.npy", "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + rows * width * 4)
-    return Table.of("op", "items", folder / "items.npy")
-
-
-def test_the_most_excluded_entries_of_a_call():
-    counts = torch.randint(0, 9, (1000,), generator=generator(3))
-    rows = torch.arange(1000).repeat_interleave(counts)
-    columns = torch.cat([torch.arange(int(c)) for c in counts])
-    exclude = CSR.from_pairs(rows, columns, 1000, 10)
-    for size in (1, 7, 100, 1000, 2000):
-        windows = [int(exclude.indptr[min(u + size, 1000)] - exclude.indptr[u]) for u in range(1000)]
-        assert max(windows) <= most_entries(exclude, size) <= 2 * max(windows)
-    assert most_entries(None, 5) == most_entries(CSR.empty(0, 3), 5) == most_entries(CSR.empty(4, 3), 5) == 0
-
-
-def test_windows_of_exclusions():
-    dense = torch.rand(30, 50, generator=generator(4)) < 0.3
-    dense[3], dense[4] = False, True
-    exclude = CSR.from_any(dense)
-    for rows in (range(30), range(0), range(3, 4), range(2, 17), range(30, 30)):
-        for columns in (range(50), range(0), range(50, 50), range(7, 31), range(49, 50)):
-            window = exclude.window(rows, columns)
-            assert torch.equal(window.to_dense(), dense[rows.start : rows.stop, columns.start : columns.stop])
-            CSR(window.indptr, window.indices, window.n_columns)
-    assert CSR.empty(3, 5).window(range(3), range(1, 4)).to_dense().tolist() == [[False] * 3] * 3
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [(0, 0), (123, 123), ("123", 123), ("1GiB", 1 << 30), ("1.5 KiB", 1536), ("2MB", 2_000_000)],
-)
-def test_memory_limits_as_text(text, expected):
-    assert bytes_of("op", text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "GiB", "1 gib", "-1", -1, "1XiB", 1.5, None, True, "1iB"])
-def test_what_is_no_memory_limit(text):
-    with pytest.raises(
-        ValueError, match="^op: expected memory_limit in bytes, or text such as 1GiB or 512MiB; got "
-    ):
-        bytes_of("op", text)
-
-
 def test_memory_beside_the_inputs_keeps_to_the_limit(tmp_path):
     """Anonymous memory (RssAnon), as pages of the mapped files are the kernel's to take away."""
     save_file({"t": randn(6_000, 32, seed=1)}, tmp_path / "users.safetensors")
@@ -210,125 +115,6 @@ print(most - before)
         "64 MB of items pass through 48 MiB, blocks and lists in memory"
     )
     assert Rankings.load(tmp_path / "out").lengths.tolist() == [50] * 6_000
-
-
-# A child writes shards until it is killed at the n-th event of the kinds that matter, perhaps half way through it.
-KILLED = """
-import os, random, signal, sys
-import torch
-torch.set_num_threads(1)
-from rankdistill import extract_rankings
-from rankdistill.data import CSR
-from safetensors.torch import load_file
-
-users, items, out, limit = {users!r}, {items!r}, {out!r}, {limit}
-exclude = load_file({exclude!r})
-exclude = CSR(exclude["indptr"], exclude["indices"], {n_items})
-real = {{name: getattr(os, name) for name in ("pwrite", "replace", "fsync", "open", "truncate", "chmod", "unlink", "write")}}
-
-def kill_at(event):
-    left = [event]
-    def counted(name):
-        def call(*args, **kwargs):
-            left[0] -= 1
-            if left[0] == 0:
-                if name == "pwrite" and event % 2:
-                    real["pwrite"](args[0], args[1][: len(args[1]) // 2], args[2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real[name](*args, **kwargs)
-        return call
-    for name in real:
-        setattr(os, name, counted(name))
-
-def in_child(prepare):
-    child = os.fork()
-    if child == 0:
-        try:
-            prepare()
-            extract_rankings(users, items, {k}, exclude, out=out, memory_limit=limit, shard_size=1024)
-            os._exit(0)
-        except BaseException as error:
-            print(repr(error), flush=True)
-            os._exit(1)
-    return child
-
-def ended(child):
-    status = os.waitpid(child, 0)[1]
-    return "killed" if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
-"""
-
-
-def killed(tmp_path, code: str) -> str:
-    users, items = tables()
-    files = in_files(tmp_path, users, items)
-    exclude = CSR.from_any(torch.rand(U, N, generator=generator(1)) < 0.01)
-    save_file({"indptr": exclude.indptr, "indices": exclude.indices}, tmp_path / "exclude")
-    options = {"exclude": exclude, "shard_size": SHARD}
-    limit = least_limit(files, out=tmp_path / "none", **options) + ROOM
-    extract_rankings(*files, K, out=tmp_path / "whole", **options)
-    filled = KILLED.format(
-        users=str(files[0]), items=str(files[1]), out=str(tmp_path / "out"), limit=limit, k=K, n_items=N,
-        exclude=str(tmp_path / "exclude"),
-    )  # fmt: skip
-    return output(filled + code)
-
-
-def test_killed_at_any_event_it_goes_on_to_the_same_bytes(tmp_path):
-    """Each run dies one event later than the one before it, all in one folder; then in a fresh folder each."""
-    code = """
-import shutil
-events = 0
-while True:
-    events += 1
-    shutil.rmtree(out, ignore_errors=True)
-    state = ended(in_child(lambda: kill_at(events)))
-    if state == 0:
-        break
-    assert state == "killed", state
-    seen = sorted(name for name in os.listdir(out) if not name.startswith(".")) if os.path.isdir(out) else []
-    for name in seen:
-        if name.endswith(".safetensors"):
-            assert open(os.path.join(out, name), "rb").read() == open(os.path.join(WHOLE, name), "rb").read(), name
-    assert "rankings.json" not in seen or sum(name.endswith(".safetensors") for name in seen) == 3
-    assert ended(in_child(lambda: None)) == 0
-    assert sorted(os.listdir(out)) == sorted(os.listdir(WHOLE))
-    for name in os.listdir(WHOLE):
-        assert open(os.path.join(out, name), "rb").read() == open(os.path.join(WHOLE, name), "rb").read(), name
-shutil.rmtree(out)
-deaths = 0
-while ended(in_child(lambda: kill_at(12 + deaths))) == "killed":
-    deaths += 1
-print(events - 1, deaths)
-"""
-    events, deaths = map(
-        int, killed(tmp_path, f"WHOLE = {str(tmp_path / 'whole')!r}\n" + code).splitlines()[-1].split()
-    )
-    assert events >= 30, "an extraction of three shards writes, renames, …"
-    assert deaths >= 1
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(tmp_path):
-    seed = random.randrange(1 << 30)
-    code = f"""
-import time
-rng = random.Random({seed})
-started = time.perf_counter()
-assert ended(in_child(lambda: None)) == 0
-whole = time.perf_counter() - started
-import shutil
-shutil.rmtree(out)
-deaths = 0
-for attempt in range(12):
-    child = in_child(lambda: None)
-    time.sleep(rng.random() * whole * 0.8)
-    os.kill(child, signal.SIGKILL)
-    deaths += ended(child) == "killed"
-assert ended(in_child(lambda: None)) == 0
-print(deaths)
-"""
-    assert int(killed(tmp_path, code).splitlines()[-1]) >= 3, f"seed {seed}"
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole"), f"seed {seed}"
 
 
 def test_a_finished_extraction_is_not_done_again(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from rankdistill.rankings.mapping import PAGE, Stretch, mapped
 from rankdistill.rankings.tables import Table
-from tests.cases import DTYPES, randn
+from tests.case import DTYPES, randn
 from tests.process import output
 
 ROWS, WIDTH = 257, 7

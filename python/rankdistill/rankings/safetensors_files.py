@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -50,15 +50,15 @@ def read_header(op: str, path: str | os.PathLike) -> tuple[dict[str, Entry], dic
     """The tensors of a safetensors file by name, and its metadata; a ValueError unless the file is whole."""
     path = os.fspath(path)
 
-    def broken(why: str) -> ValueError:
-        return ValueError(f"{op}: expected a whole safetensors file; got {path}: {why}")
+    def broken(why: str, cause: Exception | None = None) -> NoReturn:
+        raise ValueError(f"{op}: expected a whole safetensors file; got {path}: {why}") from cause
 
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         first = file.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
         if not 2 <= length <= min(LONGEST_HEADER, size - 8):
-            raise broken("no header, or one that ends past the file")
+            broken("no header, or one that ends past the file")
         text = file.read(length)
     try:
         header = json.loads(text)
@@ -69,15 +69,15 @@ def read_header(op: str, path: str | os.PathLike) -> tuple[dict[str, Entry], dic
             shape = tuple(entry["shape"])
             dtype = DTYPES.get(entry["dtype"])
             if not 0 <= low <= high <= size - begin or not all(type(n) is int and n >= 0 for n in shape):
-                raise broken(f"{name!r} ends past the file, or has no shape")
+                broken(f"{name!r} ends past the file, or has no shape")
             if dtype is not None and high - low != prod(shape) * dtype.itemsize:
-                raise broken(f"{name!r} has {high - low} bytes for {entry['dtype']} {list(shape)}")
+                broken(f"{name!r} has {high - low} bytes for {entry['dtype']} {list(shape)}")
             entries[name] = Entry(dtype, shape, Stretch(path, begin + low, high - low))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise broken("its header is not one") from error
+        broken("its header is not one", error)
     used = max((e.stretch.begin + e.stretch.size for e in entries.values()), default=begin)
     if used != size:
-        raise broken(f"{size - used} bytes after its last tensor")
+        broken(f"{size - used} bytes after its last tensor")
     return entries, metadata
 
 
