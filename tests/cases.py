@@ -19,6 +19,7 @@ from tests.case import (
     unit,
     widened,
 )
+from tests.catalogue_cases import CATALOGUE_CASES
 from tests.expert_cases import ROUTED_EXPERTS
 from tests.relation_cases import RELATION_CASES
 from tests.score_cases import SCORE_CASES
@@ -509,6 +510,7 @@ CASES = {
         EMBEDDING_PLACKETT_LUCE,
         *RELATION_CASES,
         *SCORE_CASES,
+        *CATALOGUE_CASES,
         ROUTED_EXPERTS,
     )
 }

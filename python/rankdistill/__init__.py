@@ -26,6 +26,7 @@ _EXPORTS = {
     ],
     "rankdistill.models": ["MatrixFactorization"],
     "rankdistill.ops": [
+        "catalogue_log_mass",
         "complement_sample",
         "cross_relation_distance",
         "embedding_plackett_luce",
