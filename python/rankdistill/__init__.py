@@ -27,6 +27,7 @@ _EXPORTS = {
     "rankdistill.models": ["MatrixFactorization"],
     "rankdistill.ops": [
         "catalogue_log_mass",
+        "catalogue_plackett_luce",
         "complement_sample",
         "cross_relation_distance",
         "embedding_plackett_luce",
