@@ -147,4 +147,106 @@ CATALOGUE_LOG_MASS = Case(
     backend_tolerance={"rtol": 1e-4, "atol": 1e-4},
 )
 
-CATALOGUE_CASES = (CATALOGUE_LOG_MASS,)
+# catalogue_plackett_luce -----------------------------------------------------------------------------------
+
+
+def lists(B, N, K, seed, least=0):
+    """Distinct ids in random order, and lengths."""
+    ids = torch.stack([torch.randperm(N, generator=generator(seed + b))[:K] for b in range(B)])
+    return ids, randint(least, K + 1, (B,), seed=seed)
+
+
+def luce_samples(dtype):
+    for seed, (name, sizes) in enumerate(SIZES.items()):
+        users, items, exclude = tables(dtype, *sizes, seed=10 * seed)
+        B, N = len(users), len(items)
+        if not N or not B:
+            yield Sample(name, (users, items, torch.full((B, 3), -1)))
+            continue
+        ids, lengths = lists(B, N, min(5, N), seed)
+        yield Sample(name, (users, items, ids, lengths, exclude))
+    users, items, exclude = tables(dtype, 9, 2000, 50, 20, 30)
+    ids, lengths = lists(9, 2000, 8, 31)
+    ended = ids.masked_fill(torch.arange(8) >= lengths[:, None], -1)
+    yield Sample("ended by -1", (users, items, ended, None, exclude, randn(2000, seed=14, dtype=dtype)))
+    yield Sample("K = 0", (users, items, ids[:, :0], None, exclude))
+    users, items, exclude = tables(dtype, 200, 1500, 64, 30, 32, 5.0)
+    yield Sample("several pieces of rows", (users, items, *lists(200, 1500, 20, 33, least=1), exclude))
+    users, items, _ = tables(dtype, 3, 30, 5, 0, 8)
+    whole, _ = lists(3, 30, 30, 34)
+    yield Sample("nothing but the list", (users, items, whole))
+    twice = torch.tensor([[3, 3, 7], [1, 2, 1], [0, 9, 9]])
+    yield Sample("an item twice, and excluded", (users, items, twice, None, all_but([[3], [5, 6], []], 30)))
+
+
+def luce_bad_samples():
+    ids = torch.tensor([[0, 1, 2], [3, 4, 5]])
+    yield from table_bad_samples(ids)
+    tables = randn(2, 4), randn(6, 4)
+    yield BadSample("id of N", (*tables, ids + 1), IndexError, r"\[-1, 6\); got 6 at position \[1, 2\]")
+    yield BadSample("id of -2", (*tables, ids - 2), IndexError, r"got -2 at position \[0, 0\]")
+    ended = ids.clone()
+    ended[1, 1] = -1
+    yield BadSample(
+        "-1 within a length", (*tables, ended, torch.tensor([3, 2])), IndexError, r"got -1 at position \[1, 1\]"
+    )
+    yield BadSample(
+        "length of K + 1", (*tables, ids, torch.tensor([4, 0])), IndexError, r"lengths in \[0, 4\); got 4"
+    )
+    yield BadSample("ids of others", (*tables, ids[:1]), ValueError, "item_ids with 2 rows")
+    yield BadSample("ids of int32", (*tables, ids.int()), TypeError, "item_ids as a int64")
+    yield BadSample("lengths of others", (*tables, ids, torch.tensor([1])), ValueError, "lengths with 2 entries")
+
+
+def luce_oracle(users, items, item_ids, lengths=None, exclude=None, item_bias=None):
+    """Term by term."""
+    B, K = item_ids.shape
+    scores = counted_scores(users, items, None, item_bias)
+    lengths = (item_ids >= 0).cumprod(1).sum(1) if lengths is None else lengths
+    within = torch.arange(K) < lengths[:, None]
+    rows = torch.arange(B)[:, None].expand(B, K)
+    gone = torch.zeros(scores.shape, dtype=torch.bool)
+    gone[rows[within], item_ids[within]] = True
+    if exclude is not None:
+        gone[torch.arange(B).repeat_interleave(exclude[0].diff()), exclude[1]] = True
+    tail = scores.masked_fill(gone, -torch.inf)
+    padded = torch.cat([scores, scores.new_zeros(B, 1)], 1)  # -1 finds the last
+    listed = padded.gather(1, item_ids.masked_fill(~within, scores.shape[1])).masked_fill(~within, -torch.inf)
+    losses = scores.sum(1) * 0
+    for k in range(K):
+        term = log_sums(torch.cat([listed[:, k:], tail], 1)) - padded.gather(1, item_ids[:, k : k + 1].clamp_min(0))[:, 0]
+        losses = losses + term.where(within[:, k], 0)
+    return losses
+
+
+def luce_budget(dtype, expected, users, items, item_ids, *_, **__):
+    # Every term errs as a difference of two scores or log-masses does.
+    size = largest_size(users, items) * item_ids.shape[1] + expected[0].abs() + item_ids.shape[1]
+    return (unit(dtype, 2e-6, 1e-13) * size,)
+
+
+def luce_overload_calls(args, kwargs):
+    users, items, item_ids, lengths, exclude, item_bias = (*args, None, None, None)[:6]
+    inputs = (users, items, item_ids, lengths, *(exclude or (None, None)), item_bias)
+    yield "catalogue_plackett_luce_forward", (*inputs, True)
+    yield "catalogue_plackett_luce_forward", (*inputs, False)
+    plain = [t.detach() if isinstance(t, Tensor) else t for t in inputs]
+    saved = torch.ops.rankdistill.catalogue_plackett_luce_forward(*plain, True)[1:]
+    for grad in (randn(len(users), seed=8), torch.full((len(users),), 0.3)):
+        yield "catalogue_plackett_luce_backward", (grad, *plain, *saved)
+
+
+CATALOGUE_PLACKETT_LUCE = Case(
+    op="catalogue_plackett_luce",
+    samples=luce_samples,
+    bad_samples=luce_bad_samples,
+    oracle=luce_oracle,
+    budget=luce_budget,
+    overload_calls=luce_overload_calls,
+    differentiable=(0, 1, 5),
+    # As table_grad_budget, for sums over the lists (20 items at most here) of many rows.
+    grad_budget=lambda dtype, grad: 4 * table_grad_budget(dtype, grad),
+    backend_tolerance={"rtol": 1e-4, "atol": 1e-4},
+)
+
+CATALOGUE_CASES = (CATALOGUE_LOG_MASS, CATALOGUE_PLACKETT_LUCE)

@@ -106,7 +106,7 @@ class Call:
 
     def list_scores(self) -> Tensor:
         scores = gathered_scores(self.users, None, self.items, self.item_ids)
-        if self.bias is not None:
+        if self.bias is not None and len(self.items):
             scores += self.bias.to(self.wide)[self.item_ids.clamp_min(0)]
         return scores
 

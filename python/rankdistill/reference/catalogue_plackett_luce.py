@@ -38,7 +38,9 @@ def joined_exclusions(
 
 def list_scores(users: Tensor, items: Tensor, item_ids: Tensor, item_bias: Tensor | None) -> Tensor:
     scores = gathered_inner_product_forward(users, None, items, item_ids)
-    return scores if item_bias is None else scores + item_bias.to(scores.dtype)[item_ids.clamp_min(0)]
+    if item_bias is None or not len(items):
+        return scores
+    return scores + item_bias.to(scores.dtype)[item_ids.clamp_min(0)]
 
 
 def catalogue_plackett_luce_forward(
