@@ -108,7 +108,9 @@ def gate(shape: Shape, args: tuple, outputs: dict) -> None:
     for name, output in outputs.items():
         if name == PRODUCTS:
             continue
-        torch.testing.assert_close(output[1][:8].double(), by_user, rtol=1e-4, atol=1e-4, msg=f"{name}: wrong")
+        torch.testing.assert_close(
+            output[1][:8].double(), by_user, rtol=1e-4, atol=1e-4, msg=f"{name}: wrong"
+        )
         torch.testing.assert_close(output[2], ours[2], rtol=1e-4, atol=1e-4, msg=f"{name}: wrong")
 
 

@@ -77,7 +77,9 @@ def table_bad_samples(*more):
     """Of an op of (users, items, …), with what it takes after them."""
     users, items = randn(2, 4), randn(6, 4)
     yield BadSample("widths differ", (users, randn(6, 3), *more), ValueError, "items of width 4")
-    yield BadSample("dtypes differ", (users, items.double(), *more), TypeError, "items with the dtype of users")
+    yield BadSample(
+        "dtypes differ", (users, items.double(), *more), TypeError, "items with the dtype of users"
+    )
     yield BadSample("three dimensions", (users[None], items, *more), ValueError, "users with 2 dimensions")
     yield BadSample("integer users", (users.long(), items, *more), TypeError, "users as a float32")
     pair = lambda indptr, indices: (torch.tensor(indptr), torch.tensor(indices, dtype=torch.int64))
@@ -188,14 +190,19 @@ def luce_bad_samples():
     ended = ids.clone()
     ended[1, 1] = -1
     yield BadSample(
-        "-1 within a length", (*tables, ended, torch.tensor([3, 2])), IndexError, r"got -1 at position \[1, 1\]"
+        "-1 within a length",
+        (*tables, ended, torch.tensor([3, 2])),
+        IndexError,
+        r"got -1 at position \[1, 1\]",
     )
     yield BadSample(
         "length of K + 1", (*tables, ids, torch.tensor([4, 0])), IndexError, r"lengths in \[0, 4\); got 4"
     )
     yield BadSample("ids of others", (*tables, ids[:1]), ValueError, "item_ids with 2 rows")
     yield BadSample("ids of int32", (*tables, ids.int()), TypeError, "item_ids as a int64")
-    yield BadSample("lengths of others", (*tables, ids, torch.tensor([1])), ValueError, "lengths with 2 entries")
+    yield BadSample(
+        "lengths of others", (*tables, ids, torch.tensor([1])), ValueError, "lengths with 2 entries"
+    )
 
 
 def luce_oracle(users, items, item_ids, lengths=None, exclude=None, item_bias=None):
@@ -214,7 +221,10 @@ def luce_oracle(users, items, item_ids, lengths=None, exclude=None, item_bias=No
     listed = padded.gather(1, item_ids.masked_fill(~within, scores.shape[1])).masked_fill(~within, -torch.inf)
     losses = scores.sum(1) * 0
     for k in range(K):
-        term = log_sums(torch.cat([listed[:, k:], tail], 1)) - padded.gather(1, item_ids[:, k : k + 1].clamp_min(0))[:, 0]
+        term = (
+            log_sums(torch.cat([listed[:, k:], tail], 1))
+            - padded.gather(1, item_ids[:, k : k + 1].clamp_min(0))[:, 0]
+        )
         losses = losses + term.where(within[:, k], 0)
     return losses
 
@@ -229,8 +239,8 @@ def luce_overload_calls(args, kwargs):
     users, items, item_ids, lengths, exclude, item_bias = (*args, None, None, None)[:6]
     inputs = (users, items, item_ids, lengths, *(exclude or (None, None)), item_bias)
     yield "catalogue_plackett_luce_forward", (*inputs, True)
-    yield "catalogue_plackett_luce_forward", (*inputs, False)
     plain = [t.detach() if isinstance(t, Tensor) else t for t in inputs]
+    yield "catalogue_plackett_luce_forward", (*plain, False)
     saved = torch.ops.rankdistill.catalogue_plackett_luce_forward(*plain, True)[1:]
     for grad in (randn(len(users), seed=8), torch.full((len(users),), 0.3)):
         yield "catalogue_plackett_luce_backward", (grad, *plain, *saved)

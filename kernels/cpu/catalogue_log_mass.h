@@ -407,7 +407,8 @@ struct CatalogueSweep {
       tops = const_cast<T*>(given_tops) + begin;
       for (int64_t b = 0; b < count; ++b) {
         const T sum = given_sums[begin + b];
-        scales[b] = sum == 0 ? T{} : grad[begin + b] / sum;
+        scales[b] = sum == 0 || grad[begin + b] == 0 ? T{} : grad[begin + b] / sum;
+        for (int64_t d = 0; scales[b] == 0 && d < width; ++d) rows[b * stride + d] = 0;  // whatever it was
         floors[b] = static_cast<T>(static_cast<double>(tops[b]) + __builtin_log(static_cast<double>(sum)));
       }
       const bool write = fresh && begin == 0;

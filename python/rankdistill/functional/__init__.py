@@ -1,6 +1,12 @@
 """The losses as pure functions of tensors. They know nothing of models."""
 
 from rankdistill.functional.annealing import annealed_temperature
+from rankdistill.functional.catalogue import (
+    catalogue_cross_entropy,
+    heterogeneous_compression,
+    joined_log_mass,
+    unordered_ranking_distillation,
+)
 from rankdistill.functional.latent import (
     distillation_experts,
     expert_routing,
@@ -27,17 +33,21 @@ __all__ = [
     "annealed_temperature",
     "bayesian_personalized_ranking",
     "calibrated_listwise_distillation",
+    "catalogue_cross_entropy",
     "distillation_experts",
     "expert_routing",
     "frequency_distillation",
     "full_topology_distillation",
     "group_means",
+    "heterogeneous_compression",
     "hierarchical_topology_distillation",
     "hint_regression",
+    "joined_log_mass",
     "personalized_hint_regression",
     "pointwise_distillation",
     "preference_consistency",
     "reduce_rows",
     "relational_knowledge_distillation",
     "relaxed_ranking_distillation",
+    "unordered_ranking_distillation",
 ]

@@ -16,9 +16,7 @@ from rankdistill.reference import catalogue_log_mass as reference
 
 OP = "catalogue_log_mass"
 
-ARGUMENTS = (
-    "Tensor users, Tensor items, Tensor? exclude_indptr, Tensor? exclude_indices, Tensor? item_bias, "
-)
+ARGUMENTS = "Tensor users, Tensor items, Tensor? exclude_indptr, Tensor? exclude_indices, Tensor? item_bias, "
 LIBRARY.define(f"{OP}_forward({ARGUMENTS}float skipped_mass) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define(
     f"{OP}_backward(Tensor grad_log_masses, {ARGUMENTS}Tensor tops, Tensor sums, float skipped_mass)"
@@ -33,9 +31,7 @@ def _(users, items, exclude_indptr, exclude_indices, item_bias, skipped_mass):
 
 
 @torch.library.register_fake(f"rankdistill::{OP}_backward", lib=LIBRARY)
-def _(
-    grad_log_masses, users, items, exclude_indptr, exclude_indices, item_bias, tops, sums, skipped_mass
-):
+def _(grad_log_masses, users, items, exclude_indptr, exclude_indices, item_bias, tops, sums, skipped_mass):
     biases = items.shape[0] if item_bias is not None else 0
     return users.new_empty(users.shape), items.new_empty(items.shape), items.new_empty((biases,))
 

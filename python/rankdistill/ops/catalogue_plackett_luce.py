@@ -69,7 +69,9 @@ def check_lists(items: Tensor, item_ids: Tensor, lengths: Tensor | None) -> None
         raise IndexError(f"{OP}: expected listed item_ids in [0, {N}); got -1 at position [{b}, {k}]")
 
 
-def forward_reference(users, items, item_ids, lengths, exclude_indptr, exclude_indices, item_bias, with_slopes):
+def forward_reference(
+    users, items, item_ids, lengths, exclude_indptr, exclude_indices, item_bias, with_slopes
+):
     if users.device.type == "cpu":
         check_lists(items, item_ids, lengths)
     check_exclusions_anywhere(OP, exclude_indptr, exclude_indices, items.shape[0])
@@ -149,7 +151,14 @@ class Call:
         (B, K), (N, D) = self.item_ids.shape, self.items.shape
         by_row = self.empty(B, D)
         _native.gathered_inner_product_row_grads(
-            self.code, address(list_grads), address(self.items), address(self.item_ids), address(by_row), B, K, D
+            self.code,
+            address(list_grads),
+            address(self.items),
+            address(self.item_ids),
+            address(by_row),
+            B,
+            K,
+            D,
         )
         grads[0].add_(by_row)
         _native.gathered_inner_product_item_grads(

@@ -64,11 +64,12 @@ def catalogue_log_mass_backward(
     grad_bias = torch.zeros(biases, dtype=torch.float64, device=users.device)
     for rows, indptr in row_pieces(exclude_indptr, len(users)):
         scores = counted_scores(users[rows], items, indptr, exclude_indices, item_bias)
-        scale = (grad_log_masses[rows].double() / sums[rows].double()).masked_fill(sums[rows] == 0, 0)
+        grad = grad_log_masses[rows].double()
+        scale = (grad / sums[rows].double()).masked_fill((sums[rows] == 0) | (grad == 0), 0)
         weights = scale[:, None] * (scores - tops[rows, None].double()).exp()
         weights = weights.masked_fill((scale == 0)[:, None], 0)
         grad_users[rows] = weights @ items.double()
-        grad_items += weights.t() @ users[rows].double()
+        grad_items += weights.t() @ users[rows].double().masked_fill((scale == 0)[:, None], 0)
         if biases:
             grad_bias += weights.sum(0)
     return grad_users.to(users.dtype), grad_items.to(items.dtype), grad_bias.to(items.dtype)

@@ -105,6 +105,14 @@ def catalogue_plackett_luce_backward(
     exclude = joined_exclusions(item_ids, exclude_indptr, exclude_indices, len(items))
     grad = grad_losses.to(list_slopes.dtype)
     grads = table_slopes(
-        grad[:, None] * list_slopes, grad * mass_slopes, users, items, item_ids, exclude, item_bias, tops, sums
+        grad[:, None] * list_slopes,
+        grad * mass_slopes,
+        users,
+        items,
+        item_ids,
+        exclude,
+        item_bias,
+        tops,
+        sums,
     )
     return tuple(g.to(users.dtype) for g in grads)
