@@ -49,7 +49,7 @@ def test_heterogeneous_compression_is_the_released_codes(name, ordered, phase):
 
 
 def test_cross_entropy_is_torchs():
-    users, items, exclude = tables(torch.float32, 40, 900, 16, 0, seed=1)
+    users, items, _ = tables(torch.float32, 40, 900, 16, 0, seed=1)
     users.requires_grad_(), items.requires_grad_()
     targets = torch.randint(-1, 900, (40,), generator=torch.Generator().manual_seed(2))
     loss = catalogue_cross_entropy(users, items, targets)
