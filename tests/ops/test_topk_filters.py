@@ -124,34 +124,42 @@ def test_scores_within_an_ulp_of_the_threshold(form):
         check(form, users, items, k)
 
 
+def skewed(N, D):
+    """Norms over six orders of magnitude, so that most panels are skipped."""
+    scales = torch.logspace(0, -6, N)[torch.randperm(N, generator=generator(2))]
+    return randn(N, D, seed=1) * scales[:, None]
+
+
+def tied(N, D):
+    """Small integers: a score is shared by thousands of items of every norm."""
+    return randint(-2, 3, (N, D), seed=1).float()
+
+
 @pytest.mark.parametrize("k", [1, 100])
 @pytest.mark.parametrize("biased", [False, True])
-def test_prepared_tables_give_the_plain_ones_lists(k, biased):
-    """Norms over six orders of magnitude, so that most panels are skipped; any number of threads."""
-    items = (
-        randn(30_000, 40, seed=1)
-        * torch.logspace(0, -6, 30_000)[torch.randperm(30_000, generator=generator(2))][:, None]
-    )
-    bias = randn(30_000, seed=3) if biased else None
-    users = randn(70, 40, seed=4)
-    exclude = csr(torch.rand(70, 30_000, generator=generator(5)) < 0.01)
-    expected = inner_product_topk(users, items, k, exclude, bias)
-    prepared = prepare_items(items, bias)
-    assert prepared.n_items == 30_000
+@pytest.mark.parametrize("table", [skewed, tied])
+def test_prepared_tables_and_threads_give_the_same_lists(k, biased, table):
+    """Items enough to be split among threads, also in a prepared table's own order."""
+    N, D = 70_000, 12
+    items, users = table(N, D), randint(-2, 3, (40, D), seed=4).float()
+    bias = randint(-1, 2, (N,), seed=3).float() if biased else None
+    exclude = csr(torch.rand(40, N, generator=generator(5)) < 0.01)
     threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(1)
+        expected = topk_oracle(widened(users), widened(items), k, exclude, bias, storage=torch.float32)[1:]
+        prepared = prepare_items(items, bias)
+        assert prepared.n_items == N
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            for size in (1, 33, 70):
-                lists = csr_rows(exclude, size)
-                parts = [
-                    inner_product_topk(u, prepared, k, e)
-                    for u, e in zip(users.split(size), lists, strict=True)
-                ]
-                assert all(
-                    torch.equal(torch.cat(p), e)
-                    for p, e in zip(zip(*parts, strict=True), expected, strict=True)
-                )
+            for size in (1, 13, 40):
+                for form, item_bias in ((prepared, None), (items, bias)):
+                    parts = [
+                        inner_product_topk(u, form, k, e, item_bias)[1:]
+                        for u, e in zip(users.split(size), csr_rows(exclude, size), strict=True)
+                    ]
+                    for found, wanted in zip(zip(*parts, strict=True), expected, strict=True):
+                        assert torch.equal(torch.cat(found), wanted)
     finally:
         torch.set_num_threads(threads)
 
