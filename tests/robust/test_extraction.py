@@ -74,7 +74,7 @@ def test_blocks_of_any_size_give_the_same_lists(tmp_path, exclude, dtype, k):
         (89, 16, [range(40)]),
     ):
         plan = plan_extraction("op", 1 << 30, *files, k, some, SHARD)
-        plan = type(plan)(call, 40, block, 0)
+        plan = type(plan)(call, 40, block, block > 1, 0)
         steps = Steps(passes, range(90), plan)
         ranked = Streaming(*files, k, some, None, steps)
         assert len(list(steps)) == len(steps)

@@ -20,10 +20,11 @@ def test_the_plan_reads_items_as_few_times_as_the_limit_allows(tmp_path):
         plan = plan_extraction("op", limit, users, items, 100, None, 16384)
         assert plan.bytes <= limit
         if plan.items_per_block < len(items):
-            lists, block = plan.users_per_pass * 100 * 8, plan.items_per_block * items.row_bytes
+            row = items.row_bytes + (8 + 48) * plan.prepares
+            lists, block = plan.users_per_pass * 100 * 8, plan.items_per_block * row
             assert plan.bytes == (32 << 20) + plan.users_per_call * (120 * 100 + 16) + lists + block
             assert plan.users_per_pass % 16384 == 0 or plan.users_per_pass < 16384
-            wider = (plan.users_per_pass * 100 * 8 + min(65536, plan.items_per_block) * items.row_bytes) * 2
+            wider = (plan.users_per_pass * 100 * 8 + min(65536, plan.items_per_block) * row) * 2
             assert plan.users_per_pass == 1 << 18 or plan.bytes + wider > limit, "memory is used"
         passes.append(-(-len(users) // plan.users_per_pass) if plan.items_per_block < len(items) else 1)
     assert passes == sorted(passes, reverse=True)

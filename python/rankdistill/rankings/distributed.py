@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rankdistill.data.csr import CSR
 from rankdistill.ops import checks, inner_product_topk
-from rankdistill.ops.inner_product_topk import InnerProductTopK, check_exclusions
+from rankdistill.ops.exclusions import check_exclusions
+from rankdistill.ops.inner_product_topk import InnerProductTopK
 from rankdistill.rankings.streaming import Lists, merge_lists
 
 FACTS = 8  # numbers that an agreement carries, beside whether its process failed
@@ -218,7 +219,7 @@ def distributed_inner_product_topk(
                 f"exclude indptr of {len(users) + 1} entries, one more than users",
                 indptr,
             )
-            check_exclusions(indptr.cpu().contiguous(), indices.cpu().contiguous(), n_items)
+            check_exclusions(op, indptr.cpu().contiguous(), indices.cpu().contiguous(), n_items)
             window = CSR._trusted(indptr, indices, n_items).window(
                 range(len(users)), range(first, first + len(items))
             )

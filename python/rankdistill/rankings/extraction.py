@@ -81,9 +81,10 @@ def extract_rankings(
 
     Cost:
         O(U·N·D) time. Memory beside the inputs and their page cache, with c ≤ 4096 users a call, e of a call's
-        excluded entries, s = 4 bytes a score (8 for float64 tables): 32 MiB + c·(120·k + 16) + 32·e; and where a
-        file of items is larger than what the limit leaves, n·D·itemsize + b·k·(s + 4) more, for n items at a time
-        and b users who see them go by: the file is read U/b times, b as large as fits, at most 262,144. Users go by
+        excluded entries, s = 4 bytes a score (8 for float64 tables): 32 MiB + c·(120·k + 16) + 32·e; for U > c, where
+        there is room, N·(D + 48) more, as the items are ordered and packed once (`prepare_items`); and where a file of
+        items is larger than what the limit leaves, n·(D·itemsize + D + 48) + b·k·(s + 4), for n items at a time and b
+        users who see them go by: the file is read U/b times, b as large as fits, at most 262,144. Users go by
         once per block of items. A kill loses the b users at work, or one shard where the items fit. The tables are
         read once more for their SHA-256.
 
