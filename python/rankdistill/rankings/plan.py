@@ -23,7 +23,9 @@ ENTRY_BYTES = (
     120  # of a call's list entry: the op's result and its working memory, the merge with an earlier list
 )
 EXCLUDED_BYTES = 32  # of an excluded entry of a call: its copy, and the positions to copy from
-PREPARED_BYTES = 48  # of a prepared item, beside one for each of its values: order, bounds, and norms while it is sorted
+PREPARED_BYTES = (
+    48  # of a prepared item, beside one for each of its values: order, bounds, and norms while it is sorted
+)
 USERS_PER_CALL = 4096  # more are no faster
 LEAST_BLOCK = 65536  # items of a block, where memory allows: with fewer, selection costs as much as scores
 # Users between two readings of an item table that does not fit. With so many, a reading at 100 MB/s costs 2 % of the
@@ -86,7 +88,7 @@ def plan_extraction(
     whole = 0 if items.file is None else N * items.row_bytes
     prepared = items.shape[1] + PREPARED_BYTES  # bytes of an item
     if used + whole <= limit:
-        prepares = U > c and used + whole + N * prepared <= limit
+        prepares = c < U and used + whole + N * prepared <= limit
         used += (0 if items.is_in_place else whole) + N * prepared * prepares
         return Plan(c, max(1, min(shard_size, U)), max(1, N), prepares, used)
 
@@ -97,7 +99,7 @@ def plan_extraction(
         raise ValueError(
             f"{op}: expected a memory_limit of {least:,} bytes or more for lists of {k} items; got {limit:,}"
         )
-    prepares = U > c and min(N, LEAST_BLOCK) * (row + prepared) <= rest // 2
+    prepares = c < U and min(N, LEAST_BLOCK) * (row + prepared) <= rest // 2
     row += prepared * prepares
     block = min(N, LEAST_BLOCK, max(1, rest // 2 // row))
     b = max(1, min((rest - block * row) // max(1, user), U, USERS_PER_PASS))

@@ -108,7 +108,7 @@ class Rankings:
         U, N = expect_tables(op, *tables, k, exclude, item_bias)
         checks.expect(batch_size > 0, op, "batch_size above 0", batch_size)
         made = cls._empty(U, N, k, metadata)
-        steps = Steps([range(U)], range(N), Plan(batch_size, U, max(1, N), U > batch_size, 0))
+        steps = Steps([range(U)], range(N), Plan(batch_size, U, max(1, N), batch_size < U, 0))
         ranked = Streaming(*tables, k, exclude, item_bias, steps)
         for step in progress(steps):
             made._put(step.users, *ranked.rank(step))
