@@ -222,8 +222,11 @@ def test_without_a_group_this_process_has_all_items():
         distributed_inner_product_topk(*arguments, first_item=3)
 
 
-@pytest.mark.parametrize("divide", [pytest.param("users", marks=pytest.mark.slow), "items"])
-def test_the_command_line_under_torchrun(tmp_path, divide):
+@pytest.mark.parametrize(
+    ("divide", "suffix"), [("items", ""), pytest.param("users", ".safetensors", marks=pytest.mark.slow)]
+)
+def test_the_command_line_under_torchrun(tmp_path, divide, suffix):
+    """And one file in place of a folder, which rank 0 makes and then removes the folder."""
     data = ["--data.source=synthetic", "--data.options={n_users: 2100, n_items: 120}"]
     for name, rows in (("user", 2100), ("item", 120)):
         in_files(tmp_path, randn(rows, 8, seed=rows), randn(rows, 8, seed=rows))
@@ -232,11 +235,15 @@ def test_the_command_line_under_torchrun(tmp_path, divide):
     command = ["extract", *data, *vectors, "--k=7", "--shard_size=1024", f"--divide={divide}"]
     done = python(
         *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "rankdistill"),
-        *command, f"--out={tmp_path}/two", OMP_NUM_THREADS="1",
+        *command, f"--out={tmp_path}/two{suffix}", OMP_NUM_THREADS="1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [f"2100 users, 7 of 120 items each: {tmp_path}/two"], (
+    assert done.stdout.splitlines() == [f"2100 users, 7 of 120 items each: {tmp_path}/two{suffix}"], (
         "rank 0 alone tells"
     )
-    assert main([*command, f"--out={tmp_path}/one"]) == 0
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert main([*command, f"--out={tmp_path}/one{suffix}"]) == 0
+    if suffix:
+        assert (tmp_path / f"two{suffix}").read_bytes() == (tmp_path / f"one{suffix}").read_bytes()
+        assert not list(tmp_path.glob("*.parts"))
+    else:
+        assert contents(tmp_path / "two") == contents(tmp_path / "one")

@@ -128,7 +128,7 @@ def extract_rankings(
                     folder.expect_room(missing)
         missing = processes.share(missing)[0]
         if missing is None:
-            return Rankings.load(out)
+            return _loaded(processes, out)
 
         stack.callback(folder.close)
         by_items = divide == "items" and W > 1
@@ -156,6 +156,12 @@ def extract_rankings(
         with processes.together():
             if r == 0:
                 folder.finish()
+        return _loaded(processes, out)
+
+
+def _loaded(processes: Processes, out: str | os.PathLike) -> Rankings:
+    """All processes leave together: afterwards one may move the folder or remove it, which maps outlive."""
+    with processes.together():
         return Rankings.load(out)
 
 
