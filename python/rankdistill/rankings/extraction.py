@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rankdistill.data.csr import CSR
 from rankdistill.rankings.distributed import Processes
+from rankdistill.rankings.mapping import free_unused_pages
 from rankdistill.rankings.plan import DEFAULT_LIMIT, Plan, bytes_of, plan_extraction
 from rankdistill.rankings.progress import logged
 from rankdistill.rankings.rankings import Rankings
@@ -149,6 +150,8 @@ def extract_rankings(
                         lists = processes.merge(lists, k)
                     if not by_items or r == 0:
                         folder.put(step.users.start, *lists)
+                lists = None
+                free_unused_pages()
                 if step.ends_pass:
                     processes.agree()
             for _ in range(max(map(len, passes)) - len(passes[r])):
