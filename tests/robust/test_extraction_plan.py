@@ -10,6 +10,7 @@ from rankdistill.data import CSR
 from rankdistill.rankings.plan import bytes_of, most_entries, plan_extraction
 from rankdistill.rankings.tables import Table
 from tests.case import generator
+from tests.process import output
 
 
 def test_the_plan_reads_items_as_few_times_as_the_limit_allows(tmp_path):
@@ -84,3 +85,21 @@ def test_what_is_no_memory_limit(text):
         ValueError, match="^op: expected memory_limit in bytes, or text such as 1GiB or 512MiB; got "
     ):
         bytes_of("op", text)
+
+
+def test_freed_memory_between_tensors_in_use_goes_back():
+    code = """
+import torch
+from rankdistill.rankings.mapping import free_unused_pages
+def anonymous():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1]) * 1024
+del [torch.ones(1 << 20) for _ in range(3)][:]
+made = [torch.ones(50_000) for _ in range(400)]
+made = made[::2]
+before = anonymous()
+free_unused_pages()
+print((before - anonymous()) >> 20, sum(float(t.sum()) for t in made))
+"""
+    freed, total = output(code).split()
+    assert int(freed) >= 20, "200 tensors of 0.19 MiB lie between 200 others"
+    assert float(total) == 200 * 50_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -20,6 +21,8 @@ from rankdistill.rankings.rankings import Rankings
 from rankdistill.rankings.shards import SHARD_UNIT, Settings, ShardedFolder, default_shard_size
 from rankdistill.rankings.streaming import Steps, Streaming, expect_tables
 from rankdistill.rankings.tables import Table
+
+logger = logging.getLogger("rankdistill")
 
 OP = "extract_rankings"
 
@@ -125,6 +128,9 @@ def extract_rankings(
             if r == 0:
                 stack.enter_context(folder.locked())
                 missing = folder.begin(resume)
+                there = settings.n_shards - len(missing or ())
+                if there:
+                    logger.info("%s: %d of %d shards are in %s already", OP, there, settings.n_shards, out)
                 if missing:
                     folder.expect_room(missing)
         missing = processes.share(missing)[0]
