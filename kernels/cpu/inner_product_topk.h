@@ -65,6 +65,8 @@ struct TopK : TopKTiles<Storage> {
   int64_t* rescored_by;  // by tile: exact scores that its rows needed before the end
   bool* exact_ready;     // by tile: exact_users is filled
   double *exact_users, *exact_panel, *exact_biases, *exact_scores, *exact_bounds;
+  int64_t exact_columns;
+  int8_t first_with[P], next_with[P];  // the items of a column of exact_panel; -1 ends them
 
   // Hits of low-precision tiles, before their scores in the accumulator's precision.
   int32_t *hit_lanes, *hit_slots;
@@ -141,10 +143,9 @@ struct TopK : TopKTiles<Storage> {
     const int64_t tiles = (count + R - 1) / R;
     for (int64_t i = 0; i < count; ++i) this->start_row(slot_of(i), candidates + i * capacity, group[i]);
     pack_users(count, tiles);
-    if (sampled_first && !estimate_thresholds(count, tiles)) {
+    while (sampled_first && !estimate_thresholds(count, tiles)) {
       filter = weaker_filter();
       pack_users(count, tiles);
-      estimate_thresholds(count, tiles);
     }
     for (int64_t t = 0; t < tiles; ++t) rescored_by[t] = exact_ready[t] = 0;
     hits = 0;
@@ -209,7 +210,8 @@ struct TopK : TopKTiles<Storage> {
       const T margin = norms[slot] * panel.own + residuals[slot] * panel.user;
       passing += count_at_least(group_keys, groups, order_key(bound - margin));
       wanted += depth;
-      thresholds[slot] = r.sampled_threshold = bound;
+      // Where it costs little, low enough that many equal scores cannot all fall short by a rounding.
+      thresholds[slot] = r.sampled_threshold = filter == kWide ? bound - margin : bound;
     }
     return filter == kWide || prepared != nullptr || passing <= 3 * wanted;
   }
@@ -282,7 +284,7 @@ struct TopK : TopKTiles<Storage> {
       if (kQuantises && rescored_by[t] >= rows_here * capacity) {
         if (!exact_packed) pack_exact(place, here);
         exact_packed = true;
-        exact_tile(t, first, here, rows_here);
+        exact_tile(t, first, rows_here);
         continue;
       }
       if (!packed) {  // a prepared table in another filter's form: its order and norms serve
@@ -400,14 +402,47 @@ struct TopK : TopKTiles<Storage> {
   void refine() {}
 #endif
 
-  // Tiles of fp64, whose sums are the exact scores: for rows whose candidates no bound can tell apart.
+  bool same_item(int64_t a, int64_t b) const {
+    return memcmp(this->items + a * D, this->items + b * D, sizeof(Storage) * static_cast<size_t>(D)) == 0 &&
+           (!this->biases || memcmp(this->biases + a, this->biases + b, sizeof(Storage)) == 0);
+  }
+
+  // Tiles of fp64, whose sums are the exact scores: for rows whose candidates no bound can tell apart. A panel of few
+  // different items (those without data often share one vector) has a column for each, else one for every item.
   template <class Place>
   void pack_exact(const Place& place, int64_t here) {
     constexpr int Q = kPanelItems<double>;
-    for (int64_t part = 0; part < P; part += Q)
+    int64_t ids[P];
+    int8_t last_with[P];
+    exact_columns = 0;
+    bool few = true;
+    for (int64_t i = 0; few && i < here; ++i) {
+      const int64_t id = place(i);
+      int64_t column = 0;
+      while (column < exact_columns && !same_item(ids[column], id)) ++column;
+      few = column < Q;
+      if (!few) break;
+      next_with[i] = -1;
+      if (column < exact_columns) {
+        next_with[last_with[column]] = static_cast<int8_t>(i);
+      } else {
+        ids[exact_columns++] = id;
+        first_with[column] = static_cast<int8_t>(i);
+      }
+      last_with[column] = static_cast<int8_t>(i);
+    }
+    if (!few) {
+      exact_columns = here;
+      for (int64_t i = 0; i < here; ++i) {
+        ids[i] = place(i);
+        first_with[i] = static_cast<int8_t>(i);
+        next_with[i] = -1;
+      }
+    }
+    for (int64_t part = 0; part < exact_columns; part += Q)
       for (int64_t i = 0; i < Q; ++i) {
-        const bool real = part + i < here;
-        const int64_t id = real ? place(part + i) : 0;
+        const bool real = part + i < exact_columns;
+        const int64_t id = real ? ids[part + i] : 0;
         const Storage* const row = this->items + id * D;
         double* const to = exact_panel + part * D + i;
         for (int64_t d = 0; d < D; ++d) to[d * Q] = real ? static_cast<double>(widen(row[d])) : 0;
@@ -415,7 +450,7 @@ struct TopK : TopKTiles<Storage> {
       }
   }
 
-  void exact_tile(int64_t t, int64_t first, int64_t here, int64_t rows_here) {
+  void exact_tile(int64_t t, int64_t first, int64_t rows_here) {
     constexpr int Q = kPanelItems<double>;
     double* const users = exact_users + t * D * R;
     for (int64_t r = 0; r < R; ++r) {
@@ -425,21 +460,26 @@ struct TopK : TopKTiles<Storage> {
       for (int64_t d = 0; d < D; ++d) users[d * R + r] = user ? static_cast<double>(widen(user[d])) : 0;
     }
     exact_ready[t] = true;
-    for (int64_t part = 0; part < here; part += Q) {
+    for (int64_t part = 0; part < exact_columns; part += Q) {
       if (!wide_tile<R>(exact_panel + part * D, users, D, exact_bounds, this->biases ? exact_biases + part : nullptr,
                         exact_scores))
         continue;
       for (int64_t r = 0; r < rows_here; ++r)
-        for (int64_t i = 0; i < min64(Q, here - part); ++i) {
-          const double sum = exact_scores[r * Q + i];
-          Row<T>& row = rows[t * S + r];
-          T& threshold = thresholds[t * S + r];
+        for (int64_t column = 0; column < min64(Q, exact_columns - part); ++column) {
+          const double sum = exact_scores[r * Q + column];
           const T score = static_cast<T>(sum);
-          if (sum < exact_bounds[r] || !(score > -infinity()) || score < threshold) continue;
-          const int64_t id = item_at(first + part + i);
-          if (row.settled && score == threshold && id > row.last_id) continue;
-          this->add(row, threshold, score, score, id);
+          if (sum < exact_bounds[r] || !(score > -infinity())) continue;
+          add_exact(t * S + r, score, first, part + column);
         }
+    }
+  }
+
+  void add_exact(int64_t slot, T score, int64_t first, int64_t column) {
+    Row<T>& row = rows[slot];
+    for (int64_t item = first_with[column]; item >= 0; item = next_with[item]) {
+      const int64_t id = item_at(first + item);
+      if (score < thresholds[slot] || (row.settled && score == thresholds[slot] && id > row.last_id)) continue;
+      this->add(row, thresholds[slot], score, score, id);
     }
   }
 

@@ -207,7 +207,7 @@ struct TopKRows : TopKTables<Storage> {
     int64_t kept = 0;
     for (int64_t i = 0; i < r.count; ++i)
       if (keys[i] > last || (keys[i] == last && r.found[i].id <= last_id)) r.found[kept++] = r.found[i];
-    r.count = r.clean = kept;
+    r.count = r.clean = min64(kept, K);  // more only if a damaged order repeats ids
     const T bound = score_of_key<T>(last);
     if (bound < threshold) return;
     threshold = bound;
