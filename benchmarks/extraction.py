@@ -41,7 +41,7 @@ from rankdistill.data import CSR
 
 EXCLUDED = 50  # items per user
 CHECKED = 64  # users whose lists are compared with fp64 scores
-COMPARED = 2048  # users that torch lists
+COMPARED = 512  # users that torch lists
 SECONDS_BETWEEN_LOOKS = 0.01
 LOST = "rankings-00000-of-*.safetensors"
 
@@ -173,14 +173,16 @@ def child(folder: Path) -> dict:
     return {
         "shape": shape.name, "sizes": shape.sizes, "work": asdict(work), "peak_gflops": ceiling and ceiling / 1e6,
         "cores": sum(beside.cpu_ms) / sum(beside.wall_ms), "variants": rows, "missing": {}, "facts": facts,
+        "threads": options.threads,
     }  # fmt: skip
 
 
 def note(result: dict) -> str:
     facts, limit = result["facts"], result["sizes"]["MiB"] << 20
+    busy = " (busy machine)" if result["cores"] < 0.8 * result["threads"] else ""
     verdict = "within" if facts["peak_bytes"] <= limit else "ABOVE"
     return (
-        f"{result['shape']}: {facts['wall_s']:.1f} s wall, {facts['cpu_s']:.1f} s CPU, {facts['users_per_s']:,.0f} users/s; "
+        f"{result['shape']}{busy}: {facts['wall_s']:.1f} s wall, {facts['cpu_s']:.1f} s CPU, {facts['users_per_s']:,.0f} users/s; "
         f"anonymous memory beside the inputs at most {facts['peak_bytes'] / 2**20:.0f} MiB, {verdict} the limit of "
         f"{result['sizes']['MiB']} MiB; {facts['written_bytes'] / 1e6:,.1f} MB in {facts['shards']} shards; a call that finds "
         f"all done {facts['finished_s']:.1f} s, one that finds a shard lost {facts['lost_shard_s']:.1f} s. {CHECKED + 2} "

@@ -143,7 +143,7 @@ def test_extraction_is_measured_in_a_process_of_its_own(tmp_path, capsys):
     assert 0 < facts["peak_bytes"] <= 48 << 20
     assert facts["written_bytes"] > 6000 * (8 * 5 + 4)
     assert [r["variant"] for r in result["variants"]] == [
-        "extract_rankings", "again: finished", "again: a shard lost", "torch in chunks, 2048 users × 2.92969",
+        "extract_rankings", "again: finished", "again: a shard lost", "torch in chunks, 512 users × 11.7188",
     ]  # fmt: skip
     report("extraction", [result], {}, OPTIONS, [extraction.note(result)])
     assert "within the limit of 48 MiB" in capsys.readouterr().out
