@@ -134,10 +134,22 @@ def with_plan(rank: int, capacity: int):
     return changed((selection, "plan", lambda N, k, inflation: selection.Plan(1200, rank, capacity)))
 
 
+# Under the interpreter; a device takes all.
+ATTACKS = (
+    "ascending",
+    "ulps apart",
+    "a norm past the bound",
+    "not finite here and there",
+    "subnormal",
+    "clustered",
+)
+
+
 def topk_paths() -> None:
     op = "inner_product_topk"
     for name, items, _ in attacks(N, 3):
-        check(op, name, awkward_users(3)[7:], items, 20, some_excluded(9, N, 0.1))
+        if name in ATTACKS or DEVICE.type != "cpu":
+            check(op, name, awkward_users(3)[7:], items, 20, some_excluded(9, N, 0.1))
     for dtype in DTYPES[0], *DTYPES[2:]:
         users, items = randn(3, 5, seed=1, dtype=dtype), randn(N, 5, seed=2, dtype=dtype)
         bias = randn(N, seed=3, dtype=dtype)
@@ -179,7 +191,8 @@ def masked_topk_paths() -> None:
         mask = torch.rand(scores.shape, generator=generator(1)) < 0.1
         for name, exclude in (("", None), (", a mask", mask), (", lists", csr(mask))):
             for k in (1, 100):
-                check(op, f"{dtype}, k = {k}{name}", scores, k, exclude)
+                if dtype == torch.float32 or (k == 100 and exclude is not None):
+                    check(op, f"{dtype}, k = {k}{name}", scores, k, exclude)
     scores = rows_of_scores(N, torch.float32)
     mask = torch.rand(scores.shape, generator=generator(2)) < 0.3
     columns = scores.t().contiguous().t()
@@ -256,8 +269,9 @@ def rank_paths() -> None:
     for row, bad in enumerate((NAN, INF, -INF)):
         users[row, 1] = items[70 * row + 7, 2] = bad
     check(op, "not finite here and there", users, items, item_ids, exclude)
+    users, items = randn(3, 3, seed=8), randn(N, 3, seed=9)
     check_faulty_ranks(
-        N, lambda ids, *lists: CASES[op].module.TRITON[""](there(users[1:]), there(items), ids, *lists, None)
+        N, lambda ids, *lists: CASES[op].module.TRITON[""](there(users), there(items), ids, *lists, None)
     )
 
 
