@@ -46,7 +46,7 @@ def test_paths_under_the_interpreter(op):
 def test_compiles_ahead_of_time_without_spills(capability, tmp_path):
     variables = {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     results = json.loads(run("ranking_triton_compile", str(capability), **variables))
-    assert len({r["kernel"] for r in results}) == 19
+    assert len({r["kernel"] for r in results}) == 21
     for result in results:
         assert result["target"].startswith(f"sm_{capability}"), result
         # Ranks keep two numbers of a thread in memory for some shapes, with registers to spare.
