@@ -106,6 +106,24 @@ def inner_product_topk_rescore_kernel(
     tl.store(keys_ptr + group_row * capacity + slots, keys, mask=slots < capacity)
 
 
+@triton.jit
+def inner_product_topk_zeros_kernel(
+    users_ptr, items_ptr, bias_ptr, scores_ptr, indices_ptr, stride_users_row, stride_items_row, stride_bias, K, D,
+    HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Gives listed zeros [B, K] their signs, which keys have not."""
+    row = tl.program_id(0).to(tl.int64)
+    slots = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    items = tl.load(indices_ptr + row * K + slots, mask=slots < K, other=-1)
+    zeros = (items >= 0) & (tl.load(scores_ptr + row * K + slots, mask=slots < K, other=1.0) == 0)
+    if tl.max(zeros.to(tl.int32), 0) > 0:
+        sums = exact_scores(
+            users_ptr, items_ptr, bias_ptr, row, items, zeros, stride_users_row, stride_items_row, stride_bias, D,
+            HAS_BIAS, BLOCK,
+        )  # fmt: skip
+        tl.store(scores_ptr + row * K + slots, sums.to(scores_ptr.dtype.element_ty), mask=zeros)
+
+
 class Tables(NamedTuple):
     """The caller's tensors, rows contiguous."""
 
@@ -210,6 +228,12 @@ def inner_product_topk(
         search = Search(tables, lists, plan)
         row_bytes = 12 * plan.capacity + 16 * k + 2 * items.shape[1]
         selection.fill(lists, selection.group_rows(row_bytes), search.thresholds, search.search, exhaust)
+        users, items, _, _ = tables
+        inner_product_topk_zeros_kernel[(B, triton.cdiv(k, RESCORE_BLOCK))](
+            users, items, users if item_bias is None else item_bias, lists.scores, lists.indices, users.stride(0),
+            items.stride(0), 0 if item_bias is None else item_bias.stride(0), k, items.shape[1],
+            HAS_BIAS=item_bias is not None, BLOCK=RESCORE_BLOCK,
+        )  # fmt: skip
     else:
         exhaust(torch.arange(B, device=users.device))
     if exclude is not None:

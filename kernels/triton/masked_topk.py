@@ -160,6 +160,9 @@ def masked_topk(
         selection.fill(lists, selection.group_rows(row_bytes), search.thresholds, search.search, exhaust)
     else:
         exhaust(torch.arange(B, device=scores.device))
+    if N:  # keys have no signs of zeros
+        given = scores.gather(1, lists.indices.clamp(0, N - 1))
+        torch.where(lists.indices >= 0, given, lists.scores, out=lists.scores)
     if exclude is not None:
         selection.spoil_faulty(lists, exclude, N)
     return lists[:3]

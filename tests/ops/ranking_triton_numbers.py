@@ -171,6 +171,7 @@ def topk_paths() -> None:
         check(op, "a proven threshold", users, items, 20, None)
     with with_plan(1, 1024), exhausted(None):
         check(op, "too high a threshold", users, items, 50, None)
+    check(op, "zeros of both signs", users * 1e-25, items * 1e-25, 20, None)
     line = torch.ones(N, 3)
     with exhausted(4):
         check(op, "all equal", users, line, 20, some_excluded(4, N, 0.5))
