@@ -8,10 +8,19 @@ from rankdistill.functional.latent import (
     hint_regression,
     personalized_hint_regression,
 )
-from rankdistill.functional.ranking import bayesian_personalized_ranking, relaxed_ranking_distillation
+from rankdistill.functional.lists import list_mle, list_net, rejuvenated_cross_entropy
+from rankdistill.functional.ranking import (
+    bayesian_personalized_ranking,
+    discrepancy_weights,
+    position_weights,
+    ranking_distillation,
+    relaxed_ranking_distillation,
+)
 from rankdistill.functional.reduction import REDUCTIONS, reduce_rows
 from rankdistill.functional.responses import (
     calibrated_listwise_distillation,
+    collaborative_distillation,
+    importance_aware_ranking_distillation,
     pointwise_distillation,
     preference_consistency,
 )
@@ -27,6 +36,8 @@ __all__ = [
     "annealed_temperature",
     "bayesian_personalized_ranking",
     "calibrated_listwise_distillation",
+    "collaborative_distillation",
+    "discrepancy_weights",
     "distillation_experts",
     "expert_routing",
     "frequency_distillation",
@@ -34,10 +45,16 @@ __all__ = [
     "group_means",
     "hierarchical_topology_distillation",
     "hint_regression",
+    "importance_aware_ranking_distillation",
+    "list_mle",
+    "list_net",
     "personalized_hint_regression",
     "pointwise_distillation",
+    "position_weights",
     "preference_consistency",
+    "ranking_distillation",
     "reduce_rows",
+    "rejuvenated_cross_entropy",
     "relational_knowledge_distillation",
     "relaxed_ranking_distillation",
 ]
