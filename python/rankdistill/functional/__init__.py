@@ -1,6 +1,7 @@
 """The losses as pure functions of tensors. They know nothing of models."""
 
 from rankdistill.functional.annealing import annealed_temperature
+from rankdistill.functional.checkpoints import advance_checkpoints, ranking_discrepancy
 from rankdistill.functional.latent import (
     distillation_experts,
     expert_routing,
@@ -33,6 +34,7 @@ from rankdistill.functional.topology import (
 
 __all__ = [
     "REDUCTIONS",
+    "advance_checkpoints",
     "annealed_temperature",
     "bayesian_personalized_ranking",
     "calibrated_listwise_distillation",
@@ -52,6 +54,7 @@ __all__ = [
     "pointwise_distillation",
     "position_weights",
     "preference_consistency",
+    "ranking_discrepancy",
     "ranking_distillation",
     "reduce_rows",
     "rejuvenated_cross_entropy",
