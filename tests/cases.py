@@ -45,6 +45,8 @@ def gathered_samples(dtype):
         item_ids = randint(-1, N, (B, K), seed=3)
         yield Sample(name, (users, items, item_ids, randint(0, U, (B,), seed=4)))
         yield Sample(f"{name}, users as rows", (randn(B, D, seed=5, dtype=dtype), items, item_ids, None))
+        bias = randn(N, seed=6, dtype=dtype)
+        yield Sample(f"{name}, a bias", (users, items, item_ids, randint(0, U, (B,), seed=4), bias))
 
 
 def gathered_bad_samples():
@@ -73,25 +75,40 @@ def gathered_bad_samples():
     yield BadSample("ids of int32", (users, items, ids.int()), TypeError, "item_ids as a int64 tensor")
     yield BadSample("rows differ", (users, items, ids[:2]), ValueError, "item_ids with 3 rows")
     yield BadSample("three dimensions", (users[None], items, ids), ValueError, "users with 2 dimensions")
+    yield BadSample(
+        "bias too short", (users, items, ids, None, randn(4)), ValueError, "item_bias of 5 entries"
+    )
+    yield BadSample(
+        "bias of another dtype",
+        (users, items, ids, None, randn(5).double()),
+        TypeError,
+        "item_bias with the dtype of items",
+    )
 
 
-def gathered_oracle(users, items, item_ids, user_ids=None):
+def gathered_oracle(users, items, item_ids, user_ids=None, item_bias=None):
     picked = users if user_ids is None else users[user_ids]
     scores = (picked[:, None, :] * items[item_ids.clamp_min(0)]).sum(-1)
+    if item_bias is not None:
+        scores = scores + item_bias[item_ids.clamp_min(0)]
     return scores.masked_fill(item_ids < 0, -torch.inf)
 
 
-def gathered_budget(dtype, expected, users, items, item_ids, user_ids=None):
+def gathered_budget(dtype, expected, users, items, item_ids, user_ids=None, item_bias=None):
     picked = users if user_ids is None else users[user_ids]
     norms = picked.double().norm(dim=1)[:, None] * items.double()[item_ids.clamp_min(0)].norm(dim=2)
+    if item_bias is not None:
+        norms = norms + item_bias.double().abs()[item_ids.clamp_min(0)]
     return (unit(dtype, 2e-6, 1e-14) * norms,)
 
 
 def gathered_overload_calls(args, kwargs):
-    users, items, item_ids, user_ids = args
-    yield "gathered_inner_product_forward", (users, user_ids, items, item_ids)
+    users, items, item_ids, user_ids, item_bias = (*args, None)[:5]
+    yield "gathered_inner_product_forward", (users, user_ids, items, item_ids, item_bias, False)
     grad_scores = randn(*item_ids.shape, seed=8)
-    yield "gathered_inner_product_backward", (grad_scores, users.detach(), user_ids, items.detach(), item_ids)
+    bias = None if item_bias is None else item_bias.detach()
+    tables = users.detach(), user_ids, items.detach(), item_ids, bias
+    yield "gathered_inner_product_backward", (grad_scores, *tables)
 
 
 GATHERED_INNER_PRODUCT = Case(
@@ -101,7 +118,7 @@ GATHERED_INNER_PRODUCT = Case(
     oracle=gathered_oracle,
     budget=gathered_budget,
     overload_calls=gathered_overload_calls,
-    differentiable=(0, 1),
+    differentiable=(0, 1, 4),
     grad_budget=lambda dtype, grad: (unit(dtype, 1e-5, 1e-11) + storage_rounding(dtype)) * (1 + grad.abs()),
 )
 
@@ -331,6 +348,9 @@ def embedding_samples(dtype):
     ids[3, 8:] = -1
     yield Sample("plain", (users, items, ids, 6, randint(0, 7, (9,), seed=4), randint(0, 6, (9,), seed=5)))
     yield Sample("users as rows", (*given(4, 30, 33, 4, 12, 6), 12, None, None))
+    yield Sample("nothing listed", (*given(4, 30, 33, 4, 0, 6), 0, None, None))
+    bias = randn(30, seed=16, dtype=dtype)
+    yield Sample("a bias", (*given(4, 30, 33, 4, 12, 6), 7, None, torch.tensor([3, 0, 0, 1]), bias))
     yield Sample("K = 0", (*given(4, 30, 3, 4, 5, 9), 0, None, None))
     yield Sample("B = 0", (*given(4, 30, 3, 0, 5, 12), 2, None, torch.empty(0, dtype=torch.int64)))
 
@@ -357,18 +377,21 @@ def embedding_bad_samples():
     yield BadSample("widths differ", (users, randn(5, 3), ids, 4), ValueError, "items of width 4")
 
 
-def embedding_oracle(users, items, item_ids, list_size, lengths=None, user_ids=None):
-    scores = gathered_oracle(users, items, item_ids, user_ids)
+def embedding_oracle(users, items, item_ids, list_size, lengths=None, user_ids=None, item_bias=None):
+    scores = gathered_oracle(users, items, item_ids, user_ids, item_bias)
     return luce_oracle(scores[:, :list_size], scores[:, list_size:], lengths)
 
 
 def embedding_overload_calls(args, kwargs):
-    users, items, ids, K, lengths, user_ids = args
-    yield "embedding_plackett_luce_forward", (users, user_ids, items, ids, lengths, K, True)
+    users, items, ids, K, lengths, user_ids, bias = (*args, None)[:7]
+    forward = users, user_ids, items, ids, lengths, K, True, bias, False
+    yield "embedding_plackett_luce_forward", forward
     slopes = randn(*ids.shape, seed=8).masked_fill(ids < 0, 0)
     user_slopes = torch.einsum("bk,bkd->bd", slopes, items.detach()[ids.clamp_min(0)].float())
     tables = users.detach(), user_ids, items.detach()
-    yield "embedding_plackett_luce_backward", (randn(len(ids), seed=7), *tables, ids, slopes, user_slopes)
+    bias = None if bias is None else bias.detach()
+    backward = randn(len(ids), seed=7), *tables, ids, slopes, user_slopes, bias
+    yield "embedding_plackett_luce_backward", backward
 
 
 EMBEDDING_PLACKETT_LUCE = Case(
@@ -379,7 +402,7 @@ EMBEDDING_PLACKETT_LUCE = Case(
     # A score's own error, 2e-6 of the norms' product (below 40 here), is the slope's times the loss's.
     budget=lambda dtype, expected, *_, **__: (unit(dtype, 5e-6, 1e-12) * (1 + expected[0].abs()),),
     overload_calls=embedding_overload_calls,
-    differentiable=(0, 1),
+    differentiable=(0, 1, 6),
     grad_budget=lambda dtype, grad: (unit(dtype, 4e-5, 1e-11) + storage_rounding(dtype)) * (1 + grad.abs()),
 )
 
