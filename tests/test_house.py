@@ -33,6 +33,7 @@ LEVELS = {
     "data": 2,
     "functional": 2,
     "sampling": 3,
+    "optim": 3,
     "rankings": 3,
     "experts": 3,
     "metrics": 4,
