@@ -1,5 +1,6 @@
 """The ops. Importing this module registers them all with torch (needed before loading an exported program)."""
 
+import rankdistill.ops.lazy_update  # noqa: F401 (registers what rankdistill.optim calls)
 from rankdistill.ops.complement_sample import complement_sample
 from rankdistill.ops.cross_relation_distance import cross_relation_distance
 from rankdistill.ops.embedding_plackett_luce import embedding_plackett_luce

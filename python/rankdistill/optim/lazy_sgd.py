@@ -45,11 +45,11 @@ class LazySGD(TableOptimizer):
         >>> optimizer = LazySGD([table], lr=0.1, weight_decay=1.0)
         >>> torch.nn.functional.embedding(torch.tensor([7]), table, sparse=True).sum().backward()
         >>> optimizer.step()
-        >>> table[6:8].flatten().tolist()
-        [1.0, 0.8]
+        >>> table.detach()[6:8, 0]
+        tensor([1.0000, 0.8000])
         >>> optimizer.catch_up()
-        >>> table[6:8].flatten().tolist()
-        [0.9, 0.8]
+        >>> table.detach()[6:8, 0]
+        tensor([0.9000, 0.8000])
     """
 
     def __init__(self, params, lr: float = 1e-3, weight_decay: float = 0.0):
