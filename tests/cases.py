@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-
 import torch
 
-from rankdistill.ops.checks import signed64
 from tests.case import (
     BadSample,
     Case,
@@ -21,12 +17,8 @@ from tests.case import (
 )
 from tests.expert_cases import ROUTED_EXPERTS
 from tests.relation_cases import RELATION_CASES
+from tests.sampler_cases import SAMPLER_CASES
 from tests.score_cases import SCORE_CASES
-
-
-def reference(op: str) -> Callable:
-    return getattr(importlib.import_module(f"rankdistill.reference.{op}"), op)
-
 
 # gathered_inner_product ------------------------------------------------------------------------------------
 
@@ -120,146 +112,6 @@ GATHERED_INNER_PRODUCT = Case(
     overload_calls=gathered_overload_calls,
     differentiable=(0, 1, 4),
     grad_budget=lambda dtype, grad: (unit(dtype, 1e-5, 1e-11) + storage_rounding(dtype)) * (1 + grad.abs()),
-)
-
-# position_sample, complement_sample -------------------------------------------------------------------------
-
-
-def position_samples(dtype):
-    draw = {"seed": 2**63 + 5, "epoch": 3, "stream": 2}
-    for name, (lengths, K, temperature) in {
-        "plain": ([0, 3, 40, 300, 7], 8, 10.0),
-        "flat": ([90, 90], 30, 1e4),
-        "steep": ([90, 90], 30, 1e-2),
-        "R = 0": ([], 4, 1.0),
-        "K = 0": ([5, 6], 0, 1.0),
-        "longest 0": ([0, 0], 3, 1.0),
-    }.items():
-        lengths = torch.tensor(lengths, dtype=torch.int64)
-        yield Sample(name, (torch.arange(len(lengths)) * 7919, lengths, K, temperature), draw)
-
-
-def position_bad_samples():
-    users, lengths = torch.arange(2), torch.tensor([3, 4])
-    draw = {"seed": 0}
-    yield BadSample(
-        "negative length",
-        (users, torch.tensor([3, -1]), 2, 1.0),
-        IndexError,
-        r"lengths in .*got -1 at position \[1\]",
-        draw,
-    )
-    yield BadSample("negative user", (users - 1, lengths, 2, 1.0), IndexError, "users in", draw)
-    yield BadSample(
-        "temperature 0", (users, lengths, 2, 0.0), ValueError, "temperature above 0; got float 0.0", draw
-    )
-    yield BadSample(
-        "temperature NaN", (users, lengths, 2, float("nan")), ValueError, "finite temperature", draw
-    )
-    yield BadSample("negative K", (users, lengths, -2, 1.0), ValueError, "n_samples of 0 or more", draw)
-    yield BadSample(
-        "lengths of others", (users, lengths[:1], 2, 1.0), ValueError, "lengths for 2 users", draw
-    )
-    yield BadSample(
-        "float users", (users.float(), lengths, 2, 1.0), TypeError, "users as a int64 tensor", draw
-    )
-    yield BadSample(
-        "stream 256", (users, lengths, 2, 1.0), ValueError, "stream in", {"seed": 0, "stream": 256}
-    )
-
-
-def position_overload_calls(args, kwargs):
-    yield "position_sample", (*args, *map(signed64, kwargs.values()))
-
-
-POSITION_SAMPLE = Case(
-    op="position_sample",
-    samples=position_samples,
-    bad_samples=position_bad_samples,
-    oracle=lambda *args, **kwargs: reference("position_sample")(*args, *kwargs.values()),
-    budget=lambda *_, **__: (),
-    overload_calls=position_overload_calls,
-    backend_tolerance={"rtol": 0, "atol": 0},
-    dtypes=(torch.float32,),
-)
-
-
-def complement_samples(dtype):
-    indptr, indices = torch.tensor([0, 2, 2, 5]), torch.tensor([1, 4, 0, 1, 2])
-    listed = torch.tensor([[0, 3], [-1, -1], [3, 5]], dtype=torch.int32)
-    users = torch.tensor([2, 0, 1, 0])
-    draw = {"seed": 77, "epoch": 1, "stream": 9}
-    yield Sample("plain", (users, 40, 5, (indptr, indices), listed, torch.tensor([0, 5, 0, 9])), draw)
-    yield Sample("exhausted", (users, 6, 5, (indptr, indices), listed, None), draw)
-    yield Sample("nothing excluded", (users, 9, 3, None, None, None), draw)
-    yield Sample("R = 0", (users[:0], 9, 3, (indptr, indices), None, None), draw)
-    yield Sample("L = 0", (users, 9, 0, None, listed, None), draw)
-
-
-def complement_bad_samples():
-    users, exclude = torch.tensor([0, 1]), (torch.tensor([0, 1, 2]), torch.tensor([3, 4]))
-    draw = {"seed": 0}
-    yield BadSample(
-        "user past the rows", (users + 1, 9, 2, exclude), IndexError, r"users in \[0, 2\); got 2", draw
-    )
-    yield BadSample(
-        "excluded id of N", (users, 4, 2, exclude), IndexError, r"exclude indices in \[0, 4\); got 4", draw
-    )
-    yield BadSample(
-        "unsorted",
-        (users, 9, 2, (torch.tensor([0, 2, 2]), torch.tensor([4, 3]))),
-        ValueError,
-        "indices ascending",
-        draw,
-    )
-    yield BadSample(
-        "indptr too long",
-        (users, 9, 2, (torch.tensor([0, 1, 3]), torch.tensor([4, 3]))),
-        ValueError,
-        "indptr to end with 2",
-        draw,
-    )
-    yield BadSample(
-        "indptr falls",
-        (users, 9, 2, (torch.tensor([0, 2, 1, 2]), torch.tensor([3, 4]))),
-        ValueError,
-        "never falls",
-        draw,
-    )
-    yield BadSample("exclude of one tensor", (users, 9, 2, users), TypeError, "exclude as", draw)
-    yield BadSample(
-        "listed of int64",
-        (users, 9, 2, None, torch.zeros(2, 2, dtype=torch.int64)),
-        TypeError,
-        "listed as a int32",
-        draw,
-    )
-    yield BadSample("negative N", (users, -1, 2), ValueError, "n_items in", draw)
-
-
-def complement_overload_calls(args, kwargs):
-    users, n_items, L, exclude, listed, positions = args
-    yield (
-        "complement_sample",
-        (users, positions, n_items, L, *(exclude or (None, None)), listed, *kwargs.values()),
-    )
-
-
-def complement_oracle(users, n_items, L, exclude, listed, positions, **draw):
-    return reference("complement_sample")(
-        users, positions, n_items, L, *(exclude or (None, None)), listed, *draw.values()
-    )
-
-
-COMPLEMENT_SAMPLE = Case(
-    op="complement_sample",
-    samples=complement_samples,
-    bad_samples=complement_bad_samples,
-    oracle=complement_oracle,
-    budget=lambda *_, **__: (),
-    overload_calls=complement_overload_calls,
-    backend_tolerance={"rtol": 0, "atol": 0},
-    dtypes=(torch.float32,),
 )
 
 # plackett_luce, embedding_plackett_luce --------------------------------------------------------------------
@@ -526,8 +378,7 @@ CASES = {
     for case in (
         INNER_PRODUCT_TOPK,
         GATHERED_INNER_PRODUCT,
-        POSITION_SAMPLE,
-        COMPLEMENT_SAMPLE,
+        *SAMPLER_CASES,
         PLACKETT_LUCE,
         EMBEDDING_PLACKETT_LUCE,
         *RELATION_CASES,

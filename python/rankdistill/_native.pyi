@@ -104,6 +104,33 @@ def position_sample(
     stream: int,
     /,
 ) -> bool: ...
+def pair_sample(
+    users: int,
+    positions: int,
+    lengths: int,
+    pairs: int,
+    R: int,
+    K: int,
+    temperature: float,
+    distinct: bool,
+    seed: int,
+    epoch: int,
+    stream: int,
+    /,
+) -> None: ...
+def weighted_sample(
+    dtype: int,
+    users: int,
+    weights: int,
+    samples: int,
+    R: int,
+    K: int,
+    M: int,
+    seed: int,
+    epoch: int,
+    stream: int,
+    /,
+) -> bool: ...
 def complement_sample(
     users: int,
     positions: int,

@@ -11,12 +11,14 @@ from rankdistill.ops.inner_product_topk import inner_product_topk
 from rankdistill.ops.masked_rank import masked_rank
 from rankdistill.ops.masked_topk import masked_topk
 from rankdistill.ops.pair_distance_huber import pair_distance_huber
+from rankdistill.ops.pair_sample import pair_sample
 from rankdistill.ops.plackett_luce import plackett_luce
 from rankdistill.ops.position_sample import position_sample
 from rankdistill.ops.relation import relation
 from rankdistill.ops.relation_distance import relation_distance
 from rankdistill.ops.routed_experts import routed_experts
 from rankdistill.ops.triplet_angle_huber import triplet_angle_huber
+from rankdistill.ops.weighted_sample import weighted_sample
 
 __all__ = [
     "complement_sample",
@@ -29,10 +31,12 @@ __all__ = [
     "masked_rank",
     "masked_topk",
     "pair_distance_huber",
+    "pair_sample",
     "plackett_luce",
     "position_sample",
     "relation",
     "relation_distance",
     "routed_experts",
     "triplet_angle_huber",
+    "weighted_sample",
 ]
