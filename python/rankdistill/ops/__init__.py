@@ -1,5 +1,6 @@
 """The ops. Importing this module registers them all with torch (needed before loading an exported program)."""
 
+import rankdistill.ops.lazy_update  # noqa: F401 (registers what rankdistill.optim calls)
 from rankdistill.ops.complement_sample import complement_sample
 from rankdistill.ops.cross_relation_distance import cross_relation_distance
 from rankdistill.ops.embedding_plackett_luce import embedding_plackett_luce
@@ -10,12 +11,14 @@ from rankdistill.ops.inner_product_topk import inner_product_topk
 from rankdistill.ops.masked_rank import masked_rank
 from rankdistill.ops.masked_topk import masked_topk
 from rankdistill.ops.pair_distance_huber import pair_distance_huber
+from rankdistill.ops.pair_sample import pair_sample
 from rankdistill.ops.plackett_luce import plackett_luce
 from rankdistill.ops.position_sample import position_sample
 from rankdistill.ops.relation import relation
 from rankdistill.ops.relation_distance import relation_distance
 from rankdistill.ops.routed_experts import routed_experts
 from rankdistill.ops.triplet_angle_huber import triplet_angle_huber
+from rankdistill.ops.weighted_sample import weighted_sample
 
 __all__ = [
     "complement_sample",
@@ -28,10 +31,12 @@ __all__ = [
     "masked_rank",
     "masked_topk",
     "pair_distance_huber",
+    "pair_sample",
     "plackett_luce",
     "position_sample",
     "relation",
     "relation_distance",
     "routed_experts",
     "triplet_angle_huber",
+    "weighted_sample",
 ]
