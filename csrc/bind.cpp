@@ -16,4 +16,8 @@ void bind_ops(pybind11::module_& m) {
   bind_grouped_relation_distance(m);
   bind_pair_distance_huber(m);
   bind_triplet_angle_huber(m);
+  bind_pair_sample(m);
+  bind_weighted_sample(m);
+  bind_touched_rows(m);
+  bind_lazy_update(m);
 }

@@ -19,3 +19,7 @@ void bind_complement_sample(pybind11::module_& m);
 void bind_grouped_relation_distance(pybind11::module_& m);
 void bind_pair_distance_huber(pybind11::module_& m);
 void bind_triplet_angle_huber(pybind11::module_& m);
+void bind_pair_sample(pybind11::module_& m);
+void bind_weighted_sample(pybind11::module_& m);
+void bind_touched_rows(pybind11::module_& m);
+void bind_lazy_update(pybind11::module_& m);

@@ -5,6 +5,6 @@
 struct EmbeddingPlackettLuceTable {
   int64_t (*scratch_bytes[4])(int64_t K, int64_t L);
   void (*forward[4])(const void* users, const int64_t* user_ids, const void* items, const int64_t* item_ids,
-                     const int64_t* lengths, void* losses, void* slopes, void* user_slopes, char* scratch, int64_t B,
-                     int64_t K, int64_t L, int64_t D);
+                     const void* item_bias, const int64_t* lengths, void* losses, void* slopes, void* user_slopes,
+                     char* scratch, int64_t B, int64_t K, int64_t L, int64_t D);
 };

@@ -12,11 +12,11 @@ namespace py = pybind11;
 void bind_gathered_inner_product(py::module_& m) {
   typedef py::call_guard<py::gil_scoped_release> Unlocked;
   m.def("gathered_inner_product_forward",
-        [](int dtype, uintptr_t users, uintptr_t user_ids, uintptr_t items, uintptr_t item_ids, uintptr_t scores,
-           int64_t B, int64_t K, int64_t D) {
+        [](int dtype, uintptr_t users, uintptr_t user_ids, uintptr_t items, uintptr_t item_ids, uintptr_t item_bias,
+           uintptr_t scores, int64_t B, int64_t K, int64_t D) {
           gathered_inner_product_table().forward[checked_dtype(dtype)](
               pointer<const void>(users), pointer<const int64_t>(user_ids), pointer<const void>(items),
-              pointer<const int64_t>(item_ids), pointer<void>(scores), B, K, D);
+              pointer<const int64_t>(item_ids), pointer<const void>(item_bias), pointer<void>(scores), B, K, D);
         },
         Unlocked());
   m.def("gathered_inner_product_row_grads",
@@ -39,6 +39,20 @@ void bind_gathered_inner_product(py::module_& m) {
           gathered_inner_product_table().item_grads[checked_dtype(dtype)](
               pointer<const void>(grad_scores), pointer<const void>(users), pointer<const int64_t>(user_ids),
               pointer<const int64_t>(item_ids), pointer<void>(grad_items), N, B, K, D);
+        },
+        Unlocked());
+  m.def("gathered_inner_product_bias_grads",
+        [](int dtype, uintptr_t grad_scores, uintptr_t item_ids, uintptr_t grad_bias, int64_t N, int64_t listed) {
+          gathered_inner_product_table().bias_grads[checked_dtype(dtype)](
+              pointer<const void>(grad_scores), pointer<const int64_t>(item_ids), pointer<void>(grad_bias), N, listed);
+        },
+        Unlocked());
+  m.def("gathered_inner_product_touched_grads",
+        [](int dtype, uintptr_t grad_scores, uintptr_t users, uintptr_t user_ids, uintptr_t order, uintptr_t starts,
+           uintptr_t grads, int64_t M, int64_t K, int64_t D) {
+          gathered_inner_product_table().touched_grads[checked_dtype(dtype)](
+              pointer<const void>(grad_scores), pointer<const void>(users), pointer<const int64_t>(user_ids),
+              pointer<const int64_t>(order), pointer<const int64_t>(starts), pointer<void>(grads), M, K, D);
         },
         Unlocked());
 }

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-
 import torch
 
-from rankdistill.ops.checks import signed64
 from tests.case import (
     BadSample,
     Case,
@@ -22,12 +18,8 @@ from tests.case import (
 from tests.catalogue_cases import CATALOGUE_CASES
 from tests.expert_cases import ROUTED_EXPERTS
 from tests.relation_cases import RELATION_CASES
+from tests.sampler_cases import SAMPLER_CASES
 from tests.score_cases import SCORE_CASES
-
-
-def reference(op: str) -> Callable:
-    return getattr(importlib.import_module(f"rankdistill.reference.{op}"), op)
-
 
 # gathered_inner_product ------------------------------------------------------------------------------------
 
@@ -46,6 +38,8 @@ def gathered_samples(dtype):
         item_ids = randint(-1, N, (B, K), seed=3)
         yield Sample(name, (users, items, item_ids, randint(0, U, (B,), seed=4)))
         yield Sample(f"{name}, users as rows", (randn(B, D, seed=5, dtype=dtype), items, item_ids, None))
+        bias = randn(N, seed=6, dtype=dtype)
+        yield Sample(f"{name}, a bias", (users, items, item_ids, randint(0, U, (B,), seed=4), bias))
 
 
 def gathered_bad_samples():
@@ -74,25 +68,40 @@ def gathered_bad_samples():
     yield BadSample("ids of int32", (users, items, ids.int()), TypeError, "item_ids as a int64 tensor")
     yield BadSample("rows differ", (users, items, ids[:2]), ValueError, "item_ids with 3 rows")
     yield BadSample("three dimensions", (users[None], items, ids), ValueError, "users with 2 dimensions")
+    yield BadSample(
+        "bias too short", (users, items, ids, None, randn(4)), ValueError, "item_bias of 5 entries"
+    )
+    yield BadSample(
+        "bias of another dtype",
+        (users, items, ids, None, randn(5).double()),
+        TypeError,
+        "item_bias with the dtype of items",
+    )
 
 
-def gathered_oracle(users, items, item_ids, user_ids=None):
+def gathered_oracle(users, items, item_ids, user_ids=None, item_bias=None):
     picked = users if user_ids is None else users[user_ids]
     scores = (picked[:, None, :] * items[item_ids.clamp_min(0)]).sum(-1)
+    if item_bias is not None:
+        scores = scores + item_bias[item_ids.clamp_min(0)]
     return scores.masked_fill(item_ids < 0, -torch.inf)
 
 
-def gathered_budget(dtype, expected, users, items, item_ids, user_ids=None):
+def gathered_budget(dtype, expected, users, items, item_ids, user_ids=None, item_bias=None):
     picked = users if user_ids is None else users[user_ids]
     norms = picked.double().norm(dim=1)[:, None] * items.double()[item_ids.clamp_min(0)].norm(dim=2)
+    if item_bias is not None:
+        norms = norms + item_bias.double().abs()[item_ids.clamp_min(0)]
     return (unit(dtype, 2e-6, 1e-14) * norms,)
 
 
 def gathered_overload_calls(args, kwargs):
-    users, items, item_ids, user_ids = args
-    yield "gathered_inner_product_forward", (users, user_ids, items, item_ids)
+    users, items, item_ids, user_ids, item_bias = (*args, None)[:5]
+    yield "gathered_inner_product_forward", (users, user_ids, items, item_ids, item_bias, False)
     grad_scores = randn(*item_ids.shape, seed=8)
-    yield "gathered_inner_product_backward", (grad_scores, users.detach(), user_ids, items.detach(), item_ids)
+    bias = None if item_bias is None else item_bias.detach()
+    tables = users.detach(), user_ids, items.detach(), item_ids, bias
+    yield "gathered_inner_product_backward", (grad_scores, *tables)
 
 
 GATHERED_INNER_PRODUCT = Case(
@@ -102,148 +111,8 @@ GATHERED_INNER_PRODUCT = Case(
     oracle=gathered_oracle,
     budget=gathered_budget,
     overload_calls=gathered_overload_calls,
-    differentiable=(0, 1),
+    differentiable=(0, 1, 4),
     grad_budget=lambda dtype, grad: (unit(dtype, 1e-5, 1e-11) + storage_rounding(dtype)) * (1 + grad.abs()),
-)
-
-# position_sample, complement_sample -------------------------------------------------------------------------
-
-
-def position_samples(dtype):
-    draw = {"seed": 2**63 + 5, "epoch": 3, "stream": 2}
-    for name, (lengths, K, temperature) in {
-        "plain": ([0, 3, 40, 300, 7], 8, 10.0),
-        "flat": ([90, 90], 30, 1e4),
-        "steep": ([90, 90], 30, 1e-2),
-        "R = 0": ([], 4, 1.0),
-        "K = 0": ([5, 6], 0, 1.0),
-        "longest 0": ([0, 0], 3, 1.0),
-    }.items():
-        lengths = torch.tensor(lengths, dtype=torch.int64)
-        yield Sample(name, (torch.arange(len(lengths)) * 7919, lengths, K, temperature), draw)
-
-
-def position_bad_samples():
-    users, lengths = torch.arange(2), torch.tensor([3, 4])
-    draw = {"seed": 0}
-    yield BadSample(
-        "negative length",
-        (users, torch.tensor([3, -1]), 2, 1.0),
-        IndexError,
-        r"lengths in .*got -1 at position \[1\]",
-        draw,
-    )
-    yield BadSample("negative user", (users - 1, lengths, 2, 1.0), IndexError, "users in", draw)
-    yield BadSample(
-        "temperature 0", (users, lengths, 2, 0.0), ValueError, "temperature above 0; got float 0.0", draw
-    )
-    yield BadSample(
-        "temperature NaN", (users, lengths, 2, float("nan")), ValueError, "finite temperature", draw
-    )
-    yield BadSample("negative K", (users, lengths, -2, 1.0), ValueError, "n_samples of 0 or more", draw)
-    yield BadSample(
-        "lengths of others", (users, lengths[:1], 2, 1.0), ValueError, "lengths for 2 users", draw
-    )
-    yield BadSample(
-        "float users", (users.float(), lengths, 2, 1.0), TypeError, "users as a int64 tensor", draw
-    )
-    yield BadSample(
-        "stream 256", (users, lengths, 2, 1.0), ValueError, "stream in", {"seed": 0, "stream": 256}
-    )
-
-
-def position_overload_calls(args, kwargs):
-    yield "position_sample", (*args, *map(signed64, kwargs.values()))
-
-
-POSITION_SAMPLE = Case(
-    op="position_sample",
-    samples=position_samples,
-    bad_samples=position_bad_samples,
-    oracle=lambda *args, **kwargs: reference("position_sample")(*args, *kwargs.values()),
-    budget=lambda *_, **__: (),
-    overload_calls=position_overload_calls,
-    backend_tolerance={"rtol": 0, "atol": 0},
-    dtypes=(torch.float32,),
-)
-
-
-def complement_samples(dtype):
-    indptr, indices = torch.tensor([0, 2, 2, 5]), torch.tensor([1, 4, 0, 1, 2])
-    listed = torch.tensor([[0, 3], [-1, -1], [3, 5]], dtype=torch.int32)
-    users = torch.tensor([2, 0, 1, 0])
-    draw = {"seed": 77, "epoch": 1, "stream": 9}
-    yield Sample("plain", (users, 40, 5, (indptr, indices), listed, torch.tensor([0, 5, 0, 9])), draw)
-    yield Sample("exhausted", (users, 6, 5, (indptr, indices), listed, None), draw)
-    yield Sample("nothing excluded", (users, 9, 3, None, None, None), draw)
-    yield Sample("R = 0", (users[:0], 9, 3, (indptr, indices), None, None), draw)
-    yield Sample("L = 0", (users, 9, 0, None, listed, None), draw)
-
-
-def complement_bad_samples():
-    users, exclude = torch.tensor([0, 1]), (torch.tensor([0, 1, 2]), torch.tensor([3, 4]))
-    draw = {"seed": 0}
-    yield BadSample(
-        "user past the rows", (users + 1, 9, 2, exclude), IndexError, r"users in \[0, 2\); got 2", draw
-    )
-    yield BadSample(
-        "excluded id of N", (users, 4, 2, exclude), IndexError, r"exclude indices in \[0, 4\); got 4", draw
-    )
-    yield BadSample(
-        "unsorted",
-        (users, 9, 2, (torch.tensor([0, 2, 2]), torch.tensor([4, 3]))),
-        ValueError,
-        "indices ascending",
-        draw,
-    )
-    yield BadSample(
-        "indptr too long",
-        (users, 9, 2, (torch.tensor([0, 1, 3]), torch.tensor([4, 3]))),
-        ValueError,
-        "indptr to end with 2",
-        draw,
-    )
-    yield BadSample(
-        "indptr falls",
-        (users, 9, 2, (torch.tensor([0, 2, 1, 2]), torch.tensor([3, 4]))),
-        ValueError,
-        "never falls",
-        draw,
-    )
-    yield BadSample("exclude of one tensor", (users, 9, 2, users), TypeError, "exclude as", draw)
-    yield BadSample(
-        "listed of int64",
-        (users, 9, 2, None, torch.zeros(2, 2, dtype=torch.int64)),
-        TypeError,
-        "listed as a int32",
-        draw,
-    )
-    yield BadSample("negative N", (users, -1, 2), ValueError, "n_items in", draw)
-
-
-def complement_overload_calls(args, kwargs):
-    users, n_items, L, exclude, listed, positions = args
-    yield (
-        "complement_sample",
-        (users, positions, n_items, L, *(exclude or (None, None)), listed, *kwargs.values()),
-    )
-
-
-def complement_oracle(users, n_items, L, exclude, listed, positions, **draw):
-    return reference("complement_sample")(
-        users, positions, n_items, L, *(exclude or (None, None)), listed, *draw.values()
-    )
-
-
-COMPLEMENT_SAMPLE = Case(
-    op="complement_sample",
-    samples=complement_samples,
-    bad_samples=complement_bad_samples,
-    oracle=complement_oracle,
-    budget=lambda *_, **__: (),
-    overload_calls=complement_overload_calls,
-    backend_tolerance={"rtol": 0, "atol": 0},
-    dtypes=(torch.float32,),
 )
 
 # plackett_luce, embedding_plackett_luce --------------------------------------------------------------------
@@ -332,6 +201,9 @@ def embedding_samples(dtype):
     ids[3, 8:] = -1
     yield Sample("plain", (users, items, ids, 6, randint(0, 7, (9,), seed=4), randint(0, 6, (9,), seed=5)))
     yield Sample("users as rows", (*given(4, 30, 33, 4, 12, 6), 12, None, None))
+    yield Sample("nothing listed", (*given(4, 30, 33, 4, 0, 6), 0, None, None))
+    bias = randn(30, seed=16, dtype=dtype)
+    yield Sample("a bias", (*given(4, 30, 33, 4, 12, 6), 7, None, torch.tensor([3, 0, 0, 1]), bias))
     yield Sample("K = 0", (*given(4, 30, 3, 4, 5, 9), 0, None, None))
     yield Sample("B = 0", (*given(4, 30, 3, 0, 5, 12), 2, None, torch.empty(0, dtype=torch.int64)))
 
@@ -358,18 +230,21 @@ def embedding_bad_samples():
     yield BadSample("widths differ", (users, randn(5, 3), ids, 4), ValueError, "items of width 4")
 
 
-def embedding_oracle(users, items, item_ids, list_size, lengths=None, user_ids=None):
-    scores = gathered_oracle(users, items, item_ids, user_ids)
+def embedding_oracle(users, items, item_ids, list_size, lengths=None, user_ids=None, item_bias=None):
+    scores = gathered_oracle(users, items, item_ids, user_ids, item_bias)
     return luce_oracle(scores[:, :list_size], scores[:, list_size:], lengths)
 
 
 def embedding_overload_calls(args, kwargs):
-    users, items, ids, K, lengths, user_ids = args
-    yield "embedding_plackett_luce_forward", (users, user_ids, items, ids, lengths, K, True)
+    users, items, ids, K, lengths, user_ids, bias = (*args, None)[:7]
+    forward = users, user_ids, items, ids, lengths, K, True, bias, False
+    yield "embedding_plackett_luce_forward", forward
     slopes = randn(*ids.shape, seed=8).masked_fill(ids < 0, 0)
     user_slopes = torch.einsum("bk,bkd->bd", slopes, items.detach()[ids.clamp_min(0)].float())
     tables = users.detach(), user_ids, items.detach()
-    yield "embedding_plackett_luce_backward", (randn(len(ids), seed=7), *tables, ids, slopes, user_slopes)
+    bias = None if bias is None else bias.detach()
+    backward = randn(len(ids), seed=7), *tables, ids, slopes, user_slopes, bias
+    yield "embedding_plackett_luce_backward", backward
 
 
 EMBEDDING_PLACKETT_LUCE = Case(
@@ -380,7 +255,7 @@ EMBEDDING_PLACKETT_LUCE = Case(
     # A score's own error, 2e-6 of the norms' product (below 40 here), is the slope's times the loss's.
     budget=lambda dtype, expected, *_, **__: (unit(dtype, 5e-6, 1e-12) * (1 + expected[0].abs()),),
     overload_calls=embedding_overload_calls,
-    differentiable=(0, 1),
+    differentiable=(0, 1, 6),
     grad_budget=lambda dtype, grad: (unit(dtype, 4e-5, 1e-11) + storage_rounding(dtype)) * (1 + grad.abs()),
 )
 
@@ -504,8 +379,7 @@ CASES = {
     for case in (
         INNER_PRODUCT_TOPK,
         GATHERED_INNER_PRODUCT,
-        POSITION_SAMPLE,
-        COMPLEMENT_SAMPLE,
+        *SAMPLER_CASES,
         PLACKETT_LUCE,
         EMBEDDING_PLACKETT_LUCE,
         *RELATION_CASES,

@@ -12,6 +12,15 @@ int launch_complement_sample(const int64_t* users, const int64_t* positions, con
                              int64_t n_users, int64_t n_items, int64_t* samples, int64_t R, int64_t L, uint64_t seed,
                              uint32_t epoch, uint32_t stream, void* cuda_stream);
 
+int launch_pair_sample(const int64_t* users, const int64_t* positions, const int64_t* lengths, int64_t* pairs,
+                       int64_t R, int64_t K, double temperature, bool distinct, uint64_t seed, uint32_t epoch,
+                       uint32_t stream, void* cuda_stream);
+
+// dtype of the weights: float or double.
+int launch_weighted_sample(int dtype, const int64_t* users, const void* weights, double* keys, int64_t* samples,
+                           int64_t R, int64_t K, int64_t M, uint64_t seed, uint32_t epoch, uint32_t stream,
+                           void* cuda_stream);
+
 // inner_product_topk in steps (kernels/cuda/inner_product_topk.cuh); rankdistill.ops.device_topk calls them in turn.
 struct TopKTables {
   const void* users;

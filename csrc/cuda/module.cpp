@@ -58,6 +58,23 @@ PYBIND11_MODULE(_cuda, m) {
         },
         Unlocked());
 
+  m.def("pair_sample",
+        [](uintptr_t users, uintptr_t positions, uintptr_t lengths, uintptr_t pairs, int64_t R, int64_t K,
+           double temperature, bool distinct, uint64_t seed, uint32_t epoch, uint32_t stream, uintptr_t cuda_stream) {
+          return error_text(launch_pair_sample(
+              pointer<const int64_t>(users), pointer<const int64_t>(positions), pointer<const int64_t>(lengths),
+              pointer<int64_t>(pairs), R, K, temperature, distinct, seed, epoch, stream, pointer<void>(cuda_stream)));
+        },
+        Unlocked());
+  m.def("weighted_sample",
+        [](int dtype, uintptr_t users, uintptr_t weights, uintptr_t keys, uintptr_t samples, int64_t R, int64_t K,
+           int64_t M, uint64_t seed, uint32_t epoch, uint32_t stream, uintptr_t cuda_stream) {
+          return error_text(launch_weighted_sample(
+              dtype, pointer<const int64_t>(users), pointer<const void>(weights), pointer<double>(keys),
+              pointer<int64_t>(samples), R, K, M, seed, epoch, stream, pointer<void>(cuda_stream)));
+        },
+        Unlocked());
+
   m.def("has_sm90a", [] {
 #if defined(RANKDISTILL_SM90A)
     return true;

@@ -10,11 +10,11 @@ struct Entries {
   typedef typename Accumulator<Storage>::type Acc;
   static int64_t scratch_bytes(int64_t K, int64_t L) { return embedding_scratch_bytes<Acc>(K, L); }
   static void forward(const void* users, const int64_t* user_ids, const void* items, const int64_t* item_ids,
-                      const int64_t* lengths, void* losses, void* slopes, void* user_slopes, char* scratch, int64_t B,
-                      int64_t K, int64_t L, int64_t D) {
+                      const void* item_bias, const int64_t* lengths, void* losses, void* slopes, void* user_slopes,
+                      char* scratch, int64_t B, int64_t K, int64_t L, int64_t D) {
     embedding_plackett_luce_forward(static_cast<const Storage*>(users), user_ids, static_cast<const Storage*>(items),
-                                    item_ids, lengths, static_cast<Acc*>(losses), static_cast<Acc*>(slopes),
-                                    static_cast<Acc*>(user_slopes), scratch, B, K, L, D);
+                                    item_ids, static_cast<const Storage*>(item_bias), lengths, static_cast<Acc*>(losses),
+                                    static_cast<Acc*>(slopes), static_cast<Acc*>(user_slopes), scratch, B, K, L, D);
   }
 };
 

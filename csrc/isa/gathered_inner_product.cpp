@@ -9,9 +9,9 @@ template <class Storage>
 struct Entries {
   typedef typename Accumulator<Storage>::type Acc;
   static void forward(const void* users, const int64_t* user_ids, const void* items, const int64_t* item_ids,
-                      void* scores, int64_t B, int64_t K, int64_t D) {
+                      const void* item_bias, void* scores, int64_t B, int64_t K, int64_t D) {
     gathered_inner_product_forward(static_cast<const Storage*>(users), user_ids, static_cast<const Storage*>(items),
-                                   item_ids, static_cast<Acc*>(scores), B, K, D);
+                                   item_ids, static_cast<const Storage*>(item_bias), static_cast<Acc*>(scores), B, K, D);
   }
   static void row_grads(const void* grad_scores, const void* items, const int64_t* item_ids, void* row_grads,
                         int64_t B, int64_t K, int64_t D) {
@@ -28,6 +28,15 @@ struct Entries {
     gathered_inner_product_item_grads(static_cast<const Acc*>(grad_scores), static_cast<const Storage*>(users), user_ids,
                                       item_ids, static_cast<Acc*>(grad_items), N, B, K, D);
   }
+  static void bias_grads(const void* grad_scores, const int64_t* item_ids, void* grad_bias, int64_t N, int64_t listed) {
+    gathered_inner_product_bias_grads(static_cast<const Acc*>(grad_scores), item_ids, static_cast<Acc*>(grad_bias), N,
+                                      listed);
+  }
+  static void touched_grads(const void* grad_scores, const void* users, const int64_t* user_ids, const int64_t* order,
+                            const int64_t* starts, void* grads, int64_t M, int64_t K, int64_t D) {
+    gathered_inner_product_touched_grads(static_cast<const Acc*>(grad_scores), static_cast<const Storage*>(users),
+                                         user_ids, order, starts, static_cast<Acc*>(grads), M, K, D);
+  }
 };
 
 }  // namespace
@@ -37,4 +46,7 @@ extern "C" const GatheredInnerProductTable RANKDISTILL_TABLE(gathered_inner_prod
     {Entries<float>::row_grads, Entries<double>::row_grads, Entries<Half>::row_grads, Entries<BFloat16>::row_grads},
     {Entries<float>::user_grads, Entries<double>::user_grads, Entries<Half>::user_grads, Entries<BFloat16>::user_grads},
     {Entries<float>::item_grads, Entries<double>::item_grads, Entries<Half>::item_grads, Entries<BFloat16>::item_grads},
+    {Entries<float>::bias_grads, Entries<double>::bias_grads, Entries<Half>::bias_grads, Entries<BFloat16>::bias_grads},
+    {Entries<float>::touched_grads, Entries<double>::touched_grads, Entries<Half>::touched_grads,
+     Entries<BFloat16>::touched_grads},
 };

@@ -18,10 +18,10 @@ inline int64_t embedding_scratch_bytes(int64_t K, int64_t L) {
 
 // The first K of each row's item_ids are the list, of which lengths[b] count (all where lengths is null); the other
 // L are the tail, -1 for none. slopes [B, K + L] and user_slopes [B, D], the derivatives of each row's loss by its
-// scores and by its user's vector, may be null together.
+// scores and by its user's vector, may be null together; item_bias may be null.
 template <class Storage>
 void embedding_plackett_luce_forward(const Storage* users, const int64_t* user_ids, const Storage* items,
-                                     const int64_t* item_ids, const int64_t* lengths,
+                                     const int64_t* item_ids, const Storage* item_bias, const int64_t* lengths,
                                      typename Accumulator<Storage>::type* losses,
                                      typename Accumulator<Storage>::type* slopes,
                                      typename Accumulator<Storage>::type* user_slopes, char* scratch, int64_t B,
@@ -36,11 +36,11 @@ void embedding_plackett_luce_forward(const Storage* users, const int64_t* user_i
       const int64_t length = lengths ? lengths[b] : K;
       for (int64_t k = 0; k < K + L; ++k) {
         if (k >= length && k < K) continue;
-        scores[k] = ids[k] < 0 ? static_cast<Acc>(-__builtin_inf()) : inner_product<Storage, Acc>(user, items + ids[k] * D, D);
+        scores[k] = listed_score<Storage, Acc>(user, items, item_bias, ids[k], D);
       }
       double* const tops = list + padded(K);
       double* const sums = tops + padded(K);
-      if (slopes == nullptr) {
+      if (slopes == nullptr && user_slopes == nullptr) {
         losses[b] = static_cast<Acc>(row_loss<Acc>(scores, length, scores + K, L, list, tops, sums));
         continue;
       }

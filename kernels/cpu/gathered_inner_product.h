@@ -1,4 +1,4 @@
-// scores[b, k] = <users[user_ids[b]], items[item_ids[b, k]]>, and its gradients.
+// scores[b, k] = <users[user_ids[b]], items[item_ids[b, k]]> + item_bias[item_ids[b, k]], and its gradients.
 //
 // Gradients are bit-identical for any number of threads: a user's row is summed over k in order, repeated
 // users and items over (b, k) in order, by cutting the output rows, never the input, between threads.
@@ -6,12 +6,9 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/storage.h"
+#include "kernels/cpu/touched_rows.h"
 
 namespace {
-
-// Lanes of the short vectors that take what the full ones leave.
-template <class Acc>
-constexpr int kShortLanes = kLanes<Acc> >= 8 ? kLanes<Acc> / 4 : kLanes<Acc>;
 
 template <class Storage, class Acc>
 inline Acc inner_product(const Storage* x, const Storage* y, int64_t width) {
@@ -32,20 +29,6 @@ inline Acc inner_product(const Storage* x, const Storage* y, int64_t width) {
   }
   for (; d < width; ++d) total += static_cast<Acc>(widen(x[d])) * static_cast<Acc>(widen(y[d]));
   return total;
-}
-
-// y += scale * x
-template <class Storage, class Acc>
-inline void add_scaled(Acc* y, Acc scale, const Storage* x, int64_t width) {
-  int64_t d = 0;
-  if constexpr (sizeof(Storage) == sizeof(Acc)) {
-    constexpr int W = kLanes<Acc>, Q = kShortLanes<Acc>;
-    typedef Vector<Acc, W> V;
-    typedef Vector<Acc, Q> VQ;
-    for (; d + W <= width; d += W) store(y + d, load<V>(y + d) + scale * load<V>(x + d));
-    for (; d + Q <= width; d += Q) store(y + d, load<VQ>(y + d) + scale * load<VQ>(x + d));
-  }
-  for (; d < width; ++d) y[d] += scale * static_cast<Acc>(widen(x[d]));
 }
 
 // Columns [d, d + lanes of V) of Σ_k scale[k]·items[ids[k]], in registers; two sums so that adds overlap.
@@ -71,11 +54,19 @@ inline void prefetch_row(T* table, const int64_t* ids, int64_t k, int64_t K, int
   __builtin_prefetch(row + D - 1, 1);
 }
 
+// The score of an item, -inf where its id is -1; item_bias may be null.
+template <class Storage, class Acc>
+inline Acc listed_score(const Storage* user, const Storage* items, const Storage* item_bias, int64_t id, int64_t D) {
+  if (id < 0) return static_cast<Acc>(-__builtin_inf());
+  const Acc product = inner_product<Storage, Acc>(user, items + id * D, D);
+  return item_bias ? product + static_cast<Acc>(widen(item_bias[id])) : product;
+}
+
 // user_ids may be null: row b of users is then user b. An item id of -1 is no item: score -inf, no gradient.
 template <class Storage>
 void gathered_inner_product_forward(const Storage* users, const int64_t* user_ids, const Storage* items,
-                                    const int64_t* item_ids, typename Accumulator<Storage>::type* scores, int64_t B,
-                                    int64_t K, int64_t D) {
+                                    const int64_t* item_ids, const Storage* item_bias,
+                                    typename Accumulator<Storage>::type* scores, int64_t B, int64_t K, int64_t D) {
   typedef typename Accumulator<Storage>::type Acc;
   const int64_t grain = 1 + 16384 / (K * D + 1);
   parallel_chunks(B, grain, [=](int64_t begin, int64_t end, int) {
@@ -83,9 +74,7 @@ void gathered_inner_product_forward(const Storage* users, const int64_t* user_id
       const Storage* user = users + (user_ids ? user_ids[b] : b) * D;
       const int64_t* ids = item_ids + b * K;
       Acc* out = scores + b * K;
-      for (int64_t k = 0; k < K; ++k) {
-        out[k] = ids[k] < 0 ? static_cast<Acc>(-__builtin_inf()) : inner_product<Storage, Acc>(user, items + ids[k] * D, D);
-      }
+      for (int64_t k = 0; k < K; ++k) out[k] = listed_score<Storage, Acc>(user, items, item_bias, ids[k], D);
     }
   });
 }
@@ -140,6 +129,34 @@ void gathered_inner_product_item_grads(const typename Accumulator<Storage>::type
       for (int64_t k = 0; k < K; ++k) {
         prefetch_row(grad_items, ids, k, K, D);
         if (ids[k] >= begin && ids[k] < end) add_scaled(grad_items + ids[k] * D, grad_scores[b * K + k], user, D);
+      }
+    }
+  });
+}
+
+// grad_bias [N] += grad_scores, by item id, in order of (b, k).
+template <class Acc>
+void gathered_inner_product_bias_grads(const Acc* grad_scores, const int64_t* item_ids, Acc* grad_bias, int64_t N,
+                                       int64_t listed) {
+  parallel_chunks(N, 1 + 65536 * N / (listed + 1), [=](int64_t begin, int64_t end, int) {
+    for (int64_t i = 0; i < listed; ++i)
+      if (item_ids[i] >= begin && item_ids[i] < end) grad_bias[item_ids[i]] += grad_scores[i];
+  });
+}
+
+// grads [M, D] of the touched items alone (touched_rows.h says how occurrences are listed), in order of (b, k).
+template <class Storage>
+void gathered_inner_product_touched_grads(const typename Accumulator<Storage>::type* grad_scores, const Storage* users,
+                                          const int64_t* user_ids, const int64_t* order, const int64_t* starts,
+                                          typename Accumulator<Storage>::type* grads, int64_t M, int64_t K, int64_t D) {
+  typedef typename Accumulator<Storage>::type Acc;
+  parallel_chunks(M, 1 + 16384 / (D + 1), [=](int64_t begin, int64_t end, int) {
+    for (int64_t m = begin; m < end; ++m) {
+      Acc* const grad = grads + m * D;
+      for (int64_t d = 0; d < D; ++d) grad[d] = 0;
+      for (int64_t i = starts[m]; i < starts[m + 1]; ++i) {
+        const int64_t b = order[i] / K;
+        add_scaled(grad, grad_scores[order[i]], users + (user_ids ? user_ids[b] : b) * D, D);
       }
     }
   });

@@ -54,8 +54,22 @@ inline double kth_largest(double* keys, int64_t count, int64_t k) {
   return keys[k - 1];
 }
 
+// The positions at[i] of the K largest of `count` keys, K <= count, in the order of i; equal keys go to the lower i.
+inline void take_largest(const double* keys, double* reordered, const int64_t* at, int64_t count, int64_t K,
+                         int64_t* out) {
+  if (K == 0) return;
+  memcpy(reordered, keys, static_cast<size_t>(count) * sizeof(double));
+  const double threshold = kth_largest(reordered, count, K);
+  int64_t above = 0;
+  for (int64_t i = 0; i < count; ++i) above += keys[i] > threshold;
+  int64_t ties = K - above;
+  int64_t chosen = 0;
+  for (int64_t i = 0; i < count && chosen < K; ++i)
+    if (keys[i] > threshold || (keys[i] == threshold && ties-- > 0)) out[chosen++] = at[i];
+}
+
 // Returns false where scratch memory could not be had.
-bool position_sample(const int64_t* users, const int64_t* lengths, int64_t* positions, int64_t R, int64_t K,
+inline bool position_sample(const int64_t* users, const int64_t* lengths, int64_t* positions, int64_t R, int64_t K,
                      int64_t longest, double temperature, uint64_t seed, uint32_t epoch, uint32_t stream) {
   int failed = 0;
   parallel_chunks(R, 16, [=, &failed](int64_t begin, int64_t end, int) {
@@ -100,14 +114,7 @@ bool position_sample(const int64_t* users, const int64_t* lengths, int64_t* posi
           at[count++] = i;
         }
       }
-      memcpy(reordered, keys, static_cast<size_t>(count) * sizeof(double));
-      const double threshold = kth_largest(reordered, count, K);
-      int64_t above = 0;
-      for (int64_t i = 0; i < count; ++i) above += keys[i] > threshold;
-      int64_t ties = K - above;  // equal keys go to the lower position
-      int64_t chosen = 0;
-      for (int64_t i = 0; i < count && chosen < K; ++i)
-        if (keys[i] > threshold || (keys[i] == threshold && ties-- > 0)) out[chosen++] = at[i];
+      take_largest(keys, reordered, at, count, K, out);
     }
     free(keys);
   });

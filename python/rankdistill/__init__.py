@@ -38,19 +38,22 @@ _EXPORTS = {
         "masked_rank",
         "masked_topk",
         "pair_distance_huber",
+        "pair_sample",
         "plackett_luce",
         "position_sample",
         "relation",
         "relation_distance",
         "routed_experts",
         "triplet_angle_huber",
+        "weighted_sample",
     ],
+    "rankdistill.optim": ["LazyAdam", "LazySGD"],
     "rankdistill.ops.prepared_items": ["PreparedItems", "prepare_items"],
     "rankdistill.rankings": ["Rankings", "distributed_inner_product_topk", "extract_rankings"],
     "rankdistill.trainer": ["Term", "Trainer"],
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
-_MODULES = {"config", "data", "functional", "losses", "metrics", "models", "ops"}
+_MODULES = {"config", "data", "functional", "losses", "metrics", "models", "ops", "optim"}
 
 __all__ = sorted([*_HOME, *_MODULES])
 

@@ -38,6 +38,36 @@ def complement_sample(
     cuda_stream: int,
     /,
 ) -> str: ...
+def pair_sample(
+    users: int,
+    positions: int,
+    lengths: int,
+    pairs: int,
+    R: int,
+    K: int,
+    temperature: float,
+    distinct: bool,
+    seed: int,
+    epoch: int,
+    stream: int,
+    cuda_stream: int,
+    /,
+) -> str: ...
+def weighted_sample(
+    dtype: int,
+    users: int,
+    weights: int,
+    keys: int,
+    samples: int,
+    R: int,
+    K: int,
+    M: int,
+    seed: int,
+    epoch: int,
+    stream: int,
+    cuda_stream: int,
+    /,
+) -> str: ...
 def has_sm90a() -> bool: ...
 
 class TopKFilter:

@@ -13,6 +13,7 @@ def gathered_inner_product_forward(
     user_ids: int,
     items: int,
     item_ids: int,
+    item_bias: int,
     scores: int,
     B: int,
     K: int,
@@ -38,6 +39,58 @@ def gathered_inner_product_item_grads(
     D: int,
     /,
 ) -> None: ...
+def gathered_inner_product_bias_grads(
+    dtype: int, grad_scores: int, item_ids: int, grad_bias: int, N: int, listed: int, /
+) -> None: ...
+def gathered_inner_product_touched_grads(
+    dtype: int,
+    grad_scores: int,
+    users: int,
+    user_ids: int,
+    order: int,
+    starts: int,
+    grads: int,
+    M: int,
+    K: int,
+    D: int,
+    /,
+) -> None: ...
+def touched_rows(ids: int, count: int, N: int, order: int, touched: int, starts: int, /) -> int: ...
+def sum_touched_rows(
+    dtype: int, rows: int, order: int, starts: int, sums: int, M: int, D: int, /
+) -> None: ...
+def lazy_adam_step(
+    dtype: int,
+    table: int,
+    means: int,
+    squares: int,
+    ids: int,
+    grads: int,
+    M: int,
+    D: int,
+    beta1: float,
+    beta2: float,
+    step_size: float,
+    eps: float,
+    /,
+) -> None: ...
+def lazy_sgd_step(
+    dtype: int,
+    table: int,
+    marks: int,
+    ids: int,
+    grads: int,
+    M: int,
+    D: int,
+    rate: float,
+    kept: float,
+    log_decay: float,
+    log_decay_after: float,
+    /,
+) -> None: ...
+def decay_catch_up(
+    dtype: int, table: int, marks: int, ids: int, M: int, D: int, log_decay: float, /
+) -> None: ...
 def position_sample(
     users: int,
     lengths: int,
@@ -46,6 +99,33 @@ def position_sample(
     K: int,
     longest: int,
     temperature: float,
+    seed: int,
+    epoch: int,
+    stream: int,
+    /,
+) -> bool: ...
+def pair_sample(
+    users: int,
+    positions: int,
+    lengths: int,
+    pairs: int,
+    R: int,
+    K: int,
+    temperature: float,
+    distinct: bool,
+    seed: int,
+    epoch: int,
+    stream: int,
+    /,
+) -> None: ...
+def weighted_sample(
+    dtype: int,
+    users: int,
+    weights: int,
+    samples: int,
+    R: int,
+    K: int,
+    M: int,
     seed: int,
     epoch: int,
     stream: int,
@@ -123,6 +203,7 @@ def embedding_plackett_luce_forward(
     user_ids: int,
     items: int,
     item_ids: int,
+    item_bias: int,
     lengths: int,
     losses: int,
     slopes: int,

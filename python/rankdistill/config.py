@@ -13,8 +13,11 @@ class TrainingConfig:
     Args:
         epochs: passes over the train interactions, > 0.
         batch_size: interactions per step, > 0.
-        learning_rate: of Adam, > 0.
-        weight_decay: of Adam (added to the gradient), on every row, >= 0.
+        optimizer: adam is fused Adam on every row; lazy_adam is Adam on the rows that a batch touches, without decay;
+            lazy_sgd is gradient descent on those rows, with the decay of all others caught up exactly. What is no
+            table of the model (a method's experts) gets the dense Adam or SGD.
+        learning_rate: > 0.
+        weight_decay: added to the gradient, on every row, >= 0; 0 for lazy_adam.
         n_negatives: negative items per positive one, drawn anew each epoch.
         evaluate_every: epochs between evaluations on the validation part; the first and the last epoch are
             always evaluated. 0 for the last alone.
@@ -27,6 +30,7 @@ class TrainingConfig:
 
     epochs: int = 100
     batch_size: int = 1024
+    optimizer: Literal["adam", "lazy_adam", "lazy_sgd"] = "adam"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-3
     n_negatives: int = 1
@@ -43,6 +47,11 @@ class TrainingConfig:
         for name in ("evaluate_every", "patience", "weight_decay"):
             _expect(getattr(self, name) >= 0, f"training.{name} of 0 or more", getattr(self, name))
         _expect(self.learning_rate > 0, "training.learning_rate above 0", self.learning_rate)
+        known = ("adam", "lazy_adam", "lazy_sgd")
+        _expect(self.optimizer in known, f"training.optimizer of {', '.join(known)}", self.optimizer)
+        if self.optimizer == "lazy_adam":
+            expected = "training.weight_decay of 0 for lazy_adam, which has none"
+            _expect(self.weight_decay == 0, expected, self.weight_decay)
         name, _, cutoff = self.metric.partition("@")
         _expect(
             bool(name) and cutoff.isdigit() and int(cutoff) > 0, "training.metric as name@cutoff", self.metric

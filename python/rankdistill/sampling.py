@@ -6,16 +6,24 @@ neither batches, threads nor devices change it (kernels/random.h has the words).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
 import torch
 from torch import Tensor
 
 from rankdistill.data.csr import CSR
-from rankdistill.ops import complement_sample
+from rankdistill.ops import complement_sample, pair_sample
+from rankdistill.reference import philox
 
 STREAMS = {
     "negatives": 1,
     "interesting": 2,
     "uninteresting": 3,
+    "pairs": 4,
+    "tournament": 5,
+    "underestimated": 6,
+    "overestimated": 7,
     "user_experts": 16,
     "item_experts": 17,
     "consistency": 18,
@@ -68,3 +76,180 @@ def sample_negatives(
         users, exclude.n_columns, n_negatives, exclude,
         positions=positions * n_negatives, seed=seed, epoch=epoch, stream=STREAMS["negatives"],
     )  # fmt: skip
+
+
+def tournament_positions(
+    users: Tensor,
+    lengths: Tensor,
+    n_samples: int,
+    temperature: float,
+    positions: Tensor | None = None,
+    *,
+    seed: int,
+    epoch: int = 0,
+    stream: int = STREAMS["tournament"],
+) -> Tensor:
+    """Positions of ranked lists, each the better of two draws with weights exp(−(i + 1)/temperature).
+
+    P(i) = 2·p_i·Σ_{j>i} p_j + p_i². Draws are independent, so a position may come up again.
+
+    Args: as `pair_sample`.
+
+    Returns:
+        positions [R, n_samples] int64; -1 where a list is empty.
+
+    Source:
+        Lee et al., CD, ICDM 2019, as released: temperature = 20 · list length.
+    """
+    pairs = pair_sample(
+        users, lengths, n_samples, temperature, False, positions, seed=seed, epoch=epoch, stream=stream
+    )
+    return pairs[..., 0]
+
+
+def within_group_pairs(
+    users: Tensor,
+    ranked: Tensor,
+    group_of_item: Tensor,
+    n_pairs: Sequence[int],
+    temperature: float = 20.0,
+    *,
+    seed: int,
+    epoch: int = 0,
+    stream: int = STREAMS["pairs"],
+) -> Tensor:
+    """Pairs of items of one popularity group each, the one that the teacher ranks higher first.
+
+    Within each user's list of a group, positions i < j have probability w_i·w_j / Σ_{a<b} w_a·w_b,
+    w_i = exp(−(i + 1)/temperature): the law that the paper intends.
+
+    Args:
+        users: [R] int64.
+        ranked: [R, K] int, the teacher's list of each user, best first; -1 for none.
+        group_of_item: [N] int64 in [-1, G); items of group -1 are in no pair.
+        n_pairs: G numbers, how many pairs of each group.
+        temperature: of positions within a group, dimensionless, > 0.
+        seed, epoch, stream: name the draw.
+
+    Returns:
+        items [R, Σ n_pairs, 2] int64, group by group; (-1, -1) where a user's list has fewer than two items of a group.
+
+    Cost:
+        O(R·(K log K + Σ n_pairs)) time, O(R·K) memory.
+
+    Source:
+        Chen et al., UnKD, WSDM 2023, section 4.2.
+    """
+    G, starts = len(n_pairs), [0, *accumulate(n_pairs)]
+    ranked = ranked.long()
+    groups = torch.where(ranked >= 0, group_of_item[ranked.clamp_min(0)], -1)
+    groups = groups.masked_fill(groups < 0, G)  # [R, K]; no group is the last
+    order = torch.argsort(groups, dim=1, stable=True)
+    counts = (
+        torch.stack([(groups == g).sum(1) for g in range(G)], 1) if G else groups.new_zeros(len(users), 0)
+    )
+    firsts = counts.cumsum(1) - counts
+    pairs = ranked.new_full((len(users), starts[-1], 2), -1)
+    for g, (start, end) in enumerate(pairwise(starts)):
+        drawn = pair_sample(
+            users, counts[:, g], end - start, temperature, True, torch.full_like(users, start),
+            seed=seed, epoch=epoch, stream=stream,
+        )  # fmt: skip
+        if ranked.shape[1]:
+            columns = (firsts[:, g, None, None] + drawn.clamp_min(0)).clamp_max(ranked.shape[1] - 1)
+            items = ranked.gather(1, order.gather(1, columns.flatten(1))).view(drawn.shape)
+            pairs[:, start:end] = items.masked_fill(drawn < 0, -1)
+    return pairs
+
+
+def ranks_among_themselves(scores: Tensor) -> Tensor:
+    """The rank (0 is best) of each of a row's scores [R, K] among them; equal scores: the earlier column first."""
+    return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
+
+def rank_discrepancy_weights(student_ranks: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
+    """Weights of a teacher's list for `weighted_sample`: what the student ranks too low, and what too high.
+
+    With δ = student rank − teacher rank (the column): tanh(max(sharpness·δ, 0)) and tanh(max(−sharpness·δ, 0)).
+    The same bits on one device; tanh differs between devices, so draw on one where draws must agree.
+
+    Args:
+        student_ranks: [R, K] int64, 0 is best; columns in the teacher's order (`ranks_among_themselves`).
+        sharpness: dimensionless, > 0.
+
+    Returns:
+        underestimated, overestimated [R, K] float32; an item that is ranked alike has weight 0 in both.
+
+    Source:
+        Lee & Kim, DCD, CIKM 2021, equations 4 to 7, as released.
+    """
+    delta = student_ranks - torch.arange(student_ranks.shape[1], device=student_ranks.device)
+    scaled = delta.float() * sharpness
+    return scaled.clamp_min(0).tanh(), (-scaled).clamp_min(0).tanh()
+
+
+def shared_position_weights(in_teachers_top: Tensor, temperature: float, most: int = 50) -> Tensor:
+    """Weights of a student's list for `weighted_sample`: the more of the teacher's top stands at or behind a position.
+
+    w_j = exp((min(c_j, most) + 1)/temperature), c_j the number of the teacher's top items at positions j and behind.
+
+    Args:
+        in_teachers_top: [R, K] bool, which of the student's list, best first, are in the teacher's top.
+        temperature: dimensionless, > 0.
+        most: where c_j is cut.
+
+    Returns:
+        weights [R, K] float64.
+
+    Source:
+        Zhu & Zhang, RCE-KD, 2025, section 4.3, as released.
+    """
+    behind = in_teachers_top.long().flip(1).cumsum(1).flip(1)
+    return ((behind.clamp_max(most) + 1).double() / temperature).exp()
+
+
+def sample_with_replacement(
+    rows: Tensor, weights: Tensor, users: Tensor, positions: Tensor, *, seed: int, epoch: int, stream: int
+) -> Tensor:
+    """One column per entry, each drawn anew in proportion to a row of weights.
+
+    Weights are cut to multiples of about M·2^-50 of their row's largest and summed as integers, hence the same draws
+    on every device.
+
+    Args:
+        rows: [n] int64, which row of `weights` each entry draws from.
+        weights: [R, M] float32 or float64, finite and ≥ 0.
+        users, positions: [n] int64, the entry's counter: a draw depends on its row of weights and these alone.
+        seed, epoch, stream: name the draw.
+
+    Returns:
+        columns [n] int64; -1 where a row's weights are all 0.
+
+    Cost:
+        O(R·M + n log M) time, 16·R·M bytes.
+
+    Source:
+        Kweon et al., BD, WWW 2021, section 3.2 (negatives by rank discrepancy).
+    """
+    M = weights.shape[1]
+    if M == 0:
+        return torch.full_like(rows, -1)
+    wide = weights.double()
+    # Powers of two, in two steps so that neither leaves the range.
+    shift = 50 - (M - 1).bit_length() - torch.frexp(wide.amax(1, keepdim=True)).exponent.long()
+    cut = (wide * power_of_two(shift >> 1) * power_of_two(shift - (shift >> 1))).long()
+    totals = cut.cumsum(1)  # [R, M]
+    words = philox.words(users, positions, epoch, stream, 0, seed)
+    uniform = ((words[:, 0] << 20) + (words[:, 1] >> 12)).double() * 2.0**-52
+    target = (uniform * totals[rows, -1].double()).long()
+    low, high = torch.zeros_like(rows), torch.full_like(rows, M)
+    for _ in range(M.bit_length()):  # the first column whose total is above the target
+        middle = (low + high) >> 1
+        above = totals[rows, middle.clamp_max(M - 1)] > target
+        low, high = torch.where(above, low, middle + 1), torch.where(above, middle, high)
+    return low.clamp_max(M - 1).masked_fill(totals[rows, -1] == 0, -1)
+
+
+def power_of_two(exponent: Tensor) -> Tensor:
+    """2^exponent as float64 of int64 in [-1022, 1023]."""
+    return ((exponent + 1023) << 52).view(torch.float64)

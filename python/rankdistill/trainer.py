@@ -22,6 +22,8 @@ from rankdistill.data.dataset import Dataset
 from rankdistill.files import write_text
 from rankdistill.losses.distillation import Batch, Distillation
 from rankdistill.metrics import CUTOFFS, METRICS, evaluate
+from rankdistill.optim import LazySGD, make_optimizers
+from rankdistill.optim.choice import LAZY
 from rankdistill.sampling import sample_negatives, within_row_positions
 
 logger = logging.getLogger("rankdistill")
@@ -41,7 +43,8 @@ class Trainer:
     """Trains a model on a data set, alone or with distillation terms.
 
     Args:
-        model: with `score`, `loss(batch)`, and vectors or scores for evaluation.
+        model: with `score`, `loss(batch)`, and vectors or scores for evaluation; for a lazy optimiser also `tables()`
+            and the attributes `sparse_grad` and `before_reading`, as `MatrixFactorization`.
         dataset: train, validation and test interactions.
         config: see `TrainingConfig`.
         terms: what is added to the model's own loss.
@@ -76,9 +79,7 @@ class Trainer:
         self.progress = progress
         # A seed from here on would not change the model that was handed in: the caller seeds that.
         self.parameters = [p for part in (model, *(t.method for t in self.terms)) for p in part.parameters()]
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
-        )
+        self.optimizers = self._optimizers()
         self.history: list[dict] = []
         self.epoch = 0  # the next to run
         self.best: dict[str, torch.Tensor] = {}
@@ -87,6 +88,19 @@ class Trainer:
         self._train = dataset.train.csr()
         self._users, self._positives = dataset.train.users, dataset.train.items
         self._positions = within_row_positions(self._users)
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        config, lazy = self.config, self.config.optimizer in LAZY
+        if lazy and not hasattr(self.model, "sparse_grad"):
+            raise TypeError(
+                f"Trainer: expected a model with tables() and sparse_grad for {config.optimizer}; "
+                f"got {type(self.model).__name__}"
+            )
+        if hasattr(self.model, "sparse_grad"):
+            self.model.sparse_grad = lazy
+        tables = self.model.tables() if lazy else []
+        others = [p for p in self.parameters if all(p is not table for table in tables)]
+        return make_optimizers(config.optimizer, tables, others, config.learning_rate, config.weight_decay)
 
     def fit(self) -> list[dict]:
         """Trains to the end, from the folder's checkpoint where there is one; returns the evaluations."""
@@ -120,13 +134,21 @@ class Trainer:
         users, positives, negatives = (t.to(device) for t in self._epoch_interactions(epoch))
         total = torch.zeros((), dtype=torch.float64, device=device)
         self.model.train()
+        lazy_decay = [o for o in self.optimizers.values() if isinstance(o, LazySGD)]
+        if lazy_decay:
+            self.model.before_reading = lazy_decay[0].catch_up
         for start in range(0, len(users), config.batch_size):
             rows = slice(start, start + config.batch_size)
             loss = self.batch_loss(Batch(users[rows], positives[rows], negatives[rows]))
-            self.optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.optimizers.values():
+                optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            self.optimizer.step()
+            for optimizer in self.optimizers.values():
+                optimizer.step()
             total += loss.detach()
+        if lazy_decay:
+            self.model.before_reading = None
+            lazy_decay[0].catch_up()
         mean = float(total) / max(len(users), 1)
         if mean != mean or abs(mean) == float("inf"):
             raise FloatingPointError(f"Trainer: expected a finite loss; got {mean} in epoch {epoch}")
@@ -205,8 +227,8 @@ class Trainer:
         tensors = {
             "model": self.model.state_dict(),
             "best": self.best,
-            "optimizer": optimizer_tensors(self.optimizer),
         }
+        tensors |= {name: optimizer_tensors(optimizer) for name, optimizer in self.optimizers.items()}
         tensors |= {f"term{i}": term.method.state_dict() for i, term in enumerate(self.terms)}
         if "valid/" + self.config.metric in record or record["epoch"] == self.config.epochs - 1:
             facts = {
@@ -234,7 +256,8 @@ class Trainer:
             self.model.load_state_dict(groups["model"])
             for i, term in enumerate(self.terms):
                 term.method.load_state_dict(groups.get(f"term{i}", {}))
-            load_optimizer_tensors(self.optimizer, groups.get("optimizer", {}))
+            for name, optimizer in self.optimizers.items():
+                load_optimizer_tensors(optimizer, groups.get(name, {}))
             self.best, self.best_epoch = groups.get("best", {}), facts["best_epoch"]
             self.history, self.epoch, self.seconds = facts["history"], facts["epoch"], facts["seconds"]
             logger.info("resumed %s after epoch %d", self.folder, self.epoch - 1)

@@ -11,7 +11,7 @@ import ctypes
 import pytest
 import torch
 
-from rankdistill import complement_sample, position_sample
+from rankdistill import complement_sample, pair_sample, position_sample, weighted_sample
 from rankdistill.ops import device_topk
 from rankdistill.ops.device_topk import FilterPlan, StreamPlan
 from tests.case import DTYPES, randint, randn
@@ -379,3 +379,41 @@ def test_complement_samples_are_the_processors(emulated):
     assert torch.equal(
         samples, complement_sample(users, 70, 12, (indptr, indices), seed=5, epoch=1, stream=2)
     )
+
+
+@pytest.mark.parametrize("distinct", [True, False])
+@pytest.mark.parametrize("temperature", [0.3, 20.0, 1e9])
+def test_pair_samples_are_the_processors(emulated, distinct, temperature):
+    users, positions = randint(0, 2**32, (150,), seed=1), randint(0, 2**32 - 9, (150,), seed=2)
+    lengths = randint(0, 60, (150,), seed=3)
+    pairs = torch.full((150, 9, 2), -7)
+    error = emulated.module.pair_sample(
+        users.data_ptr(), positions.data_ptr(), lengths.data_ptr(), pairs.data_ptr(), 150, 9, temperature, distinct,
+        5, 1, 2, 0,
+    )  # fmt: skip
+    assert error == ""
+    drawn = pair_sample(users, lengths, 9, temperature, distinct, positions, seed=5, epoch=1, stream=2)
+    assert torch.equal(pairs, drawn)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("K", [1, 30, 200])
+def test_weighted_samples_are_the_processors(emulated, dtype, K):
+    users, weights = randint(0, 2**32, (20,), seed=1), randn(20, 301, seed=2, dtype=dtype).abs()
+    weights[:, 40:170] = 0
+    keys, samples = torch.empty(20, 301, dtype=torch.float64), torch.full((20, K), -7)
+
+    def draw(given):
+        error = emulated.module.weighted_sample(
+            DTYPES.index(dtype), users.data_ptr(), given.data_ptr(), keys.data_ptr(), samples.data_ptr(), 20, K, 301,
+            5, 1, 2, 0,
+        )  # fmt: skip
+        assert error == ""
+        return samples.clone()
+
+    wanted = weighted_sample(users, weights, K, seed=5, epoch=1, stream=2)
+    assert torch.equal(draw(weights), wanted)
+    bad = weights.clone()
+    bad[3, 300], bad[7, 0], bad[9, 9] = -1, NAN, INF
+    wanted[[3, 7, 9]] = -1
+    assert torch.equal(draw(bad), wanted)

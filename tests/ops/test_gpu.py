@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankdistill import complement_sample, position_sample
+from rankdistill import (
+    LazyAdam,
+    LazySGD,
+    complement_sample,
+    embedding_plackett_luce,
+    gathered_inner_product,
+    position_sample,
+)
 from rankdistill.ops.registration import CHOICES
 from tests.case import randint, randn, widened
 from tests.cases import CASES
@@ -243,9 +250,61 @@ def test_smallest_call_of_a_case(op):
     torch.cuda.synchronize()
 
 
+@pytest.mark.parametrize("op", ["inner_product_topk", "masked_topk", "inner_product_rank", "masked_rank"])
+def test_smallest_sampled_call_of_the_triton_rankings(op):
+    """Called directly: native code serves the first two."""
+    case = CASES[op]
+    users, items, bias = (randn(*shape, seed=1).to(CUDA) for shape in ((20, 9), (5000, 9), (5000,)))
+    exclude = moved(csr(20, 5000, 0.01, seed=2))
+    given = (users @ items.T,) if op.startswith("masked") else (users, items)
+    wanted = 10 if op.endswith("topk") else randint(-1, 5000, (20, 3), seed=3).to(CUDA)
+    args = *given, wanted, *exclude, None if op.startswith("masked") else bias
+    found, expected = (as_tuple(b[""](*args)) for b in (case.module.TRITON, case.module.REFERENCE))
+    assert all(same_bits(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_smallest_call_of_the_samplers():
     users, lengths = torch.tensor([0, 1, 2]).to(CUDA), torch.tensor([0, 3, 150]).to(CUDA)
     assert position_sample(users, lengths, 5, 10.0, seed=0).shape == (3, 5)
     listed = torch.tensor([[0, -1], [5, 6], [1, 2]], dtype=torch.int32).to(CUDA)
     assert complement_sample(users, 9, 8, moved(csr(3, 9, 0.5, seed=1)), listed, seed=0).shape == (3, 8)
     torch.cuda.synchronize()
+
+
+# Sparse gradients, and the optimisers that take them --------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_sparse_gradients_are_the_dense_ones(with_bias):
+    tables = [randn(40, 12, seed=1), randn(900, 12, seed=2), randn(900, seed=3)]
+    users, items, bias = (t.to(CUDA).requires_grad_() for t in tables)
+    bias = bias if with_bias else None
+    ids, user_ids = randint(0, 300, (60, 9), seed=4).to(CUDA), randint(0, 40, (60,), seed=5).to(CUDA)
+    ids[:, 7:][ids[:, 7:] < 30] = -1
+    leaves = [users, items] + [bias] * with_bias
+    for op in (
+        lambda sparse: gathered_inner_product(users, items, ids, user_ids, bias, sparse)[ids >= 0].sum(),
+        lambda sparse: embedding_plackett_luce(users, items, ids, 7, None, user_ids, bias, sparse).sum(),
+    ):
+        for wanted, found in zip(
+            torch.autograd.grad(op(False), leaves), torch.autograd.grad(op(True), leaves), strict=True
+        ):
+            assert found.is_coalesced()
+            torch.testing.assert_close(found.to_dense(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("optimizer", "settings"), [(LazyAdam, {}), (LazySGD, {"weight_decay": 0.5})])
+def test_lazy_optimisers_are_the_processors(optimizer, settings):
+    results = []
+    for device in ("cpu", CUDA):
+        table = torch.nn.Parameter(randn(300, 12, seed=1).to(device))
+        lazy = optimizer([table], lr=0.1, **settings)
+        for step in range(9):
+            ids, rows = randint(0, 90, (50,), seed=step), randn(50, 12, seed=step + 1)
+            table.grad = torch.sparse_coo_tensor(ids[None], rows, (300, 12), check_invariants=False).to(
+                device
+            )
+            lazy.step()
+        lazy.state_dict()
+        results.append(table.detach().cpu())
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)

@@ -121,8 +121,12 @@ class RelaxedRankingDistillation(Distillation):
             self._items, self._lengths = self._items.to(users.device), self._lengths.to(users.device)
         items, lengths = self._items.index_select(0, users).long(), self._lengths.index_select(0, users)
         if getattr(student, "scores_are_inner_products", False):
-            tables = student.user_vectors(), student.item_vectors()
-            losses = embedding_plackett_luce(*tables, items, self.n_interesting, lengths, users)
+            if hasattr(student, "reading"):
+                student.reading(users, items)
+            losses = embedding_plackett_luce(
+                student.user_vectors(), student.item_vectors(), items, self.n_interesting, lengths, users,
+                sparse_grad=getattr(student, "sparse_grad", False),
+            )  # fmt: skip
             return functional.reduce_rows(type(self).__name__, losses, lengths > 0, self.reduction)
         scores = student.score(users, items.clamp_min(0))
         interesting, uninteresting = scores.split([self.n_interesting, self.n_uninteresting], dim=1)

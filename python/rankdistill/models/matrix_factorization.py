@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ class MatrixFactorization(nn.Module):
         width: D, numbers per vector.
         seed: of the initial values, N(0, init_std²).
         init_std: their standard deviation.
+        sparse_grad: whether the tables' gradients are sparse, of the rows that a batch touches; for a lazy optimiser.
 
     Source:
         Rendle et al., UAI 2009; initial values and loss as in the released code of DE-RRD and FTD.
@@ -31,11 +34,23 @@ class MatrixFactorization(nn.Module):
     # Methods may then read the tables instead of calling `score`, which is faster.
     scores_are_inner_products = True
 
-    def __init__(self, n_users: int, n_items: int, width: int, seed: int = 0, init_std: float = 0.01) -> None:
+    # Called as before_reading(table, ids) before rows are read, where a lazy optimiser has decay to catch up.
+    before_reading: Callable[[Tensor, Tensor], None] | None = None
+
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        width: int,
+        seed: int = 0,
+        init_std: float = 0.01,
+        sparse_grad: bool = False,
+    ) -> None:
         super().__init__()
         for name, value in (("n_users", n_users), ("n_items", n_items), ("width", width)):
             if value < 1:
                 raise ValueError(f"MatrixFactorization: expected {name} of 1 or more; got {value}")
+        self.sparse_grad = sparse_grad
         generator = torch.Generator().manual_seed(seed)
         self.user_table = nn.Parameter(torch.randn(n_users, width, generator=generator) * init_std)
         self.item_table = nn.Parameter(torch.randn(n_items, width, generator=generator) * init_std)
@@ -52,17 +67,38 @@ class MatrixFactorization(nn.Module):
     def width(self) -> int:
         return self.user_table.shape[1]
 
+    def tables(self) -> list[nn.Parameter]:
+        """The parameters whose gradients are sparse where `sparse_grad` is set."""
+        return [self.user_table, self.item_table]
+
+    def reading(self, users: Tensor | None = None, items: Tensor | None = None) -> None:
+        """To be called with the rows that are about to be read by whoever reads the whole tables' rows himself."""
+        if self.before_reading is not None:
+            for table, ids in zip(self.tables(), (users, items)):
+                if ids is not None:
+                    self.before_reading(table, ids)
+
     def user_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[B, D] of users [B] int64, or the whole table."""
-        return self.user_table if ids is None else self.user_table[ids]
+        self.reading(users=ids)
+        return self._rows(self.user_table, ids)
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[K, D] of items [K] int64, or the whole table."""
-        return self.item_table if ids is None else self.item_table[ids]
+        self.reading(items=ids)
+        return self._rows(self.item_table, ids)
+
+    def _rows(self, table: Tensor, ids: Tensor | None) -> Tensor:
+        if ids is None:
+            return table
+        return nn.functional.embedding(ids, table, sparse=True) if self.sparse_grad else table[ids]
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """[B, K] scores of items [B, K] int64 (-1 scores -inf) for users [B] int64."""
-        return gathered_inner_product(self.user_table, self.item_table, items, users)
+        self.reading(users, items)
+        return gathered_inner_product(
+            self.user_table, self.item_table, items, users, sparse_grad=self.sparse_grad
+        )
 
     def loss(self, batch: Batch) -> Tensor:
         """The model's own objective: BPR over the batch's pairs, summed.

@@ -1,5 +1,6 @@
 """The ops. Importing this module registers them all with torch (needed before loading an exported program)."""
 
+import rankdistill.ops.lazy_update  # noqa: F401 (registers what rankdistill.optim calls)
 from rankdistill.ops.catalogue_log_mass import catalogue_log_mass
 from rankdistill.ops.catalogue_plackett_luce import catalogue_plackett_luce
 from rankdistill.ops.complement_sample import complement_sample
@@ -12,12 +13,14 @@ from rankdistill.ops.inner_product_topk import inner_product_topk
 from rankdistill.ops.masked_rank import masked_rank
 from rankdistill.ops.masked_topk import masked_topk
 from rankdistill.ops.pair_distance_huber import pair_distance_huber
+from rankdistill.ops.pair_sample import pair_sample
 from rankdistill.ops.plackett_luce import plackett_luce
 from rankdistill.ops.position_sample import position_sample
 from rankdistill.ops.relation import relation
 from rankdistill.ops.relation_distance import relation_distance
 from rankdistill.ops.routed_experts import routed_experts
 from rankdistill.ops.triplet_angle_huber import triplet_angle_huber
+from rankdistill.ops.weighted_sample import weighted_sample
 
 __all__ = [
     "catalogue_log_mass",
@@ -32,10 +35,12 @@ __all__ = [
     "masked_rank",
     "masked_topk",
     "pair_distance_huber",
+    "pair_sample",
     "plackett_luce",
     "position_sample",
     "relation",
     "relation_distance",
     "routed_experts",
     "triplet_angle_huber",
+    "weighted_sample",
 ]

@@ -11,6 +11,7 @@ from rankdistill.ops import checks
 from rankdistill.ops.catalogue_log_mass import check_tables
 from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhere, exclusion_lists
 from rankdistill.ops.gathered_inner_product import forward_native as gathered_scores
+from rankdistill.ops.gathered_inner_product import row_grads
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.plackett_luce import backward_native as list_backward
 from rankdistill.ops.plackett_luce import forward_native as list_forward
@@ -107,10 +108,7 @@ class Call:
         return self.empty(B, D), filled((N, D), dtype=self.wide), filled(biases, dtype=self.wide)
 
     def list_scores(self) -> Tensor:
-        scores = gathered_scores(self.users, None, self.items, self.item_ids)
-        if self.bias is not None and len(self.items):
-            scores += self.bias.to(self.wide)[self.item_ids.clamp_min(0)]
-        return scores
+        return gathered_scores(self.users, None, self.items, self.item_ids, self.bias, False)
 
     def pieces(self) -> tuple[list[slice], tuple[Tensor, ...]]:
         """The rows to work at a time, and room for their exponentials: none where keeping them does not pay."""
@@ -149,25 +147,15 @@ class Call:
 
     def add_list_gradients(self, list_grads, grads) -> None:
         (B, K), (N, D) = self.item_ids.shape, self.items.shape
-        by_row = self.empty(B, D)
-        _native.gathered_inner_product_row_grads(
-            self.code,
-            address(list_grads),
-            address(self.items),
-            address(self.item_ids),
-            address(by_row),
-            B,
-            K,
-            D,
-        )
-        grads[0].add_(by_row)
+        grads[0].add_(row_grads(list_grads, self.items, self.item_ids))
         _native.gathered_inner_product_item_grads(
             self.code, address(list_grads), address(self.users), 0, address(self.item_ids), address(grads[1]),
             N, B, K, D,
         )  # fmt: skip
         if self.bias is not None:
-            listed = self.item_ids >= 0
-            grads[2].index_add_(0, self.item_ids[listed], list_grads[listed])
+            _native.gathered_inner_product_bias_grads(
+                self.code, address(list_grads), address(self.item_ids), address(grads[2]), N, B * K
+            )
 
 
 def forward_native(users, items, item_ids, lengths, exclude_indptr, exclude_indices, item_bias, with_slopes):

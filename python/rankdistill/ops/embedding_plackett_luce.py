@@ -6,25 +6,38 @@ import torch
 from torch import Tensor
 
 from rankdistill.ops import checks
-from rankdistill.ops.gathered_inner_product import check_arguments, check_ids
+from rankdistill.ops.gathered_inner_product import (
+    check_arguments,
+    check_ids,
+    contiguous,
+    dense_grads,
+    dense_like,
+    sparse_grads,
+    sparse_tables,
+    wants_grad,
+)
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
+from rankdistill.ops.touched_rows import expect_eager
 from rankdistill.reference import embedding_plackett_luce as reference
 
 OP = "embedding_plackett_luce"
 
 LIBRARY.define(
     f"{OP}_forward(Tensor users, Tensor? user_ids, Tensor items, Tensor item_ids, Tensor? lengths, SymInt list_size,"
-    " bool with_slopes) -> (Tensor, Tensor, Tensor)"
+    " bool with_slopes, Tensor? item_bias, bool sparse_grad) -> (Tensor, Tensor, Tensor)"
 )
-LIBRARY.define(
-    f"{OP}_backward(Tensor grad_losses, Tensor users, Tensor? user_ids, Tensor items, Tensor item_ids,"
-    " Tensor slopes, Tensor user_slopes) -> (Tensor, Tensor)"
+BACKWARD = (
+    "(Tensor grad_losses, Tensor users, Tensor? user_ids, Tensor items, Tensor item_ids, Tensor slopes,"
+    " Tensor user_slopes, Tensor? item_bias)"
 )
+LIBRARY.define(f"{OP}_backward{BACKWARD} -> (Tensor, Tensor, Tensor)")
+LIBRARY.define(f"{OP}_sparse_backward{BACKWARD} -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
 
 
 @torch.library.register_fake(f"rankdistill::{OP}_forward", lib=LIBRARY)
-def _(users, user_ids, items, item_ids, lengths, list_size, with_slopes):
+def _(users, user_ids, items, item_ids, lengths, list_size, with_slopes, item_bias, sparse_grad):
+    expect_eager(OP, sparse_grad)
     wide = accumulator_dtype(users.dtype)
     B, listed = item_ids.shape
     rows = B if with_slopes else 0
@@ -36,8 +49,8 @@ def _(users, user_ids, items, item_ids, lengths, list_size, with_slopes):
 
 
 @torch.library.register_fake(f"rankdistill::{OP}_backward", lib=LIBRARY)
-def _(grad_losses, users, user_ids, items, item_ids, slopes, user_slopes):
-    return users.new_empty(users.shape), items.new_empty(items.shape)
+def _(grad_losses, users, user_ids, items, item_ids, slopes, user_slopes, item_bias):
+    return dense_like(users, items, item_bias)
 
 
 def check_rows(users, user_ids, items, item_ids, lengths, list_size):
@@ -56,17 +69,19 @@ def check_rows(users, user_ids, items, item_ids, lengths, list_size):
             )
 
 
-def forward_reference(users, user_ids, items, item_ids, lengths, list_size, with_slopes):
+def forward_reference(
+    users, user_ids, items, item_ids, lengths, list_size, with_slopes, item_bias, sparse_grad
+):
     if users.device.type == "cpu":
         check_rows(users, user_ids, items, item_ids.contiguous(), lengths, list_size)
     return reference.embedding_plackett_luce_forward(
-        users, user_ids, items, item_ids, lengths, list_size, with_slopes
+        users, user_ids, items, item_ids, lengths, list_size, with_slopes, item_bias
     )
 
 
-def forward_native(users, user_ids, items, item_ids, lengths, list_size, with_slopes):
-    users, user_ids, items, item_ids, lengths = (
-        None if t is None else t.contiguous() for t in (users, user_ids, items, item_ids, lengths)
+def forward_native(users, user_ids, items, item_ids, lengths, list_size, with_slopes, item_bias, sparse_grad):
+    users, user_ids, items, item_ids, lengths, item_bias = contiguous(
+        users, user_ids, items, item_ids, lengths, item_bias
     )
     check_rows(users, user_ids, items, item_ids, lengths, list_size)
     wide, (B, listed), D = accumulator_dtype(users.dtype), item_ids.shape, users.shape[1]
@@ -75,59 +90,75 @@ def forward_native(users, user_ids, items, item_ids, lengths, list_size, with_sl
     slopes, user_slopes = torch.empty((rows, listed), dtype=wide), torch.empty((rows, D), dtype=wide)
     _native.embedding_plackett_luce_forward(
         DTYPE_CODES[users.dtype], address(users), address(user_ids), address(items), address(item_ids),
-        address(lengths), address(losses), address(slopes) if with_slopes else 0,
+        address(item_bias), address(lengths), address(losses), address(slopes) if with_slopes else 0,
         address(user_slopes) if with_slopes else 0, B, list_size, listed - list_size, D,
     )  # fmt: skip
     return losses, slopes, user_slopes
 
 
-def backward_native(grad_losses, users, user_ids, items, item_ids, slopes, user_slopes):
-    users, user_ids, items, item_ids = (
-        None if t is None else t.contiguous() for t in (users, user_ids, items, item_ids)
-    )
+def backward_native(
+    grad_losses, users, user_ids, items, item_ids, slopes, user_slopes, item_bias, *, grads=dense_grads
+):
+    users, user_ids, items, item_ids = contiguous(users, user_ids, items, item_ids)
     check_ids(OP, users, user_ids, items, item_ids)
-    code, (B, listed), D = DTYPE_CODES[users.dtype], item_ids.shape, users.shape[1]
     scale = grad_losses.to(slopes.dtype)[:, None]
-    grad_scores, grad_users = scale * slopes, scale * user_slopes
-    if user_ids is not None:
-        row_grads, grad_users = grad_users, torch.zeros(users.shape, dtype=slopes.dtype)
-        _native.gathered_inner_product_user_grads(
-            code, address(row_grads), address(user_ids), address(grad_users), users.shape[0], B, D
-        )
-    grad_items = torch.zeros(items.shape, dtype=slopes.dtype)
-    _native.gathered_inner_product_item_grads(
-        code, address(grad_scores), address(users), address(user_ids), address(item_ids), address(grad_items),
-        items.shape[0], B, listed, D,
-    )  # fmt: skip
-    return grad_users.to(users.dtype), grad_items.to(items.dtype)
+    return grads(scale * slopes, scale * user_slopes, users, user_ids, items, item_ids, item_bias)
 
 
-REFERENCE = {"forward": forward_reference, "backward": reference.embedding_plackett_luce_backward}
-NATIVE = {"forward": forward_native, "backward": backward_native}
+def sparse_backward_native(*args):
+    return backward_native(*args, grads=sparse_grads)
+
+
+REFERENCE = {
+    "forward": forward_reference,
+    "backward": reference.embedding_plackett_luce_backward,
+    "sparse_backward": reference.embedding_plackett_luce_sparse_backward,
+}
+NATIVE = {
+    "forward": forward_native,
+    "backward": backward_native,
+    "sparse_backward": sparse_backward_native,
+}
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
 implement(OP, "CUDA", {"reference": REFERENCE})
 
 
+def counted_ids(item_ids: Tensor, lengths: Tensor | None, list_size: int) -> Tensor:
+    """-1 in place of the ids past a list's length, which touch no row."""
+    if lengths is None:
+        return item_ids
+    column = torch.arange(item_ids.shape[1], device=item_ids.device)
+    return item_ids.masked_fill((column < list_size) & (column >= lengths[:, None]), -1)
+
+
 def _setup(ctx, inputs, output):
-    users, user_ids, items, item_ids, _, _, with_slopes = inputs
+    users, user_ids, items, item_ids, lengths, list_size, with_slopes, item_bias, sparse_grad = inputs
     _, slopes, user_slopes = output
     ctx.mark_non_differentiable(slopes, user_slopes)
     ctx.set_materialize_grads(False)
-    ctx.with_slopes = with_slopes
-    ctx.save_for_backward(users, user_ids, items, item_ids, slopes, user_slopes)
+    ctx.with_slopes, ctx.sparse_grad = with_slopes, sparse_grad
+    if sparse_grad:
+        item_ids = counted_ids(item_ids, lengths, list_size)
+    ctx.save_for_backward(users, user_ids, items, item_ids, slopes, user_slopes, item_bias)
 
 
 def _backward(ctx, grad_losses, *_):
     if not ctx.with_slopes:
         raise RuntimeError(f"{OP}: expected a call with_slopes for a backward; got one without")
     if grad_losses is None:
-        return (None,) * 7
-    grads = torch.ops.rankdistill.embedding_plackett_luce_backward(grad_losses, *ctx.saved_tensors)
-    return grads[0], None, grads[1], None, None, None, None
+        return (None,) * 9
+    ops, saved = torch.ops.rankdistill, ctx.saved_tensors
+    if ctx.sparse_grad:
+        grads = ops.embedding_plackett_luce_sparse_backward(grad_losses, *saved)
+        grad_users, grad_items, grad_bias = sparse_tables(grads, *saved[:4], saved[6])
+    else:
+        grad_users, grad_items, grad_bias = ops.embedding_plackett_luce_backward(grad_losses, *saved)
+    return grad_users, None, grad_items, *(None,) * 4, None if saved[6] is None else grad_bias, None
 
 
 torch.library.register_autograd(f"rankdistill::{OP}_forward", _backward, setup_context=_setup, lib=LIBRARY)
-torch.library.register_autograd(f"rankdistill::{OP}_backward", no_double_backward(OP), lib=LIBRARY)
+for suffix in ("backward", "sparse_backward"):
+    torch.library.register_autograd(f"rankdistill::{OP}_{suffix}", no_double_backward(OP), lib=LIBRARY)
 
 
 def embedding_plackett_luce(
@@ -137,11 +168,13 @@ def embedding_plackett_luce(
     list_size: int,
     lengths: Tensor | None = None,
     user_ids: Tensor | None = None,
+    item_bias: Tensor | None = None,
+    sparse_grad: bool = False,
 ) -> Tensor:
     """`plackett_luce` of listed items' inner products with each row's user, in one pass over their vectors.
 
     losses = plackett_luce(scores[:, :K], scores[:, K:], lengths), scores = gathered_inner_product(users, items,
-    item_ids, user_ids), K = list_size
+    item_ids, user_ids, item_bias), K = list_size
 
     Args:
         users: [U, D] float table; [B, D] where `user_ids` is None.
@@ -150,19 +183,23 @@ def embedding_plackett_luce(
         list_size: K.
         lengths: [B] int64 in [0, K], how many of each list count; None for all.
         user_ids: [B] int64 in [0, U), or None: row b of `users` is then user b. Ids may repeat.
+        item_bias: [N] of the dtype of `items`, or None.
+        sparse_grad: as for `gathered_inner_product`; ids past a list's length touch no row.
 
     Returns:
         losses [B], float32 (float64 for float64 tables).
 
     Contract:
-        As `plackett_luce`. Gradients are dense tables, with the same bits for any number of threads.
+        As `plackett_luce`. Gradients, dense or sparse, have the same bits for any number of threads.
 
     Raises:
         TypeError, ValueError: wrong dtypes, shapes or devices.
         IndexError: an id out of range, or -1 within a list (CPU).
+        RuntimeError: `sparse_grad` under torch.compile.
 
     Cost:
-        O(B·(K + L)·D) time; B·(K + L + D) numbers kept for the backward; backward O((U + N)·D) besides.
+        O(B·(K + L)·D) time; B·(K + L + D) numbers kept for the backward; backward O((U + N)·D) besides,
+        sparse nothing.
 
     Source:
         The loss of Kang et al., DE-RRD, CIKM 2020, and of every list-wise method that scores by inner products.
@@ -172,7 +209,7 @@ def embedding_plackett_luce(
         >>> embedding_plackett_luce(users, items, torch.tensor([[0, 1]]), list_size=1)
         tensor([0.6931])
     """
-    check_arguments(OP, users, items, item_ids, user_ids)
+    check_arguments(OP, users, items, item_ids, user_ids, item_bias)
     listed = item_ids.shape[1]
     checks.expect(
         0 <= list_size <= listed, OP, f"list_size in [0, {listed}], the columns of item_ids", list_size
@@ -185,7 +222,8 @@ def embedding_plackett_luce(
         checks.expect(
             lengths.device == users.device, OP, f"lengths on the device of users ({users.device})", lengths
         )
-    with_slopes = torch.is_grad_enabled() and (users.requires_grad or items.requires_grad)
+    with_slopes = wants_grad(users, items, item_bias)
+    sparse_grad = sparse_grad and with_slopes
     return torch.ops.rankdistill.embedding_plackett_luce_forward(
-        users, user_ids, items, item_ids, lengths, list_size, with_slopes
+        users, user_ids, items, item_ids, lengths, list_size, with_slopes, item_bias, sparse_grad
     )[0]

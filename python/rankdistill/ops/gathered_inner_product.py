@@ -8,25 +8,43 @@ from torch import Tensor
 from rankdistill.ops import checks
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
+from rankdistill.ops.touched_rows import as_sparse, expect_eager, occurrences, sum_rows
 from rankdistill.reference import gathered_inner_product as reference
 
 OP = "gathered_inner_product"
 
-LIBRARY.define(f"{OP}_forward(Tensor users, Tensor? user_ids, Tensor items, Tensor item_ids) -> Tensor")
 LIBRARY.define(
-    f"{OP}_backward(Tensor grad_scores, Tensor users, Tensor? user_ids, Tensor items, Tensor item_ids)"
-    " -> (Tensor, Tensor)"
+    f"{OP}_forward(Tensor users, Tensor? user_ids, Tensor items, Tensor item_ids, Tensor? item_bias, bool sparse_grad)"
+    " -> Tensor"
+)
+LIBRARY.define(
+    f"{OP}_backward(Tensor grad_scores, Tensor users, Tensor? user_ids, Tensor items, Tensor item_ids,"
+    " Tensor? item_bias) -> (Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(
+    f"{OP}_sparse_backward(Tensor grad_scores, Tensor users, Tensor? user_ids, Tensor items, Tensor item_ids,"
+    " Tensor? item_bias) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
 @torch.library.register_fake(f"rankdistill::{OP}_forward", lib=LIBRARY)
-def _(users, user_ids, items, item_ids):
+def _(users, user_ids, items, item_ids, item_bias, sparse_grad):
+    expect_eager(OP, sparse_grad)
     return users.new_empty(item_ids.shape, dtype=accumulator_dtype(users.dtype))
 
 
 @torch.library.register_fake(f"rankdistill::{OP}_backward", lib=LIBRARY)
-def _(grad_scores, users, user_ids, items, item_ids):
-    return users.new_empty(users.shape), items.new_empty(items.shape)
+def _(grad_scores, users, user_ids, items, item_ids, item_bias):
+    return dense_like(users, items, item_bias)
+
+
+def dense_like(users: Tensor, items: Tensor, item_bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Empty gradients; that of a bias that is not there has no entries."""
+    return (
+        users.new_empty(users.shape),
+        items.new_empty(items.shape),
+        items.new_empty(0 if item_bias is None else item_bias.shape),
+    )
 
 
 def check_ids(op: str, users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor) -> None:
@@ -35,72 +53,137 @@ def check_ids(op: str, users: Tensor, user_ids: Tensor | None, items: Tensor, it
     checks.check_indices(op, "item_ids", item_ids, -1, items.shape[0])
 
 
-def forward_reference(users, user_ids, items, item_ids):
+def forward_reference(users, user_ids, items, item_ids, item_bias, sparse_grad):
     if users.device.type == "cpu":
         check_ids(OP, users, user_ids, items, item_ids.contiguous())
-    return reference.gathered_inner_product_forward(users, user_ids, items, item_ids)
+    return reference.gathered_inner_product_forward(users, user_ids, items, item_ids, item_bias)
 
 
-def forward_native(users, user_ids, items, item_ids):
-    users, items, item_ids = users.contiguous(), items.contiguous(), item_ids.contiguous()
-    user_ids = None if user_ids is None else user_ids.contiguous()
+def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
+def forward_native(users, user_ids, items, item_ids, item_bias, sparse_grad):
+    users, user_ids, items, item_ids, item_bias = contiguous(users, user_ids, items, item_ids, item_bias)
     check_ids(OP, users, user_ids, items, item_ids)
     scores = torch.empty(item_ids.shape, dtype=accumulator_dtype(users.dtype))
     _native.gathered_inner_product_forward(
         DTYPE_CODES[users.dtype], address(users), address(user_ids), address(items), address(item_ids),
-        address(scores), *item_ids.shape, users.shape[1],
+        address(item_bias), address(scores), *item_ids.shape, users.shape[1],
     )  # fmt: skip
     return scores
 
 
-def backward_native(grad_scores, users, user_ids, items, item_ids):
-    wide = accumulator_dtype(users.dtype)
-    code = DTYPE_CODES[users.dtype]
-    users, items, item_ids = users.contiguous(), items.contiguous(), item_ids.contiguous()
-    user_ids = None if user_ids is None else user_ids.contiguous()
-    check_ids(OP, users, user_ids, items, item_ids)
-    grad_scores = grad_scores.to(wide).contiguous()
-    (B, K), D = item_ids.shape, users.shape[1]
-    row_grads = torch.empty((B, D), dtype=wide)
+def row_grads(grad_scores: Tensor, items: Tensor, item_ids: Tensor) -> Tensor:
+    """[B, D] the gradient of each row's user vector."""
+    (B, K), D = item_ids.shape, items.shape[1]
+    grads = torch.empty((B, D), dtype=accumulator_dtype(items.dtype))
     _native.gathered_inner_product_row_grads(
-        code, address(grad_scores), address(items), address(item_ids), address(row_grads), B, K, D
-    )
-    grad_users = row_grads
+        DTYPE_CODES[items.dtype], address(grad_scores), address(items), address(item_ids), address(grads), B, K, D
+    )  # fmt: skip
+    return grads
+
+
+def dense_grads(grad_scores, grad_rows, users, user_ids, items, item_ids, item_bias):
+    """Dense gradients of users, items and item_bias from those of the scores [B, K] and of each row's user [B, D]."""
+    code, wide, (B, K), D = DTYPE_CODES[users.dtype], grad_scores.dtype, item_ids.shape, users.shape[1]
+    grad_users = grad_rows
     if user_ids is not None:
         grad_users = torch.zeros(users.shape, dtype=wide)
         _native.gathered_inner_product_user_grads(
-            code, address(row_grads), address(user_ids), address(grad_users), users.shape[0], B, D
+            code, address(grad_rows), address(user_ids), address(grad_users), users.shape[0], B, D
         )
     grad_items = torch.zeros(items.shape, dtype=wide)
     _native.gathered_inner_product_item_grads(
         code, address(grad_scores), address(users), address(user_ids), address(item_ids), address(grad_items),
         items.shape[0], B, K, D,
     )  # fmt: skip
-    return grad_users.to(users.dtype), grad_items.to(items.dtype)
+    grad_bias = torch.zeros(0 if item_bias is None else items.shape[0], dtype=wide)
+    if item_bias is not None:
+        _native.gathered_inner_product_bias_grads(
+            code, address(grad_scores), address(item_ids), address(grad_bias), items.shape[0], B * K
+        )
+    return grad_users.to(users.dtype), grad_items.to(items.dtype), grad_bias.to(items.dtype)
 
 
-REFERENCE = {"forward": forward_reference, "backward": reference.gathered_inner_product_backward}
-NATIVE = {"forward": forward_native, "backward": backward_native}
+def sparse_grads(grad_scores, grad_rows, users, user_ids, items, item_ids, item_bias):
+    """As `dense_grads`, of touched rows: users' ids and gradients, items' ids, their gradients and their biases'."""
+    wide, K = grad_scores.dtype, item_ids.shape[1]
+    seen, grad_users = torch.empty(0, dtype=torch.int64), grad_rows
+    if user_ids is not None:
+        seen, order, starts = occurrences(user_ids, users.shape[0])
+        grad_users = sum_rows(grad_rows, order, starts, len(seen))
+    touched, order, starts = occurrences(item_ids, items.shape[0])
+    grad_items = torch.empty((len(touched), items.shape[1]), dtype=wide)
+    _native.gathered_inner_product_touched_grads(
+        DTYPE_CODES[users.dtype], address(grad_scores), address(users), address(user_ids), address(order),
+        address(starts), address(grad_items), len(touched), K, items.shape[1],
+    )  # fmt: skip
+    grad_bias = torch.empty(0, dtype=wide)
+    if item_bias is not None:
+        grad_bias = sum_rows(grad_scores.view(-1, 1), order, starts, len(touched)).view(-1)
+    return seen, grad_users.to(users.dtype), touched, grad_items.to(items.dtype), grad_bias.to(items.dtype)
+
+
+def backward_native(grad_scores, users, user_ids, items, item_ids, item_bias, *, grads=dense_grads):
+    users, user_ids, items, item_ids = contiguous(users, user_ids, items, item_ids)
+    check_ids(OP, users, user_ids, items, item_ids)
+    grad_scores = grad_scores.to(accumulator_dtype(users.dtype)).contiguous()
+    grad_rows = row_grads(grad_scores, items, item_ids)
+    return grads(grad_scores, grad_rows, users, user_ids, items, item_ids, item_bias)
+
+
+def sparse_backward_native(*args):
+    return backward_native(*args, grads=sparse_grads)
+
+
+REFERENCE = {
+    "forward": forward_reference,
+    "backward": reference.gathered_inner_product_backward,
+    "sparse_backward": reference.gathered_inner_product_sparse_backward,
+}
+NATIVE = {
+    "forward": forward_native,
+    "backward": backward_native,
+    "sparse_backward": sparse_backward_native,
+}
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
 implement(OP, "CUDA", {"reference": REFERENCE})
 
 
 def _setup(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
+    *tensors, ctx.sparse_grad = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx, grad_scores):
-    grad_users, grad_items = torch.ops.rankdistill.gathered_inner_product_backward(
-        grad_scores, *ctx.saved_tensors
-    )
-    return grad_users, None, grad_items, None
+    ops, inputs = torch.ops.rankdistill, ctx.saved_tensors
+    if ctx.sparse_grad:
+        grads = ops.gathered_inner_product_sparse_backward(grad_scores, *inputs)
+        grad_users, grad_items, grad_bias = sparse_tables(grads, *inputs)
+    else:
+        grad_users, grad_items, grad_bias = ops.gathered_inner_product_backward(grad_scores, *inputs)
+    return grad_users, None, grad_items, None, None if inputs[4] is None else grad_bias, None
+
+
+def sparse_tables(grads, users, user_ids, items, item_ids, item_bias) -> list[Tensor | None]:
+    """Gradients of touched rows as sparse tensors of users (dense where every row is used), items and item_bias."""
+    seen, grad_users, touched, grad_items, grad_bias = grads
+    return [
+        grad_users if user_ids is None else as_sparse(seen, grad_users, users),
+        as_sparse(touched, grad_items, items),
+        None if item_bias is None else as_sparse(touched, grad_bias, item_bias),
+    ]
 
 
 torch.library.register_autograd(f"rankdistill::{OP}_forward", _backward, setup_context=_setup, lib=LIBRARY)
-torch.library.register_autograd(f"rankdistill::{OP}_backward", no_double_backward(OP), lib=LIBRARY)
+for suffix in ("backward", "sparse_backward"):
+    torch.library.register_autograd(f"rankdistill::{OP}_{suffix}", no_double_backward(OP), lib=LIBRARY)
 
 
-def check_arguments(op: str, users: Tensor, items: Tensor, item_ids: Tensor, user_ids: Tensor | None) -> None:
+def check_arguments(
+    op: str, users: Tensor, items: Tensor, item_ids: Tensor, user_ids: Tensor | None, item_bias: Tensor | None
+) -> None:
     checks.expect_tensor(op, "users", users, 2)
     checks.expect_tensor(op, "items", items, 2)
     checks.expect_same(op, "users", users, "items", items)
@@ -113,40 +196,65 @@ def check_arguments(op: str, users: Tensor, items: Tensor, item_ids: Tensor, use
     checks.expect(
         item_ids.shape[0] == rows.shape[0], op, f"item_ids with {rows.shape[0]} rows, as users", item_ids
     )
-    checks.expect_no_forward_ad(op, users, items)
+    if item_bias is not None:
+        checks.expect_tensor(op, "item_bias", item_bias, 1)
+        checks.expect_same(op, "items", items, "item_bias", item_bias)
+        checks.expect(
+            item_bias.shape[0] == items.shape[0],
+            op,
+            f"item_bias of {items.shape[0]} entries, as items",
+            item_bias,
+        )
+    checks.expect_no_forward_ad(op, users, items, item_bias)
+
+
+def wants_grad(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def gathered_inner_product(
-    users: Tensor, items: Tensor, item_ids: Tensor, user_ids: Tensor | None = None
+    users: Tensor,
+    items: Tensor,
+    item_ids: Tensor,
+    user_ids: Tensor | None = None,
+    item_bias: Tensor | None = None,
+    sparse_grad: bool = False,
 ) -> Tensor:
     """Scores of listed items, without writing the gathered [B, K, D] embeddings.
 
-    scores[b, k] = <users[user_ids[b]], items[item_ids[b, k]]>
+    scores[b, k] = <users[user_ids[b]], items[item_ids[b, k]]> + item_bias[item_ids[b, k]]
 
     Args:
         users: [U, D] float table; [B, D] where `user_ids` is None.
         items: [N, D] float table of the same dtype.
         item_ids: [B, K] int64 in [-1, N); -1 is no item.
         user_ids: [B] int64 in [0, U), or None: row b of `users` is then user b. Ids may repeat.
+        item_bias: [N] of the dtype of `items`, or None.
+        sparse_grad: gradients of `items` and `item_bias`, and of `users` where there are `user_ids`, as sparse
+            tensors of the touched rows, coalesced; otherwise dense. Eager mode only.
 
     Returns:
         scores [B, K], float32 (float64 for float64 tables); -inf, with gradient 0, where `item_ids` is -1.
 
     Contract:
-        Gradients are dense tables; every row is summed in the order of (b, k), so they have the same bits for
-        any number of threads.
+        Every row of a gradient is summed in the order of (b, k), so gradients have the same bits for any number
+        of threads, and sparse ones the same as dense ones. What -1 stands for touches no row.
 
     Raises:
         TypeError, ValueError: wrong dtypes, shapes or devices.
         IndexError: an id out of range (CPU).
+        RuntimeError: `sparse_grad` under torch.compile.
 
     Cost:
-        O(B·K·D) time, O(B·K) memory besides the gradients; backward O(B·K·D + (U + N)·D).
+        O(B·K·D) time, O(B·K) memory besides the gradients; backward O(B·K·D + (U + N)·D), sparse O(B·K·D).
 
     Example:
         >>> users, items = torch.tensor([[1., 2.]]), torch.tensor([[1., 0.], [0., 1.], [1., 1.]])
         >>> gathered_inner_product(users, items, torch.tensor([[2, 0]]))
         tensor([[3., 1.]])
     """
-    check_arguments(OP, users, items, item_ids, user_ids)
-    return torch.ops.rankdistill.gathered_inner_product_forward(users, user_ids, items, item_ids)
+    check_arguments(OP, users, items, item_ids, user_ids, item_bias)
+    sparse_grad = sparse_grad and wants_grad(users, items, item_bias)
+    return torch.ops.rankdistill.gathered_inner_product_forward(
+        users, user_ids, items, item_ids, item_bias, sparse_grad
+    )

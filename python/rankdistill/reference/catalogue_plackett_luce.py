@@ -36,13 +36,6 @@ def joined_exclusions(
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), ids
 
 
-def list_scores(users: Tensor, items: Tensor, item_ids: Tensor, item_bias: Tensor | None) -> Tensor:
-    scores = gathered_inner_product_forward(users, None, items, item_ids)
-    if item_bias is None or not len(items):
-        return scores
-    return scores + item_bias.to(scores.dtype)[item_ids.clamp_min(0)]
-
-
 def catalogue_plackett_luce_forward(
     users: Tensor,
     items: Tensor,
@@ -56,7 +49,7 @@ def catalogue_plackett_luce_forward(
     """losses [B], the slopes by list [B, K] and log-mass [B], the mass as a pair, and the slopes by tables."""
     item_ids, lengths = listed_items(item_ids, lengths)
     exclude = joined_exclusions(item_ids, exclude_indptr, exclude_indices, len(items))
-    scores = list_scores(users, items, item_ids, item_bias)
+    scores = gathered_inner_product_forward(users, None, items, item_ids, item_bias)
     log_masses, tops, sums = catalogue_log_mass_forward(users, items, *exclude, item_bias, 0.0)
     losses = plackett_luce_forward(scores, log_masses[:, None], lengths)
     if not with_slopes:
@@ -74,16 +67,10 @@ def catalogue_plackett_luce_forward(
 def table_slopes(list_slopes, mass_slopes, users, items, item_ids, exclude, item_bias, tops, sums):
     """Gradients by users, items and biases (none where there are none) of scores' and log-masses' gradients."""
     wide = list_slopes.dtype
-    tables = users.to(wide), items.to(wide), item_bias
-    of_mass = catalogue_log_mass_backward(
-        mass_slopes, tables[0], tables[1], *exclude, None if item_bias is None else item_bias.to(wide), tops, sums, 0.0
-    )  # fmt: skip
-    of_list = gathered_inner_product_backward(list_slopes, tables[0], None, tables[1], item_ids)
-    by_bias = of_mass[2]
-    if item_bias is not None:
-        listed = item_ids >= 0
-        by_bias = by_bias.index_add(0, item_ids[listed], list_slopes[listed])
-    return of_mass[0] + of_list[0], of_mass[1] + of_list[1], by_bias
+    users, items, item_bias = (None if t is None else t.to(wide) for t in (users, items, item_bias))
+    of_mass = catalogue_log_mass_backward(mass_slopes, users, items, *exclude, item_bias, tops, sums, 0.0)
+    of_list = gathered_inner_product_backward(list_slopes, users, None, items, item_ids, item_bias)
+    return tuple(a + b for a, b in zip(of_mass, of_list, strict=True))
 
 
 def catalogue_plackett_luce_backward(

@@ -8,6 +8,7 @@ from torch import Tensor
 from rankdistill.reference.gathered_inner_product import (
     gathered_inner_product_backward,
     gathered_inner_product_forward,
+    gathered_inner_product_sparse_backward,
     listed_rows,
 )
 from rankdistill.reference.plackett_luce import plackett_luce_backward, plackett_luce_forward
@@ -15,9 +16,9 @@ from rankdistill.reference.plackett_luce import plackett_luce_backward, plackett
 
 def embedding_plackett_luce_forward(
     users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor, lengths: Tensor | None, list_size: int,
-    with_slopes: bool,
+    with_slopes: bool, item_bias: Tensor | None = None, sparse_grad: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    scores = gathered_inner_product_forward(users, user_ids, items, item_ids)
+    scores = gathered_inner_product_forward(users, user_ids, items, item_ids, item_bias)
     listed, tail = scores[:, :list_size], scores[:, list_size:]
     losses = plackett_luce_forward(listed, tail, lengths)
     if not with_slopes:
@@ -31,7 +32,15 @@ def embedding_plackett_luce_forward(
 
 def embedding_plackett_luce_backward(
     grad_losses: Tensor, users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor, slopes: Tensor,
-    user_slopes: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    user_slopes: Tensor, item_bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     grad_scores = grad_losses[:, None].to(slopes.dtype) * slopes
-    return gathered_inner_product_backward(grad_scores, users, user_ids, items, item_ids)
+    return gathered_inner_product_backward(grad_scores, users, user_ids, items, item_ids, item_bias)
+
+
+def embedding_plackett_luce_sparse_backward(
+    grad_losses: Tensor, users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor, slopes: Tensor,
+    user_slopes: Tensor, item_bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grad_scores = grad_losses[:, None].to(slopes.dtype) * slopes
+    return gathered_inner_product_sparse_backward(grad_scores, users, user_ids, items, item_ids, item_bias)

@@ -60,6 +60,11 @@ def gumbel(word: Tensor) -> Tensor:
     return -stated_log(-stated_log((word.double() + 0.5) * 2.0**-32))
 
 
+def exponential(word: Tensor) -> Tensor:
+    """A standard exponential variate."""
+    return -stated_log((word.double() + 0.5) * 2.0**-32)
+
+
 def bounded(word: Tensor, bound: Tensor | int) -> Tensor:
     """Lemire's uniform in [0, bound), or -1 where the word must be thrown away."""
     bound = torch.as_tensor(bound, device=word.device)

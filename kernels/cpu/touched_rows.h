@@ -1,0 +1,99 @@
+// Which rows of a table a list of ids names, and the sums of what belongs to each: gradients of touched rows alone.
+//
+// Sums run in the order of the list, so they have the same bits for any number of threads, and the same as those
+// that a dense gradient gets.
+#pragma once
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/simd.h"
+#include "kernels/cpu/storage.h"
+
+namespace {
+
+// Lanes of the short vectors that take what the full ones leave.
+template <class Acc>
+constexpr int kShortLanes = kLanes<Acc> >= 8 ? kLanes<Acc> / 4 : kLanes<Acc>;
+
+// y += scale * x
+template <class Storage, class Acc>
+inline void add_scaled(Acc* y, Acc scale, const Storage* x, int64_t width) {
+  int64_t d = 0;
+  if constexpr (sizeof(Storage) == sizeof(Acc)) {
+    constexpr int W = kLanes<Acc>, Q = kShortLanes<Acc>;
+    typedef Vector<Acc, W> V;
+    typedef Vector<Acc, Q> VQ;
+    for (; d + W <= width; d += W) store(y + d, load<V>(y + d) + scale * load<V>(x + d));
+    for (; d + Q <= width; d += Q) store(y + d, load<VQ>(y + d) + scale * load<VQ>(x + d));
+  }
+  for (; d < width; ++d) y[d] += scale * static_cast<Acc>(widen(x[d]));
+}
+
+constexpr int kDigitBits = 11;
+
+inline int bits_below(int64_t count) {
+  int bits = 0;
+  while (bits < 63 && (static_cast<int64_t>(1) << bits) < count) ++bits;
+  return bits;
+}
+
+// Whether ids below N and positions below count fit one 64-bit key together.
+inline bool touched_rows_fit(int64_t count, int64_t N) { return bits_below(count) + bits_below(N) <= 64; }
+
+// ids [count] in [-1, N), -1 for none. Writes the positions of all others to `order`, by id and then ascending, the
+// distinct ids to `touched`, ascending, and to `starts` where each one's positions begin in `order`, with their number
+// at the end (count + 1 entries of room). `keys` is scratch of 2·count. Returns how many are distinct.
+inline int64_t touched_rows(const int64_t* ids, int64_t count, int64_t N, uint64_t* keys, int64_t* order, int64_t* touched,
+                     int64_t* starts) {
+  const int position_bits = bits_below(count), id_bits = bits_below(N);
+  int64_t kept = 0;
+  for (int64_t i = 0; i < count; ++i)
+    if (ids[i] >= 0) keys[kept++] = static_cast<uint64_t>(ids[i]) << position_bits | static_cast<uint64_t>(i);
+  // A radix sort by the id's digits alone: positions ascend already, and every pass is stable.
+  const int passes = (id_bits + kDigitBits - 1) / kDigitBits;
+  const int width = passes ? (id_bits + passes - 1) / passes : 0;
+  uint64_t *from = keys, *to = keys + count;
+  for (int pass = 0; pass < passes; ++pass) {
+    const int shift = position_bits + pass * width;
+    const uint64_t mask = (static_cast<uint64_t>(1) << width) - 1;
+    int64_t next[1 << kDigitBits] = {};
+    for (int64_t i = 0; i < kept; ++i) ++next[from[i] >> shift & mask];
+    int64_t total = 0;
+    for (uint64_t digit = 0; digit <= mask; ++digit) {
+      const int64_t here = next[digit];
+      next[digit] = total;
+      total += here;
+    }
+    for (int64_t i = 0; i < kept; ++i) to[next[from[i] >> shift & mask]++] = from[i];
+    uint64_t* const swapped = from;
+    from = to;
+    to = swapped;
+  }
+  const uint64_t position_mask = (static_cast<uint64_t>(1) << position_bits) - 1;
+  int64_t distinct = 0;
+  for (int64_t i = 0; i < kept; ++i) {
+    const int64_t id = static_cast<int64_t>(from[i] >> position_bits);
+    order[i] = static_cast<int64_t>(from[i] & position_mask);
+    if (distinct == 0 || touched[distinct - 1] != id) {
+      touched[distinct] = id;
+      starts[distinct++] = i;
+    }
+  }
+  starts[distinct] = kept;
+  return distinct;
+}
+
+// sums [M, D]: the rows of each touched id added up.
+template <class Storage>
+void sum_touched_rows(const Storage* rows, const int64_t* order, const int64_t* starts,
+                      typename Accumulator<Storage>::type* sums, int64_t M, int64_t D) {
+  typedef typename Accumulator<Storage>::type Acc;
+  parallel_chunks(M, 1 + 16384 / (D + 1), [=](int64_t begin, int64_t end, int) {
+    for (int64_t m = begin; m < end; ++m) {
+      Acc* const sum = sums + m * D;
+      for (int64_t d = 0; d < D; ++d) sum[d] = 0;
+      for (int64_t i = starts[m]; i < starts[m + 1]; ++i)
+        add_scaled(sum, static_cast<Acc>(1), rows + order[i] * D, D);
+    }
+  });
+}
+
+}  // namespace
