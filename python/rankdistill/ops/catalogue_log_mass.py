@@ -181,8 +181,8 @@ def catalogue_log_mass(
 
     Example:
         >>> users, items = torch.zeros(1, 2), torch.ones(4, 2)
-        >>> catalogue_log_mass(users, items, exclude=(torch.tensor([0, 1]), torch.tensor([2]))).exp()
-        tensor([3.0000])
+        >>> catalogue_log_mass(users, items, exclude=(torch.tensor([0, 1]), torch.tensor([2])))  # log 3
+        tensor([1.0986])
     """
     check_tables(OP, users, items, item_bias)
     indptr, indices = exclusion_lists(OP, exclude, users)
