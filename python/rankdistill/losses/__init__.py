@@ -6,10 +6,13 @@ from rankdistill.losses.frequency_distillation import FrequencyDistillation
 from rankdistill.losses.full_topology_distillation import FullTopologyDistillation
 from rankdistill.losses.hierarchical_topology_distillation import HierarchicalTopologyDistillation
 from rankdistill.losses.hint_regression import HintRegression
+from rankdistill.losses.item_side_ranking_regularization import ItemSideRankingRegularization
 from rankdistill.losses.personalized_hint_regression import PersonalizedHintRegression
 from rankdistill.losses.preference_consistent_distillation import PreferenceConsistentDistillation
+from rankdistill.losses.ranking_distillation import RankingDistillation
 from rankdistill.losses.relational_knowledge_distillation import RelationalKnowledgeDistillation
 from rankdistill.losses.relaxed_ranking_distillation import RelaxedRankingDistillation
+from rankdistill.losses.unbiased_distillation import UnbiasedDistillation
 
 __all__ = [
     "Batch",
@@ -19,9 +22,12 @@ __all__ = [
     "FullTopologyDistillation",
     "HierarchicalTopologyDistillation",
     "HintRegression",
+    "ItemSideRankingRegularization",
     "PersonalizedHintRegression",
     "PreferenceConsistentDistillation",
+    "RankingDistillation",
     "RelationalKnowledgeDistillation",
     "RelaxedRankingDistillation",
+    "UnbiasedDistillation",
     "VectorDistillation",
 ]
