@@ -42,6 +42,7 @@ LEVELS = {
     "losses": 4,
     "models": 5,
     "trainer": 6,
+    "methods": 6,
     "report": 6,
     "collect_env": 6,
     "commands": 7,

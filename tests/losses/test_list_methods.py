@@ -19,7 +19,7 @@ from rankdistill import (
     functional,
 )
 from rankdistill.data import CSR, popularity_groups
-from tests.case import generator, randint, randn
+from tests.case import generator, randn
 from tests.losses.vectors import assert_golden, golden_tensors
 
 U, N = 30, 200
@@ -67,14 +67,13 @@ def item_rankings(train, teacher):
 
 @pytest.fixture(scope="module")
 def methods(train, rankings, item_rankings):
-    groups = popularity_groups(torch.bincount(train.indices, minlength=N), 2)
     return {
         "rrd": lambda **o: RelaxedRankingDistillation(rankings, train, 6, 7, **o),
         "ir-rrd": lambda **o: ItemSideRankingRegularization(
             rankings, item_rankings, train, 0.5, 6, 7, 4, 5, **o
         ),
         "rd": lambda **o: RankingDistillation(rankings, n_sampled=20, start_epoch=1, **o),
-        "unkd": lambda **o: UnbiasedDistillation(rankings, groups.group_of_item, groups.pairs(8), **o),
+        "unkd": lambda **o: UnbiasedDistillation(rankings, train, 8, **o),
     }
 
 
@@ -150,11 +149,11 @@ def test_released_both_sides(name, golden):
 def test_a_repeated_user_counts_as_often_as_it_occurs(methods):
     student = Tables(randn(U, 4, seed=1), randn(N, 4, seed=2))
     for name in ("rd", "unkd"):
-        method = methods[name]()
+        method = methods[name](reduction="mean")
         method.begin_epoch(0, student)
         one, other = (method(student, torch.tensor([user])).item() for user in (3, 8))
         assert method(student, torch.tensor([3, 8, 3])).item() == pytest.approx((2 * one + other) / 3)
-        summed = methods[name](reduction="sum")
+        summed = methods[name]()
         summed.begin_epoch(0, student)
         assert summed(student, torch.tensor([3, 8, 3])).item() == pytest.approx(2 * one + other)
 
@@ -180,8 +179,9 @@ def test_ranking_distillation_by_its_definition(rankings):
 
 
 def test_pairs_stay_in_their_group_and_in_the_teachers_order(train, rankings):
-    groups = popularity_groups(torch.bincount(train.indices, minlength=N), 3)
-    method = UnbiasedDistillation(rankings, groups.group_of_item, groups.pairs(30))
+    method = UnbiasedDistillation(rankings, train, 30, n_groups=3)
+    groups = method.groups
+    assert method.n_pairs == [10, 10, 10]
     method.begin_epoch(4)
     for user, pairs in enumerate(method._pairs.tolist()):
         listed = rankings.indices[user].tolist()
@@ -226,11 +226,8 @@ def test_groups_of_no_interactions():
         (lambda r: RankingDistillation(r, 51), r"n_listed in \[1, 50\], as rankings; got 51"),
         (lambda r: RankingDistillation(r, 5, n_sampled=0), "n_sampled of 1 or more; got 0"),
         (lambda r: RankingDistillation(r, reduction="none"), "reduction sum or mean; got 'none'"),
-        (lambda r: UnbiasedDistillation(r, torch.zeros(3).long()), "group_of_item of 200 items, as rankings"),
-        (
-            lambda r: UnbiasedDistillation(r, randint(0, 3, (N,), seed=1), [4, 4]),
-            "n_pairs of 3 groups or more; got 2",
-        ),
+        (lambda r: UnbiasedDistillation(r, CSR.empty(U, 3)), "exclude of 200 items, as rankings; got 3"),
+        (lambda r: UnbiasedDistillation(r, CSR.empty(U, N), 0), "n_pairs of 1 or more; got 0"),
     ],
 )
 def test_bad_settings(rankings, make, message):

@@ -26,7 +26,7 @@ class RankingDistillation(Distillation):
         start_epoch: the first epoch with discrepancy weights; before it positions alone count.
         normalized: whether a row's weights are scaled to sum 1 (as in the paper; the authors' code does not).
         first_rank: 0 in the authors' code, 1 in later re-implementations.
-        reduction: "mean" over the batch's interactions (the authors'), or their "sum".
+        reduction: "sum" over the batch's interactions, or their "mean" (the authors', whose other loss is a mean too).
         seed: of the sampled items.
 
     Cost:
@@ -54,7 +54,7 @@ class RankingDistillation(Distillation):
         start_epoch: int = 10,
         normalized: bool = False,
         first_rank: int = 0,
-        reduction: str = "mean",
+        reduction: str = "sum",
         seed: int = 0,
     ) -> None:
         super().__init__()

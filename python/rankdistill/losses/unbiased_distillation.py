@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from rankdistill import functional
+from rankdistill.data.csr import CSR
+from rankdistill.data.popularity import popularity_groups
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_scores, unique_rows
 from rankdistill.rankings import Rankings
@@ -21,10 +21,13 @@ class UnbiasedDistillation(Distillation):
 
     Args:
         rankings: the teacher's lists, train items excluded (the released code keeps 1000 items of each group).
-        group_of_item: [N] int64, popularity groups (`rankdistill.data.popularity_groups`); -1 for none.
-        n_pairs: pairs of each group, drawn once per epoch and user.
+        exclude: every user's train items, whose counts make the popularity groups
+            (`rankdistill.data.popularity_groups`).
+        n_pairs: pairs per epoch and user, of all groups together.
+        n_groups: popularity groups to aim at.
+        exponent: λ of the groups' shares of the pairs: 0 for equal ones, above 0 for more of unpopular items.
         temperature: of positions within a group, dimensionless, > 0.
-        reduction: "mean" (the authors'), or "sum" over interactions of the pairs' mean.
+        reduction: "sum" over the batch's interactions, or their "mean" (the authors', whose other loss is a mean too).
         seed: of the draws.
 
     Cost:
@@ -35,8 +38,9 @@ class UnbiasedDistillation(Distillation):
         pairs are an item with itself (a swap through a view); here pairs follow the law of the paper.
 
     Example:
-        >>> groups = torch.tensor([0, 0, 1, 1, 1])
-        >>> method = UnbiasedDistillation(Rankings.from_scores(torch.rand(2, 5), k=5), groups, n_pairs=[2, 3])
+        >>> from rankdistill.data import CSR
+        >>> train = CSR.from_pairs(torch.tensor([0, 1, 1]), torch.tensor([3, 0, 3]), n_rows=2, n_columns=5)
+        >>> method = UnbiasedDistillation(Rankings.from_scores(torch.rand(2, 5), k=5), train, n_pairs=4)
         >>> method.begin_epoch(0)
         >>> loss = method(MatrixFactorization(2, 5, width=4), torch.tensor([0, 1, 1]))
     """
@@ -46,33 +50,36 @@ class UnbiasedDistillation(Distillation):
     def __init__(
         self,
         rankings: Rankings,
-        group_of_item: Tensor,
-        n_pairs: Sequence[int] = (15, 15),
+        exclude: CSR,
+        n_pairs: int = 30,
+        n_groups: int = 2,
+        exponent: float = 0.0,
         temperature: float = 20.0,
-        reduction: str = "mean",
+        reduction: str = "sum",
         seed: int = 0,
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if group_of_item.shape != (rankings.n_items,):
+        exclude = CSR.from_any(exclude)
+        if exclude.n_columns != rankings.n_items:
             raise ValueError(
-                f"{name}: expected group_of_item of {rankings.n_items} items, as rankings; "
-                f"got {list(group_of_item.shape)}"
+                f"{name}: expected exclude of {rankings.n_items} items, as rankings; got {exclude.n_columns}"
             )
-        if int(group_of_item.max()) >= len(n_pairs):
-            raise ValueError(
-                f"{name}: expected n_pairs of {int(group_of_item.max()) + 1} groups or more; got {len(n_pairs)}"
-            )
+        if n_pairs < 1:
+            raise ValueError(f"{name}: expected n_pairs of 1 or more; got {n_pairs}")
         if reduction not in ("sum", "mean"):
             raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
-        self.rankings, self.group_of_item, self.n_pairs = rankings, group_of_item.long().cpu(), list(n_pairs)
+        self.groups = popularity_groups(
+            torch.bincount(exclude.indices.cpu(), minlength=exclude.n_columns), n_groups
+        )
+        self.rankings, self.n_pairs = rankings, self.groups.pairs(n_pairs, exponent)
         self.temperature, self.reduction, self.seed = temperature, reduction, seed
         self._pairs: Tensor | None = None  # [U, P, 2] int64; -1 for none
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
         """Draws the epoch's pairs for every user."""
         self._pairs = within_group_pairs(
-            torch.arange(self.rankings.n_users), self.rankings.indices, self.group_of_item, self.n_pairs,
+            torch.arange(self.rankings.n_users), self.rankings.indices, self.groups.group_of_item, self.n_pairs,
             self.temperature, seed=self.seed, epoch=epoch,
         )  # fmt: skip
 
