@@ -12,8 +12,10 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "rankdistill.losses": [
         "Batch",
+        "CollaborativeDistillation",
         "Distillation",
         "DistillationExperts",
+        "DualCorrection",
         "FrequencyDistillation",
         "FullTopologyDistillation",
         "HierarchicalTopologyDistillation",

@@ -7,7 +7,9 @@ import inspect
 
 from rankdistill.data import Dataset
 from rankdistill.losses import (
+    CollaborativeDistillation,
     Distillation,
+    DualCorrection,
     RankingDistillation,
     RelaxedRankingDistillation,
     UnbiasedDistillation,
@@ -17,9 +19,16 @@ from rankdistill.rankings import Rankings
 METHODS: dict[str, type[Distillation]] = {
     "rrd": RelaxedRankingDistillation,
     "rd": RankingDistillation,
+    "cd": CollaborativeDistillation,
+    "dcd": DualCorrection,
     "unkd": UnbiasedDistillation,
 }
-GIVEN = ("rankings", "exclude")  # from the teacher and the data set, not by the settings
+GIVEN = (
+    "rankings",
+    "exclude",
+    "item_rankings",
+    "teacher",
+)  # from the teacher and the data set, not by the settings
 
 
 def settings_of(name: str) -> dict[str, object]:

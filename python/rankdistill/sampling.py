@@ -27,6 +27,8 @@ STREAMS = {
     "interesting_users": 8,
     "uninteresting_users": 9,
     "rank_estimates": 10,
+    "underestimated_users": 11,
+    "overestimated_users": 12,
     "user_experts": 16,
     "item_experts": 17,
     "consistency": 18,

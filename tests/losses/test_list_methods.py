@@ -10,6 +10,8 @@ import torch
 
 from rankdistill import (
     Batch,
+    CollaborativeDistillation,
+    DualCorrection,
     ItemSideRankingRegularization,
     MatrixFactorization,
     RankingDistillation,
@@ -19,7 +21,7 @@ from rankdistill import (
     functional,
 )
 from rankdistill.data import CSR, popularity_groups
-from tests.case import generator, randn
+from tests.case import generator, randint, randn
 from tests.losses.vectors import assert_golden, golden_tensors
 
 U, N = 30, 200
@@ -73,11 +75,13 @@ def methods(train, rankings, item_rankings):
             rankings, item_rankings, train, 0.5, 6, 7, 4, 5, **o
         ),
         "rd": lambda **o: RankingDistillation(rankings, n_sampled=20, start_epoch=1, **o),
+        "cd": lambda **o: CollaborativeDistillation(rankings, train, 9, **o),
+        "dcd": lambda **o: DualCorrection(rankings, item_rankings, 5, 0.05, **o),
         "unkd": lambda **o: UnbiasedDistillation(rankings, train, 8, **o),
     }
 
 
-METHODS = ("rrd", "ir-rrd", "rd", "unkd")
+METHODS = ("rrd", "ir-rrd", "rd", "cd", "dcd", "unkd")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -89,8 +93,10 @@ def test_a_student_of_tables_and_one_of_scores_learn_alike(methods, name):
         method = methods[name](seed=3)
         for epoch in (0, 1):
             method.begin_epoch(epoch, form)
-        loss = method(form, Batch(users))
-        assert loss.item() == pytest.approx(method(form, users).item())
+        batch = Batch(users, randint(0, N, (4,), seed=6))
+        loss = method(form, batch)
+        method.begin_epoch(1, form)
+        assert loss.item() == pytest.approx(method(form, batch).item())
         student.zero_grad()
         loss.backward()
         found.append((loss.item(), *(p.grad.clone() for p in student.tables())))
@@ -104,7 +110,7 @@ def test_a_student_of_tables_and_one_of_scores_learn_alike(methods, name):
 def test_draws_belong_to_seed_and_epoch(methods, name):
     student = Tables(randn(U, 4, seed=1), randn(N, 4, seed=2))
     losses = {}
-    for seed, epoch in ((1, 5), (1, 6), (2, 5), (1, 5)):
+    for seed, epoch in ((1, 6), (1, 9), (2, 6), (1, 6)):
         method = methods[name](seed=seed)
         method.begin_epoch(epoch, student)
         loss = method(student, torch.arange(U)).item()
@@ -148,14 +154,16 @@ def test_released_both_sides(name, golden):
 
 def test_a_repeated_user_counts_as_often_as_it_occurs(methods):
     student = Tables(randn(U, 4, seed=1), randn(N, 4, seed=2))
-    for name in ("rd", "unkd"):
+    for name in ("rd", "cd", "unkd"):
         method = methods[name](reduction="mean")
         method.begin_epoch(0, student)
         one, other = (method(student, torch.tensor([user])).item() for user in (3, 8))
         assert method(student, torch.tensor([3, 8, 3])).item() == pytest.approx((2 * one + other) / 3)
         summed = methods[name]()
         summed.begin_epoch(0, student)
-        assert summed(student, torch.tensor([3, 8, 3])).item() == pytest.approx(2 * one + other)
+        assert summed(student, torch.tensor([3, 8, 3])).item() == pytest.approx(
+            (2 * one + other) * (9 if name == "cd" else 1)
+        )
 
 
 def test_ranking_distillation_by_its_definition(rankings):
@@ -218,6 +226,59 @@ def test_groups_of_no_interactions():
         popularity_groups(torch.ones(3, dtype=torch.int64), 0)
     with pytest.raises(ValueError, match=r"expected counts \[N\] of integers"):
         popularity_groups(torch.ones(3), 2)
+
+
+def test_collaborative_distillation_by_its_definition(rankings, train, teacher):
+    student = Tables(randn(U, 4, seed=1), randn(N, 4, seed=2))
+    method = CollaborativeDistillation(rankings, train, 9, softness=3.0, shift=0.5, reduction="mean")
+    method.begin_epoch(2)
+    items = method._items[7]
+    wanted = ((teacher[1][items] @ teacher[0][7] + 0.5) / 3).sigmoid()
+    given = (student.item_table[items] @ student.user_table[7]).sigmoid()
+    expected = -(wanted * given.log() + (1 - wanted) * (1 - given).log()).mean()
+    assert method(student, torch.tensor([7])).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert set(items.tolist()) <= set(rankings.indices[7].tolist())
+
+
+def test_collaborative_distillation_guided_by_the_student(rankings, train, teacher):
+    student = Tables(randn(U, 4, seed=1), randn(N, 4, seed=2))
+    with pytest.raises(ValueError, match="expected a teacher with score"):
+        CollaborativeDistillation(rankings, train, guide="student")
+    method = CollaborativeDistillation(rankings, train, 9, "student", Tables(*teacher), temperature=2.0)
+    assert not list(method.parameters()), "the teacher is not trained"
+    with pytest.raises(RuntimeError, match=r"expected begin_epoch\(epoch, student\), as it guides"):
+        method.begin_epoch(0)
+    method.begin_epoch(0, student)
+    scores = (student.user_table @ student.item_table.T).detach()
+    scores[train.to_dense()] = -torch.inf
+    best = scores.topk(50).indices
+    for user in range(U):
+        drawn = method._items[user].tolist()
+        assert set(drawn) <= set(best[user].tolist())
+        assert sum(best[user].tolist().index(item) for item in drawn) / 9 < 5, (
+            "mostly the student's very best"
+        )
+    assert torch.allclose(method._scores[3], teacher[1][method._items[3]] @ teacher[0][3], atol=1e-5)
+
+
+def test_dual_correction_draws_what_is_ranked_wrongly(rankings, item_rankings, teacher):
+    right = Tables(*teacher)
+    method = DualCorrection(rankings, item_rankings, 5)
+    method.begin_epoch(0, right)
+    assert method(right, Batch(torch.arange(U), torch.arange(N))).item() == 0, "ranked as by the teacher"
+    wrong = Tables(teacher[0], -teacher[1])
+    method.begin_epoch(1, wrong)
+    assert method(wrong, torch.arange(U)).item() == 0, "compared every third epoch"
+    resumed = DualCorrection(rankings, item_rankings, 5)
+    method.begin_epoch(3, wrong)
+    resumed.load_state_dict(method.state_dict())
+    for m in (method, resumed):
+        m.begin_epoch(4, wrong)
+    losses = [[m(wrong, torch.arange(U)).item() for _ in range(2)] for m in (method, resumed)]
+    assert losses[0] == losses[1]
+    assert losses[0][0] != losses[0][1], "drawn anew for every batch"
+    # Reversed, the teacher's first is the student's last: the first half is under-estimated, the rest over.
+    assert torch.equal(method.user_side.student_ranks, torch.arange(50).flip(0).int().expand(U, 50))
 
 
 @pytest.mark.parametrize(

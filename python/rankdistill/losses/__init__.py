@@ -1,7 +1,9 @@
 """The methods as modules, one file each; `Distillation` is what they share."""
 
+from rankdistill.losses.collaborative_distillation import CollaborativeDistillation
 from rankdistill.losses.distillation import Batch, Distillation, VectorDistillation
 from rankdistill.losses.distillation_experts import DistillationExperts
+from rankdistill.losses.dual_correction import DualCorrection
 from rankdistill.losses.frequency_distillation import FrequencyDistillation
 from rankdistill.losses.full_topology_distillation import FullTopologyDistillation
 from rankdistill.losses.hierarchical_topology_distillation import HierarchicalTopologyDistillation
@@ -16,8 +18,10 @@ from rankdistill.losses.unbiased_distillation import UnbiasedDistillation
 
 __all__ = [
     "Batch",
+    "CollaborativeDistillation",
     "Distillation",
     "DistillationExperts",
+    "DualCorrection",
     "FrequencyDistillation",
     "FullTopologyDistillation",
     "HierarchicalTopologyDistillation",

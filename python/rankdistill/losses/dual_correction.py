@@ -1,0 +1,134 @@
+"""Dual correction as a module: what the student ranks too low, above what it ranks too high."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.list_scores import list_above_the_rest, list_scores, unique_rows
+from rankdistill.ops import weighted_sample
+from rankdistill.rankings import Rankings
+from rankdistill.sampling import STREAMS, rank_discrepancy_weights, ranks_among_themselves
+
+ROWS_AT_ONCE = 16384
+
+
+class Correction(nn.Module):
+    """One side's lists, and the student's ranks of their entries among themselves, which `state_dict` keeps."""
+
+    def __init__(self, rankings: Rankings, sharpness: float, swapped: bool, streams: tuple[str, str]) -> None:
+        super().__init__()
+        self.rankings, self.sharpness, self.swapped, self.streams = rankings, sharpness, swapped, streams
+        ranks = torch.arange(rankings.k, dtype=torch.int32).repeat(rankings.n_users, 1)
+        self.register_buffer("student_ranks", ranks)
+
+    @torch.no_grad()
+    def measure(self, student: Student) -> None:
+        device = self.student_ranks.device
+        for rows in torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE):
+            columns = self.rankings.indices[rows].long()
+            scores = list_scores(student, rows.to(device), columns.to(device), self.swapped)
+            self.student_ranks[rows.to(device)] = ranks_among_themselves(scores).to(torch.int32)
+
+    def loss(
+        self, op: str, student: Student, rows: Tensor, n: int, reduction: str, seed: int, epoch: int
+    ) -> Tensor:
+        here = rows.cpu()
+        listed = self.rankings.indices[here].long()
+        both = rank_discrepancy_weights(self.student_ranks.index_select(0, rows).cpu().long(), self.sharpness)
+        drawn = [
+            weighted_sample(here, weights, n, seed=seed, epoch=epoch, stream=STREAMS[stream])
+            for weights, stream in zip(both, self.streams, strict=True)
+        ]
+        columns = [listed.gather(1, at.clamp_min(0)).masked_fill(at < 0, -1) for at in drawn]
+        lengths = (drawn[0] >= 0).sum(1).to(rows.device)
+        columns = torch.cat(columns, 1).to(rows.device)
+        return list_above_the_rest(op, student, rows, columns, n, lengths, reduction, self.swapped)
+
+
+class DualCorrection(Distillation):
+    """Dual correction (DCD): of the teacher's list, what the student ranks too low in order above what it ranks too high.
+
+    Every `period` epochs the student's ranks among the teacher's list are compared with the teacher's; at every batch
+    n under- and n over-estimated items are drawn in proportion to tanh(sharpness·|rank difference|), without
+    replacement, for each unique user (and, swapped, users for each unique positive item), for
+    `relaxed_ranking_distillation`. A row with fewer of them has as many as there are.
+
+    Args:
+        rankings: the teacher's lists, train items excluded (the released code keeps 500 items).
+        item_rankings: its lists of users for every item; None for the user side alone (KDs).
+        n_samples: n of each kind.
+        sharpness: ε of the weights, dimensionless, > 0.
+        item_weight: of the item side relative to the user side.
+        period: epochs between two comparisons.
+        reduction: "sum" (the paper's) or "mean" over rows with an under-estimated item.
+        seed: of the draws.
+
+    Cost:
+        A comparison: U·k scores, 4·U·k bytes kept. A batch: 2n scores per row.
+
+    Source:
+        Lee and Kim, Dual Correction Strategy for Ranking Distillation in Top-N Recommender System, CIKM 2021. The paper
+        adds the plain ranking loss as well (`RelaxedRankingDistillation`); the release has no defaults for ε, n and
+        the weights.
+
+    Example:
+        >>> method = DualCorrection(Rankings.from_scores(torch.rand(2, 5), k=4), n_samples=2)
+        >>> student = MatrixFactorization(2, 5, width=4)
+        >>> method.begin_epoch(0, student)
+        >>> loss = method(student, torch.tensor([0, 1, 1]))
+    """
+
+    needs = frozenset({"rankings", "item_rankings"})
+    default_weight = 1e-2
+
+    def __init__(
+        self,
+        rankings: Rankings,
+        item_rankings: Rankings | None = None,
+        n_samples: int = 40,
+        sharpness: float = 0.01,
+        item_weight: float = 1.0,
+        period: int = 3,
+        reduction: str = "sum",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        for argument, value in (("n_samples", n_samples), ("period", period)):
+            if value < 1:
+                raise ValueError(f"{name}: expected {argument} of 1 or more; got {value}")
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
+        self.user_side = Correction(rankings, sharpness, False, ("underestimated", "overestimated"))
+        self.item_side = None
+        if item_rankings is not None:
+            streams = ("underestimated_users", "overestimated_users")
+            self.item_side = Correction(item_rankings, sharpness, True, streams)
+        self.n_samples, self.item_weight, self.period = n_samples, item_weight, period
+        self.reduction, self.seed = reduction, seed
+        self._epoch: int | None = None
+        self._step = 0
+
+    def begin_epoch(self, epoch: int, student: Student) -> None:
+        """Compares rankings, every `period` epochs."""
+        self._epoch, self._step = epoch, 0
+        if epoch % self.period == 0:
+            for side in (self.user_side, self.item_side):
+                if side is not None:
+                    side.measure(student)
+
+    def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
+        """The loss of the batch's unique users, and of its unique positive items where the item side counts."""
+        if self._epoch is None:
+            raise RuntimeError(
+                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
+            )
+        draw = (self.n_samples, self.reduction, self.seed, (self._epoch << 16) + self._step)
+        self._step += 1
+        loss = self.user_side.loss(type(self).__name__, student, unique_rows(batch)[0], *draw)
+        if self.item_side is None or isinstance(batch, Tensor) or batch.positives is None:
+            return loss
+        items = torch.unique(batch.positives)
+        return loss + self.item_weight * self.item_side.loss(type(self).__name__, student, items, *draw)
