@@ -55,8 +55,9 @@ def test_methods_are_described_and_can_all_be_chosen(capsys):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_distils(tmp_path, name, capsys):
+    more = ["--method.options={n_listed: 20}"] if name == "listwise" else []
     arguments = ["run", *SMALL, *TRAINING, f"--out={tmp_path}", "--teacher.width=8", "--student.width=4",
-                 "--method.list_length=30", f"--method.name={name}", "--method.weight=1"]  # fmt: skip
+                 "--method.list_length=30", f"--method.name={name}", "--method.weight=1", *more]  # fmt: skip
     assert main(arguments) == 0
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert rows[1]["metrics"] != rows[2]["metrics"], "the student learned something else"

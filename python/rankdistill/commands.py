@@ -232,7 +232,7 @@ def fit(
 
 def make_term(config: MethodConfig, rankings: Rankings, dataset: Dataset, seed: int) -> Term:
     weight = METHODS[config.name].default_weight if config.weight is None else config.weight
-    return Term(weight, make_method(config.name, rankings, dataset, {"seed": seed, **config.options}))
+    return Term(weight, make_method(config.name, rankings, dataset, seed, config.options))
 
 
 def rank(model, dataset: Dataset, k: int, progress: bool) -> Rankings:

@@ -114,7 +114,7 @@ class MethodConfig:
         options: more of the method's settings, such as {temperature: 5.0, n_interesting: 50}.
     """
 
-    name: Literal["rrd", "rd", "cd", "dcd", "unkd"] = "rrd"
+    name: Literal["rrd", "rd", "cd", "dcd", "listwise", "unkd"] = "rrd"
     weight: float | None = None
     list_length: int = 500
     options: dict[str, Any] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from rankdistill.losses import (
     CollaborativeDistillation,
     Distillation,
     DualCorrection,
+    ListwiseDistillation,
     RankingDistillation,
     RelaxedRankingDistillation,
     UnbiasedDistillation,
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Distillation]] = {
     "rd": RankingDistillation,
     "cd": CollaborativeDistillation,
     "dcd": DualCorrection,
+    "listwise": ListwiseDistillation,
     "unkd": UnbiasedDistillation,
 }
 GIVEN = (
@@ -37,7 +39,9 @@ def settings_of(name: str) -> dict[str, object]:
     return {key: p.default for key, p in parameters.items() if key not in GIVEN}
 
 
-def make_method(name: str, rankings: Rankings, dataset: Dataset, options: dict[str, object]) -> Distillation:
+def make_method(
+    name: str, rankings: Rankings, dataset: Dataset, seed: int, options: dict[str, object]
+) -> Distillation:
     """The method with these settings; a ValueError that names the nearest key where it has not one of them."""
     known = settings_of(name)
     for option in options:
@@ -45,9 +49,9 @@ def make_method(name: str, rankings: Rankings, dataset: Dataset, options: dict[s
             close = difflib.get_close_matches(option, known, 1)
             hint = f" The nearest key is {close[0]}." if close else ""
             raise ValueError(f"method.options: expected keys of {', '.join(known)}; got {option!r}.{hint}")
-    given = {"rankings": rankings, "exclude": dataset.train.csr()}
+    given = {"rankings": rankings, "exclude": dataset.train.csr(), "seed": seed}
     wanted = inspect.signature(METHODS[name]).parameters
-    return METHODS[name](**{key: value for key, value in given.items() if key in wanted}, **options)
+    return METHODS[name](**({key: value for key, value in given.items() if key in wanted} | options))
 
 
 def described(name: str) -> str:

@@ -13,9 +13,11 @@ from rankdistill import (
     CollaborativeDistillation,
     DualCorrection,
     ItemSideRankingRegularization,
+    ListwiseDistillation,
     MatrixFactorization,
     RankingDistillation,
     Rankings,
+    RejuvenatedCrossEntropyDistillation,
     RelaxedRankingDistillation,
     UnbiasedDistillation,
     functional,
@@ -45,6 +47,12 @@ class ByScores(torch.nn.Module):
     def score(self, users, items):
         return (self.student.user_table[users][:, None, :] * self.student.item_table[items]).sum(2)
 
+    def user_vectors(self):
+        return self.student.user_table
+
+    def item_vectors(self):
+        return self.student.item_table
+
 
 @pytest.fixture(scope="module")
 def train():
@@ -68,7 +76,7 @@ def item_rankings(train, teacher):
 
 
 @pytest.fixture(scope="module")
-def methods(train, rankings, item_rankings):
+def methods(train, rankings, item_rankings, teacher):
     return {
         "rrd": lambda **o: RelaxedRankingDistillation(rankings, train, 6, 7, **o),
         "ir-rrd": lambda **o: ItemSideRankingRegularization(
@@ -77,11 +85,16 @@ def methods(train, rankings, item_rankings):
         "rd": lambda **o: RankingDistillation(rankings, n_sampled=20, start_epoch=1, **o),
         "cd": lambda **o: CollaborativeDistillation(rankings, train, 9, **o),
         "dcd": lambda **o: DualCorrection(rankings, item_rankings, 5, 0.05, **o),
+        "list_net": lambda **o: ListwiseDistillation(rankings, 9, **o),
+        "list_net_2": lambda **o: ListwiseDistillation(rankings, 9, "list_net_2", **o),
+        "list_mle": lambda **o: ListwiseDistillation(rankings, 9, "list_mle", **o),
+        "rce-kd": lambda **o: RejuvenatedCrossEntropyDistillation(rankings, Tables(*teacher), 9, 7, 40, **o),
         "unkd": lambda **o: UnbiasedDistillation(rankings, train, 8, **o),
     }
 
 
-METHODS = ("rrd", "ir-rrd", "rd", "cd", "dcd", "unkd")
+DRAWN = ("rrd", "ir-rrd", "rd", "cd", "dcd", "rce-kd", "unkd")  # what draws, and so asks for an epoch
+METHODS = (*DRAWN, "list_net", "list_net_2", "list_mle")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -90,7 +103,7 @@ def test_a_student_of_tables_and_one_of_scores_learn_alike(methods, name):
     users = torch.tensor([4, 9, 4, 0])
     found = []
     for form in (student, ByScores(student)):
-        method = methods[name](seed=3)
+        method = methods[name](**({"seed": 3} if name in DRAWN else {}))
         for epoch in (0, 1):
             method.begin_epoch(epoch, form)
         batch = Batch(users, randint(0, N, (4,), seed=6))
@@ -106,7 +119,7 @@ def test_a_student_of_tables_and_one_of_scores_learn_alike(methods, name):
         assert of_tables.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", DRAWN)
 def test_draws_belong_to_seed_and_epoch(methods, name):
     student = Tables(randn(U, 4, seed=1), randn(N, 4, seed=2))
     losses = {}
@@ -118,7 +131,7 @@ def test_draws_belong_to_seed_and_epoch(methods, name):
     assert len(set(losses.values())) == 3
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", DRAWN)
 def test_it_asks_for_an_epoch_first(methods, name):
     with pytest.raises(RuntimeError, match="expected begin_epoch before the first batch; got none"):
         methods[name]()(Tables(randn(U, 4), randn(N, 4)), torch.tensor([0]))
@@ -154,7 +167,7 @@ def test_released_both_sides(name, golden):
 
 def test_a_repeated_user_counts_as_often_as_it_occurs(methods):
     student = Tables(randn(U, 4, seed=1), randn(N, 4, seed=2))
-    for name in ("rd", "cd", "unkd"):
+    for name in ("rd", "cd", "unkd", "rce-kd", "list_net", "list_mle"):
         method = methods[name](reduction="mean")
         method.begin_epoch(0, student)
         one, other = (method(student, torch.tensor([user])).item() for user in (3, 8))
@@ -261,6 +274,33 @@ def test_collaborative_distillation_guided_by_the_student(rankings, train, teach
     assert torch.allclose(method._scores[3], teacher[1][method._items[3]] @ teacher[0][3], atol=1e-5)
 
 
+def test_listwise_distillation_by_its_definition(rankings):
+    student = Tables(randn(U, 4, seed=1), randn(N, 4, seed=2))
+    items, wanted = rankings.indices[7, :9].long(), rankings.scores[7, :9]
+    given = student.item_table[items] @ student.user_table[7]
+    expected = -((wanted / 2).softmax(0) * (given / 2).log_softmax(0)).sum()
+    found = ListwiseDistillation(rankings, 9, temperature=2.0)(student, torch.tensor([7, 7]))
+    assert found.item() == pytest.approx(2 * expected.item(), rel=1e-5)
+    once = ListwiseDistillation(rankings, 9, temperature=2.0, unique=True)(student, torch.tensor([7, 7]))
+    assert once.item() == pytest.approx(expected.item(), rel=1e-5)
+    expected = sum(given[k:].logsumexp(0) - given[k] for k in range(9))
+    found = ListwiseDistillation(rankings, 9, "list_mle")(student, torch.tensor([7]))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_rejuvenated_cross_entropy_looks_where_the_student_does(rankings, teacher):
+    student = Tables(randn(U, 4, seed=1), randn(N, 4, seed=2))
+    method = RejuvenatedCrossEntropyDistillation(rankings, Tables(*teacher), 9, 7, 40)
+    assert not list(method.parameters()), "the teacher is not trained"
+    method.begin_epoch(0, student)
+    best = (student.user_table @ student.item_table.T).topk(40).indices
+    assert torch.equal(method._own, best[:, :9])
+    for user in range(U):
+        drawn = method._sampled[user].tolist()
+        assert len(set(drawn)) == 7
+        assert set(drawn) <= set(best[user].tolist())
+
+
 def test_dual_correction_draws_what_is_ranked_wrongly(rankings, item_rankings, teacher):
     right = Tables(*teacher)
     method = DualCorrection(rankings, item_rankings, 5)
@@ -285,6 +325,13 @@ def test_dual_correction_draws_what_is_ranked_wrongly(rankings, item_rankings, t
     ("make", "message"),
     [
         (lambda r: RankingDistillation(r, 51), r"n_listed in \[1, 50\], as rankings; got 51"),
+        (lambda r: ListwiseDistillation(r, 5, "mine"), "form as one of list_net, list_net_2, list_mle"),
+        (lambda r: ListwiseDistillation(r, 0), r"n_listed in \[1, 50\], as rankings; got 0"),
+        (lambda r: RejuvenatedCrossEntropyDistillation(r, None, 9, 7, 8), r"n_ranked in \[9, 200\]; got 8"),
+        (
+            lambda r: RejuvenatedCrossEntropyDistillation(r, None, 9, 41, 40),
+            r"n_sampled in \[1, 40\]; got 41",
+        ),
         (lambda r: RankingDistillation(r, 5, n_sampled=0), "n_sampled of 1 or more; got 0"),
         (lambda r: RankingDistillation(r, reduction="none"), "reduction sum or mean; got 'none'"),
         (lambda r: UnbiasedDistillation(r, CSR.empty(U, 3)), "exclude of 200 items, as rankings; got 3"),

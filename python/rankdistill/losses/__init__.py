@@ -9,9 +9,11 @@ from rankdistill.losses.full_topology_distillation import FullTopologyDistillati
 from rankdistill.losses.hierarchical_topology_distillation import HierarchicalTopologyDistillation
 from rankdistill.losses.hint_regression import HintRegression
 from rankdistill.losses.item_side_ranking_regularization import ItemSideRankingRegularization
+from rankdistill.losses.listwise_distillation import ListwiseDistillation
 from rankdistill.losses.personalized_hint_regression import PersonalizedHintRegression
 from rankdistill.losses.preference_consistent_distillation import PreferenceConsistentDistillation
 from rankdistill.losses.ranking_distillation import RankingDistillation
+from rankdistill.losses.rejuvenated_cross_entropy_distillation import RejuvenatedCrossEntropyDistillation
 from rankdistill.losses.relational_knowledge_distillation import RelationalKnowledgeDistillation
 from rankdistill.losses.relaxed_ranking_distillation import RelaxedRankingDistillation
 from rankdistill.losses.unbiased_distillation import UnbiasedDistillation
@@ -27,9 +29,11 @@ __all__ = [
     "HierarchicalTopologyDistillation",
     "HintRegression",
     "ItemSideRankingRegularization",
+    "ListwiseDistillation",
     "PersonalizedHintRegression",
     "PreferenceConsistentDistillation",
     "RankingDistillation",
+    "RejuvenatedCrossEntropyDistillation",
     "RelationalKnowledgeDistillation",
     "RelaxedRankingDistillation",
     "UnbiasedDistillation",
