@@ -33,6 +33,8 @@ _EXPORTS = {
     ],
     "rankdistill.models": ["MatrixFactorization"],
     "rankdistill.ops": [
+        "catalogue_log_mass",
+        "catalogue_plackett_luce",
         "complement_sample",
         "cross_relation_distance",
         "embedding_plackett_luce",

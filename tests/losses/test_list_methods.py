@@ -274,6 +274,20 @@ def test_collaborative_distillation_guided_by_the_student(rankings, train, teach
     assert torch.allclose(method._scores[3], teacher[1][method._items[3]] @ teacher[0][3], atol=1e-5)
 
 
+def test_released_weights_by_ranks_in_the_catalogue(golden):
+    numbers = golden("dcd_kds_small")
+    t = golden_tensors(numbers)
+    student = Tables(t["student_user"], t["student_item"])
+    (U, K), N = t["T_topk"].shape, len(t["student_item"])
+    rankings = Rankings.from_vectors(t["teacher_user"], t["teacher_item"], K)
+    rankings.indices.copy_(t["T_topk"])
+    method = DualCorrection(rankings, sharpness=1 / float(numbers["T"]), among="catalogue", floor=1e-5)
+    method.begin_epoch(0, student)
+    assert N > K
+    for found, name in zip(method.user_side.weights(torch.arange(U)), ("under_weights", "over_weights")):
+        assert torch.allclose(found, t[name], rtol=1e-5)
+
+
 def test_listwise_distillation_by_its_definition(rankings):
     student = Tables(randn(U, 4, seed=1), randn(N, 4, seed=2))
     items, wanted = rankings.indices[7, :9].long(), rankings.scores[7, :9]

@@ -1,6 +1,12 @@
 """The losses as pure functions of tensors. They know nothing of models."""
 
 from rankdistill.functional.annealing import annealed_temperature
+from rankdistill.functional.catalogue import (
+    catalogue_cross_entropy,
+    heterogeneous_compression,
+    joined_log_mass,
+    unordered_ranking_distillation,
+)
 from rankdistill.functional.checkpoints import advance_checkpoints, ranking_discrepancy
 from rankdistill.functional.latent import (
     distillation_experts,
@@ -38,6 +44,7 @@ __all__ = [
     "annealed_temperature",
     "bayesian_personalized_ranking",
     "calibrated_listwise_distillation",
+    "catalogue_cross_entropy",
     "collaborative_distillation",
     "discrepancy_weights",
     "distillation_experts",
@@ -45,9 +52,11 @@ __all__ = [
     "frequency_distillation",
     "full_topology_distillation",
     "group_means",
+    "heterogeneous_compression",
     "hierarchical_topology_distillation",
     "hint_regression",
     "importance_aware_ranking_distillation",
+    "joined_log_mass",
     "list_mle",
     "list_net",
     "personalized_hint_regression",
@@ -60,4 +69,5 @@ __all__ = [
     "rejuvenated_cross_entropy",
     "relational_knowledge_distillation",
     "relaxed_ranking_distillation",
+    "unordered_ranking_distillation",
 ]

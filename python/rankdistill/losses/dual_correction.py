@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_above_the_rest, list_scores, unique_rows
-from rankdistill.ops import weighted_sample
+from rankdistill.ops import inner_product_rank, weighted_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS, rank_discrepancy_weights, ranks_among_themselves
 
@@ -17,9 +17,18 @@ ROWS_AT_ONCE = 16384
 class Correction(nn.Module):
     """One side's lists, and the student's ranks of their entries among themselves, which `state_dict` keeps."""
 
-    def __init__(self, rankings: Rankings, sharpness: float, swapped: bool, streams: tuple[str, str]) -> None:
+    def __init__(
+        self,
+        rankings: Rankings,
+        sharpness: float,
+        among: str,
+        floor: float,
+        swapped: bool,
+        streams: tuple[str, str],
+    ) -> None:
         super().__init__()
-        self.rankings, self.sharpness, self.swapped, self.streams = rankings, sharpness, swapped, streams
+        self.rankings, self.sharpness, self.among, self.floor = rankings, sharpness, among, floor
+        self.swapped, self.streams = swapped, streams
         ranks = torch.arange(rankings.k, dtype=torch.int32).repeat(rankings.n_users, 1)
         self.register_buffer("student_ranks", ranks)
 
@@ -28,18 +37,30 @@ class Correction(nn.Module):
         device = self.student_ranks.device
         for rows in torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE):
             columns = self.rankings.indices[rows].long()
-            scores = list_scores(student, rows.to(device), columns.to(device), self.swapped)
-            self.student_ranks[rows.to(device)] = ranks_among_themselves(scores).to(torch.int32)
+            if self.among == "catalogue":
+                tables = student.user_vectors(), student.item_vectors()
+                mine, others = tables[::-1] if self.swapped else tables
+                ranks = inner_product_rank(mine[rows.to(device)], others, columns.to(device))
+            else:
+                scores = list_scores(student, rows.to(device), columns.to(device), self.swapped)
+                ranks = ranks_among_themselves(scores)
+            self.student_ranks[rows.to(device)] = ranks.to(torch.int32)
+
+    def weights(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Of under- and over-estimated entries, [n, k] each; 0 where there is no entry."""
+        ranks = self.student_ranks.index_select(0, rows.to(self.student_ranks.device)).cpu().long()
+        listed = self.rankings.indices[rows.cpu()] >= 0
+        under, over = rank_discrepancy_weights(ranks, self.sharpness)
+        return under.clamp_min(self.floor) * listed, over.clamp_min(self.floor) * listed
 
     def loss(
         self, op: str, student: Student, rows: Tensor, n: int, reduction: str, seed: int, epoch: int
     ) -> Tensor:
         here = rows.cpu()
         listed = self.rankings.indices[here].long()
-        both = rank_discrepancy_weights(self.student_ranks.index_select(0, rows).cpu().long(), self.sharpness)
         drawn = [
             weighted_sample(here, weights, n, seed=seed, epoch=epoch, stream=STREAMS[stream])
-            for weights, stream in zip(both, self.streams, strict=True)
+            for weights, stream in zip(self.weights(rows), self.streams, strict=True)
         ]
         columns = [listed.gather(1, at.clamp_min(0)).masked_fill(at < 0, -1) for at in drawn]
         lengths = (drawn[0] >= 0).sum(1).to(rows.device)
@@ -60,6 +81,9 @@ class DualCorrection(Distillation):
         item_rankings: its lists of users for every item; None for the user side alone (KDs).
         n_samples: n of each kind.
         sharpness: ε of the weights, dimensionless, > 0.
+        among: "list", the student's ranks among the list's entries, or "catalogue", among all items (KDs; for students
+            whose scores are inner products).
+        floor: least weight, so that rows ranked rightly are drawn from too (KDs: 1e-5).
         item_weight: of the item side relative to the user side.
         period: epochs between two comparisons.
         reduction: "sum" (the paper's) or "mean" over rows with an under-estimated item.
@@ -89,6 +113,8 @@ class DualCorrection(Distillation):
         item_rankings: Rankings | None = None,
         n_samples: int = 40,
         sharpness: float = 0.01,
+        among: str = "list",
+        floor: float = 0.0,
         item_weight: float = 1.0,
         period: int = 3,
         reduction: str = "sum",
@@ -99,13 +125,17 @@ class DualCorrection(Distillation):
         for argument, value in (("n_samples", n_samples), ("period", period)):
             if value < 1:
                 raise ValueError(f"{name}: expected {argument} of 1 or more; got {value}")
+        if among not in ("list", "catalogue"):
+            raise ValueError(f"{name}: expected among as one of list, catalogue; got {among!r}")
         if reduction not in ("sum", "mean"):
             raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
-        self.user_side = Correction(rankings, sharpness, False, ("underestimated", "overestimated"))
+        self.user_side = Correction(
+            rankings, sharpness, among, floor, False, ("underestimated", "overestimated")
+        )
         self.item_side = None
         if item_rankings is not None:
             streams = ("underestimated_users", "overestimated_users")
-            self.item_side = Correction(item_rankings, sharpness, True, streams)
+            self.item_side = Correction(item_rankings, sharpness, among, floor, True, streams)
         self.n_samples, self.item_weight, self.period = n_samples, item_weight, period
         self.reduction, self.seed = reduction, seed
         self._epoch: int | None = None
