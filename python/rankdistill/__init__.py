@@ -18,6 +18,7 @@ _EXPORTS = {
         "DualCorrection",
         "FrequencyDistillation",
         "FullTopologyDistillation",
+        "HeterogeneousCompression",
         "HierarchicalTopologyDistillation",
         "HintRegression",
         "ItemSideRankingRegularization",

@@ -6,6 +6,7 @@ from rankdistill.losses.distillation_experts import DistillationExperts
 from rankdistill.losses.dual_correction import DualCorrection
 from rankdistill.losses.frequency_distillation import FrequencyDistillation
 from rankdistill.losses.full_topology_distillation import FullTopologyDistillation
+from rankdistill.losses.heterogeneous_compression import HeterogeneousCompression
 from rankdistill.losses.hierarchical_topology_distillation import HierarchicalTopologyDistillation
 from rankdistill.losses.hint_regression import HintRegression
 from rankdistill.losses.item_side_ranking_regularization import ItemSideRankingRegularization
@@ -26,6 +27,7 @@ __all__ = [
     "DualCorrection",
     "FrequencyDistillation",
     "FullTopologyDistillation",
+    "HeterogeneousCompression",
     "HierarchicalTopologyDistillation",
     "HintRegression",
     "ItemSideRankingRegularization",
