@@ -136,10 +136,13 @@ def interleaved(calls: dict[str, Callable], options: Options) -> dict[str, Timin
             call()
     for _ in range(options.rounds):
         for name, call in calls.items():
+            if options.threads > 1:
+                time.sleep(SETTLE_S)
             time_once(call, timings[name])
     return timings
 
 
+SETTLE_S = 0.02  # the workers of another library's threads spin for a while after their call
 PEAK = "multiply-adds on registers"
 PEAK_STEPS = 400_000  # 2.6 ms on AVX-512 at 115 GFLOP/s
 

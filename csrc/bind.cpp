@@ -6,6 +6,7 @@ void bind_ops(pybind11::module_& m) {
   bind_gathered_inner_product(m);
   bind_inner_product_topk(m);
   bind_inner_product_rank(m);
+  bind_catalogue_log_mass(m);
   bind_masked_topk(m);
   bind_masked_rank(m);
   bind_plackett_luce(m);

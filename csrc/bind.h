@@ -9,6 +9,7 @@ void bind_peak(pybind11::module_& m);
 void bind_gathered_inner_product(pybind11::module_& m);
 void bind_embedding_plackett_luce(pybind11::module_& m);
 void bind_inner_product_topk(pybind11::module_& m);
+void bind_catalogue_log_mass(pybind11::module_& m);
 void bind_inner_product_rank(pybind11::module_& m);
 void bind_plackett_luce(pybind11::module_& m);
 void bind_masked_rank(pybind11::module_& m);

@@ -15,6 +15,7 @@ from tests.case import (
     unit,
     widened,
 )
+from tests.catalogue_cases import CATALOGUE_CASES
 from tests.expert_cases import ROUTED_EXPERTS
 from tests.relation_cases import RELATION_CASES
 from tests.sampler_cases import SAMPLER_CASES
@@ -383,6 +384,7 @@ CASES = {
         EMBEDDING_PLACKETT_LUCE,
         *RELATION_CASES,
         *SCORE_CASES,
+        *CATALOGUE_CASES,
         ROUTED_EXPERTS,
     )
 }

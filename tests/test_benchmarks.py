@@ -7,12 +7,15 @@ import json
 
 import pytest
 import torch
+from benchmarks import extraction
 from benchmarks.__main__ import OPS
 from benchmarks.harness import Missing, Options, PerShape, Shape, Work, measure, report, run
 from benchmarks.inner_product_topk import SHAPES, gate, prepare, torch_chunked, torch_whole, verdict, work
 from benchmarks.item_tables import difficult
+from safetensors.torch import load_file
 
-from rankdistill import inner_product_topk
+from rankdistill import Rankings, inner_product_topk
+from rankdistill.data import CSR
 
 OPTIONS = Options(rounds=3, warmup_s=0.0, save=False)
 SHAPE = Shape("tiny", {"B": 32, "N": 400, "D": 8, "K": 5})
@@ -130,3 +133,24 @@ def test_difficult_tables_are_what_their_names_say():
     for name, sign in (("descending", -1), ("ascending", 1)):
         norms = tables[f"skewed norms, {name} with the id"][1].norm(dim=1)
         assert sign * (norms[-100:].mean() - norms[:100].mean()) > 0
+
+
+def test_extraction_is_measured_in_a_process_of_its_own(tmp_path, capsys):
+    shape = Shape("tiny", {"U": 6000, "N": 900, "D": 8, "K": 5, "MiB": 48})
+    extraction.prepare(shape, tmp_path)
+    result = extraction.measured(shape, tmp_path, OPTIONS)
+    facts = result["facts"]
+    assert 0 < facts["peak_bytes"] <= 48 << 20
+    assert facts["written_bytes"] > 6000 * (8 * 5 + 4)
+    assert [r["variant"] for r in result["variants"]] == [
+        "extract_rankings", "again: finished", "again: a shard lost", "torch in chunks, 512 users × 11.7188",
+    ]  # fmt: skip
+    report("extraction", [result], {}, OPTIONS, [extraction.note(result)])
+    assert "within the limit of 48 MiB" in capsys.readouterr().out
+    rankings = Rankings.load(tmp_path / "out")
+    parts = load_file(tmp_path / "exclude.safetensors")
+    exclude = CSR(parts["indptr"], parts["indices"], 900)
+    users, items = (load_file(tmp_path / f"{name}.safetensors")[name] for name in ("users", "items"))
+    extraction.check(rankings, users, items, 5, exclude)
+    with pytest.raises(AssertionError):
+        extraction.check(rankings, users, items, 5, CSR.empty(6000, 900))

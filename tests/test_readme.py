@@ -6,13 +6,21 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
-from rankdistill import MatrixFactorization
+from rankdistill import MatrixFactorization, Rankings
 from rankdistill.data import CSR
 from tests.case import generator, randn
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-CODE = re.search(r"<!-- drop-in -->\n```python\n(.*?)```", README, re.DOTALL)[1]
+
+
+def code(name: str) -> str:
+    """The block behind the comment `name`."""
+    return re.search(rf"<!-- {name} -->\n```python\n(.*?)```", README, re.DOTALL)[1]
+
+
+CODE = code("drop-in")
 
 
 def test_the_drop_in_adds_at_most_five_lines():
@@ -49,3 +57,14 @@ def test_the_drop_in_trains_a_student():
     assert used == [20, 20, 20] * 2
     assert names["loss"].item() > 0
     assert not torch.equal(student.item_table, before)
+
+
+def test_rankings_beyond_memory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    users, items, train = randn(30, 8, seed=1), randn(200, 8, seed=2), CSR.empty(30, 200)
+    save_file({"users": users}, "users.safetensors")
+    save_file({"items": items}, "items.safetensors")
+    names = {"train": train}
+    exec(code("extraction"), names)  # noqa: S102
+    expected = Rankings.from_vectors(users, items, 100)
+    assert torch.equal(names["rankings"].indices, expected.indices)

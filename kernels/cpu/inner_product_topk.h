@@ -65,6 +65,8 @@ struct TopK : TopKTiles<Storage> {
   int64_t* rescored_by;  // by tile: exact scores that its rows needed before the end
   bool* exact_ready;     // by tile: exact_users is filled
   double *exact_users, *exact_panel, *exact_biases, *exact_scores, *exact_bounds;
+  int64_t exact_columns;
+  int8_t first_with[P], next_with[P];  // the items of a column of exact_panel; -1 ends them
 
   // Hits of low-precision tiles, before their scores in the accumulator's precision.
   int32_t *hit_lanes, *hit_slots;
@@ -141,10 +143,9 @@ struct TopK : TopKTiles<Storage> {
     const int64_t tiles = (count + R - 1) / R;
     for (int64_t i = 0; i < count; ++i) this->start_row(slot_of(i), candidates + i * capacity, group[i]);
     pack_users(count, tiles);
-    if (sampled_first && !estimate_thresholds(count, tiles)) {
+    while (sampled_first && !estimate_thresholds(count, tiles)) {
       filter = weaker_filter();
       pack_users(count, tiles);
-      estimate_thresholds(count, tiles);
     }
     for (int64_t t = 0; t < tiles; ++t) rescored_by[t] = exact_ready[t] = 0;
     hits = 0;
@@ -209,7 +210,8 @@ struct TopK : TopKTiles<Storage> {
       const T margin = norms[slot] * panel.own + residuals[slot] * panel.user;
       passing += count_at_least(group_keys, groups, order_key(bound - margin));
       wanted += depth;
-      thresholds[slot] = r.sampled_threshold = bound;
+      // Where it costs little, low enough that many equal scores cannot all fall short by a rounding.
+      thresholds[slot] = r.sampled_threshold = filter == kWide ? bound - margin : bound;
     }
     return filter == kWide || prepared != nullptr || passing <= 3 * wanted;
   }
@@ -282,7 +284,7 @@ struct TopK : TopKTiles<Storage> {
       if (kQuantises && rescored_by[t] >= rows_here * capacity) {
         if (!exact_packed) pack_exact(place, here);
         exact_packed = true;
-        exact_tile(t, first, here, rows_here);
+        exact_tile(t, first, rows_here);
         continue;
       }
       if (!packed) {  // a prepared table in another filter's form: its order and norms serve
@@ -400,14 +402,47 @@ struct TopK : TopKTiles<Storage> {
   void refine() {}
 #endif
 
-  // Tiles of fp64, whose sums are the exact scores: for rows whose candidates no bound can tell apart.
+  bool same_item(int64_t a, int64_t b) const {
+    return memcmp(this->items + a * D, this->items + b * D, sizeof(Storage) * static_cast<size_t>(D)) == 0 &&
+           (!this->biases || memcmp(this->biases + a, this->biases + b, sizeof(Storage)) == 0);
+  }
+
+  // Tiles of fp64, whose sums are the exact scores: for rows whose candidates no bound can tell apart. A panel of few
+  // different items (those without data often share one vector) has a column for each, else one for every item.
   template <class Place>
   void pack_exact(const Place& place, int64_t here) {
     constexpr int Q = kPanelItems<double>;
-    for (int64_t part = 0; part < P; part += Q)
+    int64_t ids[P];
+    int8_t last_with[P];
+    exact_columns = 0;
+    bool few = true;
+    for (int64_t i = 0; few && i < here; ++i) {
+      const int64_t id = place(i);
+      int64_t column = 0;
+      while (column < exact_columns && !same_item(ids[column], id)) ++column;
+      few = column < Q;
+      if (!few) break;
+      next_with[i] = -1;
+      if (column < exact_columns) {
+        next_with[last_with[column]] = static_cast<int8_t>(i);
+      } else {
+        ids[exact_columns++] = id;
+        first_with[column] = static_cast<int8_t>(i);
+      }
+      last_with[column] = static_cast<int8_t>(i);
+    }
+    if (!few) {
+      exact_columns = here;
+      for (int64_t i = 0; i < here; ++i) {
+        ids[i] = place(i);
+        first_with[i] = static_cast<int8_t>(i);
+        next_with[i] = -1;
+      }
+    }
+    for (int64_t part = 0; part < exact_columns; part += Q)
       for (int64_t i = 0; i < Q; ++i) {
-        const bool real = part + i < here;
-        const int64_t id = real ? place(part + i) : 0;
+        const bool real = part + i < exact_columns;
+        const int64_t id = real ? ids[part + i] : 0;
         const Storage* const row = this->items + id * D;
         double* const to = exact_panel + part * D + i;
         for (int64_t d = 0; d < D; ++d) to[d * Q] = real ? static_cast<double>(widen(row[d])) : 0;
@@ -415,7 +450,7 @@ struct TopK : TopKTiles<Storage> {
       }
   }
 
-  void exact_tile(int64_t t, int64_t first, int64_t here, int64_t rows_here) {
+  void exact_tile(int64_t t, int64_t first, int64_t rows_here) {
     constexpr int Q = kPanelItems<double>;
     double* const users = exact_users + t * D * R;
     for (int64_t r = 0; r < R; ++r) {
@@ -425,21 +460,26 @@ struct TopK : TopKTiles<Storage> {
       for (int64_t d = 0; d < D; ++d) users[d * R + r] = user ? static_cast<double>(widen(user[d])) : 0;
     }
     exact_ready[t] = true;
-    for (int64_t part = 0; part < here; part += Q) {
+    for (int64_t part = 0; part < exact_columns; part += Q) {
       if (!wide_tile<R>(exact_panel + part * D, users, D, exact_bounds, this->biases ? exact_biases + part : nullptr,
                         exact_scores))
         continue;
       for (int64_t r = 0; r < rows_here; ++r)
-        for (int64_t i = 0; i < min64(Q, here - part); ++i) {
-          const double sum = exact_scores[r * Q + i];
-          Row<T>& row = rows[t * S + r];
-          T& threshold = thresholds[t * S + r];
+        for (int64_t column = 0; column < min64(Q, exact_columns - part); ++column) {
+          const double sum = exact_scores[r * Q + column];
           const T score = static_cast<T>(sum);
-          if (sum < exact_bounds[r] || !(score > -infinity()) || score < threshold) continue;
-          const int64_t id = item_at(first + part + i);
-          if (row.settled && score == threshold && id > row.last_id) continue;
-          this->add(row, threshold, score, score, id);
+          if (sum < exact_bounds[r] || !(score > -infinity())) continue;
+          add_exact(t * S + r, score, first, part + column);
         }
+    }
+  }
+
+  void add_exact(int64_t slot, T score, int64_t first, int64_t column) {
+    Row<T>& row = rows[slot];
+    for (int64_t item = first_with[column]; item >= 0; item = next_with[item]) {
+      const int64_t id = item_at(first + item);
+      if (score < thresholds[slot] || (row.settled && score == thresholds[slot] && id > row.last_id)) continue;
+      this->add(row, thresholds[slot], score, score, id);
     }
   }
 
@@ -453,6 +493,26 @@ struct TopK : TopKTiles<Storage> {
   }
 };
 
+// How many ways to split the items: each part of them is packed once for each part of the users, and each needs its own
+// K best of every user. Times per element as measured; a wrong one only costs time.
+inline int64_t item_splits(int64_t B, int64_t N, int64_t K, int64_t D, int64_t threads, bool packed) {
+  const double pack = packed ? 0.02 : 0.18, multiply = 0.007, select = 310;  // ns
+  int64_t best = 1;
+  double least = __builtin_inf();
+  for (int64_t splits = 1; splits <= min64(threads, max64(1, N / max64(16384, 16 * K))); ++splits) {
+    const int64_t row_chunks = max64(1, threads / splits), tiles = (B + kTileRows - 1) / kTileRows;
+    const int64_t rows = (tiles + row_chunks - 1) / row_chunks * kTileRows;
+    const double items = static_cast<double>(N) / static_cast<double>(splits), width = static_cast<double>(D);
+    const double time = items * width * (pack + multiply * static_cast<double>(rows)) +
+                        static_cast<double>(rows * K) * select;
+    if (time < least) {
+      least = time;
+      best = splits;
+    }
+  }
+  return best;
+}
+
 // 0, or 1 when memory ran out. Excluded ids must be in [0, N), ascending within a row.
 template <class Storage>
 int inner_product_topk(const TopKTables<Storage>& tables, const PreparedItems* prepared, int filter) {
@@ -465,9 +525,7 @@ int inner_product_topk(const TopKTables<Storage>& tables, const PreparedItems* p
   }
   const int threads = max_threads();
   const int64_t tiles = (B + kTileRows - 1) / kTileRows;
-  // Threads share the items, whose lists are merged, where few users would make each of them pack the whole table.
-  const bool few = prepared ? tiles < threads : B / threads < 256;
-  const int64_t splits = few ? max64(1, min64(threads, N / max64(16384, 16 * K))) : 1;
+  const int64_t splits = item_splits(B, N, K, tables.D, threads, prepared != nullptr);
   const int64_t row_chunks = splits > 1 ? max64(1, threads / splits) : threads;
   int failed = 0;
   T* part_scores = tables.scores;
@@ -495,6 +553,8 @@ int inner_product_topk(const TopKTables<Storage>& tables, const PreparedItems* p
       search.filter = filter;
       search.begin = N * split / splits / kPanelItems<T> * kPanelItems<T>;
       search.end = split + 1 == splits ? N : N * (split + 1) / splits / kPanelItems<T> * kPanelItems<T>;
+      search.ids_from = prepared ? 0 : search.begin;
+      search.ids_to = prepared ? N : search.end;
       search.scores = part_scores + (splits > 1 ? split * B * K : 0);
       search.ids = part_ids + (splits > 1 ? split * B * K : 0);
       search.lengths = part_lengths + (splits > 1 ? split * B : 0);

@@ -62,6 +62,24 @@ inline T residual_above(T square, T norm) {
          static_cast<T>(0x1p-64);
 }
 
+#if defined(__AVX512F__)
+constexpr int kMaskChains = 4;  // comparisons into one mask wait for each other
+
+template <int Rows, class V>
+inline bool all_below(const V (&sums)[Rows][2], const float* bounds) {
+  __mmask16 all[kMaskChains];
+  for (int chain = 0; chain < kMaskChains; ++chain) all[chain] = 0xffff;
+#pragma GCC unroll 12
+  for (int r = 0; r < Rows; ++r) {
+    const __m512 bound = _mm512_set1_ps(bounds[r]);
+    __mmask16& part = all[r % kMaskChains];
+    part = _mm512_mask_cmp_ps_mask(part, (__m512)sums[r][0], bound, _CMP_LT_OQ);
+    part = _mm512_mask_cmp_ps_mask(part, (__m512)sums[r][1], bound, _CMP_LT_OQ);
+  }
+  return (all[0] & all[1] & all[2] & all[3]) == 0xffff;
+}
+#endif
+
 // Scores (with the biases, where there are any) of the first Rows users of kTileRows and a panel's items into `out`
 // [Rows][kPanelItems], unless every one is below its row's bound; NaN is not.
 template <int Rows, class T>
@@ -93,21 +111,18 @@ __attribute__((noinline)) bool wide_tile(const T* panel, const T* users, int64_t
   bool below;
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) {
-    __mmask16 all = 0xffff;
-    for (int r = 0; r < Rows; ++r) {
-      const __m512 bound = _mm512_set1_ps(bounds[r]);
-      all = _mm512_mask_cmp_ps_mask(all, (__m512)sums[r][0], bound, _CMP_LT_OQ);
-      all = _mm512_mask_cmp_ps_mask(all, (__m512)sums[r][1], bound, _CMP_LT_OQ);
-    }
-    below = all == 0xffff;
+    below = all_below<Rows>(sums, bounds);
   } else {
-    __mmask8 all = 0xff;
+    __mmask8 all[kMaskChains];
+    for (int chain = 0; chain < kMaskChains; ++chain) all[chain] = 0xff;
+#pragma GCC unroll 12
     for (int r = 0; r < Rows; ++r) {
       const __m512d bound = _mm512_set1_pd(bounds[r]);
-      all = _mm512_mask_cmp_pd_mask(all, (__m512d)sums[r][0], bound, _CMP_LT_OQ);
-      all = _mm512_mask_cmp_pd_mask(all, (__m512d)sums[r][1], bound, _CMP_LT_OQ);
+      __mmask8& part = all[r % kMaskChains];
+      part = _mm512_mask_cmp_pd_mask(part, (__m512d)sums[r][0], bound, _CMP_LT_OQ);
+      part = _mm512_mask_cmp_pd_mask(part, (__m512d)sums[r][1], bound, _CMP_LT_OQ);
     }
-    below = all == 0xff;
+    below = (all[0] & all[1] & all[2] & all[3]) == 0xff;
   }
 #else
   auto all = sums[0][0] < splat<V>(bounds[0]);
@@ -161,14 +176,7 @@ __attribute__((noinline)) bool bf16_tile(const uint32_t* panel, const uint32_t* 
       sums[r][0] = _mm512_add_ps(sums[r][0], _mm512_loadu_ps(biases));
       sums[r][1] = _mm512_add_ps(sums[r][1], _mm512_loadu_ps(biases + 16));
     }
-  __mmask16 all = 0xffff;
-#pragma GCC unroll 12
-  for (int r = 0; r < Rows; ++r) {
-    const __m512 bound = _mm512_set1_ps(bounds[r]);
-    all = _mm512_mask_cmp_ps_mask(all, sums[r][0], bound, _CMP_LT_OQ);
-    all = _mm512_mask_cmp_ps_mask(all, sums[r][1], bound, _CMP_LT_OQ);
-  }
-  if (all == 0xffff) return false;
+  if (all_below<Rows>(sums, bounds)) return false;
 #pragma GCC unroll 12
   for (int r = 0; r < Rows; ++r) {
     _mm512_storeu_ps(out + r * 32, sums[r][0]);

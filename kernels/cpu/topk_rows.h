@@ -69,7 +69,8 @@ struct TopKRows : TopKTables<Storage> {
   using TopKTables<Storage>::K;
   using TopKTables<Storage>::D;
 
-  int64_t begin, end;  // the items that this search looks at
+  int64_t begin, end;        // the positions that this search looks at
+  int64_t ids_from, ids_to;  // and the ids that may stand there
   int64_t capacity;
   double* wide_row;
   Row<T>* rows;
@@ -93,8 +94,8 @@ struct TopKRows : TopKTables<Storage> {
     r = {};
     r.user = user;
     r.found = found;
-    r.excluded = indptr ? first_at_least(indptr[user], indptr[user + 1], begin) : 0;
-    r.excluded_end = indptr ? first_at_least(r.excluded, indptr[user + 1], end) : 0;
+    r.excluded = indptr ? first_at_least(indptr[user], indptr[user + 1], ids_from) : 0;
+    r.excluded_end = indptr ? first_at_least(r.excluded, indptr[user + 1], ids_to) : 0;
     r.sampled_threshold = -infinity();
   }
 
@@ -207,7 +208,7 @@ struct TopKRows : TopKTables<Storage> {
     int64_t kept = 0;
     for (int64_t i = 0; i < r.count; ++i)
       if (keys[i] > last || (keys[i] == last && r.found[i].id <= last_id)) r.found[kept++] = r.found[i];
-    r.count = r.clean = kept;
+    r.count = r.clean = min64(kept, K);  // more only if a damaged order repeats ids
     const T bound = score_of_key<T>(last);
     if (bound < threshold) return;
     threshold = bound;
@@ -282,30 +283,40 @@ struct TopKRows : TopKTables<Storage> {
   }
 };
 
-// The best K of `splits` lists [splits, B, K], ids ascending from list to list: equal scores already stand by id.
+// The best K of `splits` lists [splits, B, K], each in order.
 template <class T>
 bool merge_topk(const T* part_scores, const int64_t* part_ids, const int64_t* part_lengths, int64_t splits, T* scores,
                 int64_t* ids, int64_t* lengths, int64_t B, int64_t K) {
-  typedef Ranked<typename OrderKey<T>::type> R;
   int failed = 0;
   parallel_chunks(B, 16, [&](int64_t first, int64_t last, int) {
-    R* const ranked = static_cast<R*>(malloc(sizeof(R) * 2 * static_cast<size_t>(splits * K)));
-    if (!ranked) __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
-    for (int64_t b = first; ranked && b < last; ++b) {
+    int64_t* const heads = static_cast<int64_t*>(malloc(sizeof(int64_t) * static_cast<size_t>(splits)));
+    if (!heads) __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+    for (int64_t b = first; heads && b < last; ++b) {
+      for (int64_t s = 0; s < splits; ++s) heads[s] = 0;
       int64_t count = 0;
-      for (int64_t s = 0; s < splits; ++s)
-        for (int64_t k = 0; k < part_lengths[s * B + b]; ++k)
-          ranked[count++] = {order_key(part_scores[(s * B + b) * K + k]), static_cast<uint32_t>(s * K + k)};
-      sort_ranked(ranked, ranked + splits * K, count);
-      count = min64(count, K);
-      for (int64_t k = 0; k < K; ++k) {
-        const int64_t from = k < count ? (ranked[k].position / K * B + b) * K + ranked[k].position % K : 0;
-        scores[b * K + k] = k < count ? part_scores[from] : static_cast<T>(-__builtin_inf());
-        ids[b * K + k] = k < count ? part_ids[from] : -1;
+      for (; count < K; ++count) {
+        int64_t best = -1, from = 0;
+        for (int64_t s = 0; s < splits; ++s) {
+          const int64_t at = (s * B + b) * K + heads[s];
+          if (heads[s] == part_lengths[s * B + b]) continue;
+          if (best >= 0 && (part_scores[at] < part_scores[from] ||
+                            (part_scores[at] == part_scores[from] && part_ids[at] > part_ids[from])))
+            continue;
+          best = s;
+          from = at;
+        }
+        if (best < 0) break;
+        ++heads[best];
+        scores[b * K + count] = part_scores[from];
+        ids[b * K + count] = part_ids[from];
       }
       lengths[b] = count;
+      for (; count < K; ++count) {
+        scores[b * K + count] = static_cast<T>(-__builtin_inf());
+        ids[b * K + count] = -1;
+      }
     }
-    free(ranked);
+    free(heads);
   });
   return !failed;
 }

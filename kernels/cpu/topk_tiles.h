@@ -149,7 +149,8 @@ struct TopKTiles : TopKRows<Storage> {
         if (biases == nullptr)
           return int8_tile<Rows, false>(items, users, steps, bounds.starts, nullptr, nullptr, nullptr, out);
         T scales[S];
-        for (int s = 0; s < S; ++s) scales[s] = 1 / bounds.units[s];
+        // A bound below all that units can hold asks for every item, whatever its bias.
+        for (int s = 0; s < S; ++s) scales[s] = bounds.steps[s] > -(1 << 30) ? 1 / bounds.units[s] : 0;
         return int8_tile<Rows, true>(items, users, steps, bounds.starts, biases, scales, bounds.negated, out);
       }
     }

@@ -16,6 +16,7 @@ from rankdistill.kernels.triton.score_tile import exact_scores, tile_scores
 from torch import Tensor
 
 LEAST_CAPACITY = 1024
+TILE_COLUMNS = 64  # wider tiles spill
 SETTLE_BLOCK = 128
 EXHAUST_ROWS = 256
 
@@ -185,7 +186,7 @@ def inner_product_rank(
 
     def count(rows: Tensor) -> Tensor:
         """Adds up the ranks of `rows`; returns how many items were unsure in each."""
-        group = score_tile.user_rows(users, rows, items.dtype)
+        group = score_tile.user_rows(users, rows, items.dtype, TILE_COLUMNS)
         found = selection.no_candidates(len(rows), capacity, rows.device)
         words = None
         for chunk in score_tile.chunks(items, item_bias, group):

@@ -20,11 +20,12 @@ from rankdistill.kernels.triton.order import (
     is_excluded,
     packed_key,
 )
-from rankdistill.kernels.triton.score_tile import BLOCK_N, exact_scores, tile_scores
+from rankdistill.kernels.triton.score_tile import exact_scores, tile_scores
 from torch import Tensor
 
 MARGIN_INFLATION = 2.5  # candidates that the buffers have room for, per item that reaches the threshold
 SAMPLE_BYTES = 64 << 20
+TILE_COLUMNS = 128
 RESCORE_BLOCK = 128
 
 
@@ -105,6 +106,24 @@ def inner_product_topk_rescore_kernel(
     tl.store(keys_ptr + group_row * capacity + slots, keys, mask=slots < capacity)
 
 
+@triton.jit
+def inner_product_topk_zeros_kernel(
+    users_ptr, items_ptr, bias_ptr, scores_ptr, indices_ptr, stride_users_row, stride_items_row, stride_bias, K, D,
+    HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Gives listed zeros [B, K] their signs, which keys have not."""
+    row = tl.program_id(0).to(tl.int64)
+    slots = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    items = tl.load(indices_ptr + row * K + slots, mask=slots < K, other=-1)
+    zeros = (items >= 0) & (tl.load(scores_ptr + row * K + slots, mask=slots < K, other=1.0) == 0)
+    if tl.max(zeros.to(tl.int32), 0) > 0:
+        sums = exact_scores(
+            users_ptr, items_ptr, bias_ptr, row, items, zeros, stride_users_row, stride_items_row, stride_bias, D,
+            HAS_BIAS, BLOCK,
+        )  # fmt: skip
+        tl.store(scores_ptr + row * K + slots, sums.to(scores_ptr.dtype.element_ty), mask=zeros)
+
+
 class Tables(NamedTuple):
     """The caller's tensors, rows contiguous."""
 
@@ -124,17 +143,20 @@ class Search:
         self.dtype = tables.items.dtype if tables.items.dtype.itemsize == 2 else torch.bfloat16
         self.sampled = selection.sampled_items(N, plan.sample, tables.users.device)
         self.sample_items = score_tile.new_operand(
-            plan.sample, BLOCK_N, score_tile.tile_shape(1, D, self.dtype), tables.users.device
+            plan.sample, score_tile.tile_shape(1, D, self.dtype, TILE_COLUMNS), tables.users.device
         )
         self.sample_items[: plan.sample, :D] = tables.items[self.sampled]
         self.sample_bias = None if tables.item_bias is None else tables.item_bias[self.sampled].float()
+
+    def user_rows(self, rows: Tensor) -> score_tile.UserRows:
+        return score_tile.user_rows(self.tables.users, rows, self.dtype, TILE_COLUMNS)
 
     def thresholds(self, group: Tensor) -> Tensor:
         at_once = max(SAMPLE_BYTES // (4 * self.plan.sample), 16)
         return torch.cat([self.part_thresholds(rows) for rows in group.split(at_once)])
 
     def part_thresholds(self, rows: Tensor) -> Tensor:
-        (users, _, shape), M = score_tile.user_rows(self.tables.users, rows, self.dtype), self.plan.sample
+        (users, _, shape), M = self.user_rows(rows), self.plan.sample
         sample = torch.empty((len(rows), M), dtype=torch.float32, device=users.device)
         has_bias = self.sample_bias is not None
         inner_product_topk_sample_kernel[shape.grid(len(rows), M, 1)](
@@ -150,7 +172,7 @@ class Search:
     def search(self, rows: Tensor, thresholds: Tensor) -> None:
         (users, items, exclude, item_bias), capacity = self.tables, self.plan.capacity
         found = selection.no_candidates(len(rows), capacity, rows.device)
-        self.filter(score_tile.user_rows(users, rows, self.dtype), thresholds, found)
+        self.filter(self.user_rows(rows), thresholds, found)
         keys = torch.empty((len(rows), capacity), dtype=torch.int64, device=rows.device)
         indptr, indices = exclude or (keys, keys)  # any pointer serves where nothing is excluded
         inner_product_topk_rescore_kernel[(triton.cdiv(capacity, RESCORE_BLOCK), len(rows))](
@@ -192,8 +214,8 @@ def inner_product_topk(
     tables = Tables(selection.rows_contiguous(users), selection.rows_contiguous(items), exclude, item_bias)
     wide = torch.float64 if users.dtype == torch.float64 else torch.float32
     lists = selection.new_lists(B, k, wide, users.device)
-    if not B:
-        return lists[:3]
+    if not B * k:
+        return lists.scores, lists.indices, lists.lengths.zero_()
 
     def exhaust(rows: Tensor) -> None:
         block = lambda part, first, last: score_tile.exact_block(
@@ -202,10 +224,16 @@ def inner_product_topk(
         selection.exhaust(lists, rows, N, exclude, block)
 
     plan = selection.plan(N, k, MARGIN_INFLATION)
-    if k and plan.sample and wide == torch.float32 and N <= ITEMS_IN_A_KEY:
+    if plan.sample and wide == torch.float32 and N <= ITEMS_IN_A_KEY:
         search = Search(tables, lists, plan)
         row_bytes = 12 * plan.capacity + 16 * k + 2 * items.shape[1]
         selection.fill(lists, selection.group_rows(row_bytes), search.thresholds, search.search, exhaust)
+        users, items, _, _ = tables
+        inner_product_topk_zeros_kernel[(B, triton.cdiv(k, RESCORE_BLOCK))](
+            users, items, users if item_bias is None else item_bias, lists.scores, lists.indices, users.stride(0),
+            items.stride(0), 0 if item_bias is None else item_bias.stride(0), k, items.shape[1],
+            HAS_BIAS=item_bias is not None, BLOCK=RESCORE_BLOCK,
+        )  # fmt: skip
     else:
         exhaust(torch.arange(B, device=users.device))
     if exclude is not None:

@@ -144,8 +144,8 @@ def masked_topk(
     if exclude_indptr is not None and B:
         exclude = exclude_indptr.contiguous(), exclude_indices.contiguous()
     lists = selection.new_lists(B, k, scores.dtype, scores.device)
-    if not B:
-        return lists[:3]
+    if not B * k:
+        return lists.scores, lists.indices, lists.lengths.zero_()
 
     def block(rows: Tensor, first: int, last: int) -> Tensor:
         part = scores[:, first:last][rows]
@@ -153,13 +153,16 @@ def masked_topk(
         return part if mask is None else part.masked_fill_(mask[:, first:last][rows].bool(), -torch.inf)
 
     exhaust = lambda rows: selection.exhaust(lists, rows, N, exclude, block)
-    if k and N and scores.dtype != torch.float64 and N <= ITEMS_IN_A_KEY:
+    if N and scores.dtype != torch.float64 and N <= ITEMS_IN_A_KEY:
         plan = selection.plan(N, k, SURVIVORS_PER_EXPECTED)
         search = Search(scores, exclude, mask, lists, plan)
         row_bytes = 8 * plan.capacity + 16 * k + 4 * plan.sample
         selection.fill(lists, selection.group_rows(row_bytes), search.thresholds, search.search, exhaust)
     else:
         exhaust(torch.arange(B, device=scores.device))
+    if N:  # keys have no signs of zeros
+        given = scores.gather(1, lists.indices.clamp(0, N - 1))
+        torch.where(lists.indices >= 0, given, lists.scores, out=lists.scores)
     if exclude is not None:
         selection.spoil_faulty(lists, exclude, N)
     return lists[:3]

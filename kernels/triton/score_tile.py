@@ -15,7 +15,7 @@ from torch import Tensor
 
 CHUNK_BYTES = 32 << 20  # of the items' operand that exists at a time: it stays in a large second-level cache
 BITS_BYTES = 64 << 20  # of the bits that a chunk's scores become
-BLOCK_N = 128
+WHOLE_TILES = 128  # a multiple of the rows and of the columns of every tile
 LARGEST_WIDTH = 1 << 16
 LEAST_NORM, LARGEST_NORM = 2.0**-40, 1e18
 PROGRAMS = 2048  # enough to fill a device several times over
@@ -23,9 +23,10 @@ MOST_TILES_PER_PROGRAM = 16
 
 
 class TileShape(NamedTuple):
-    """Rows of a tile, and its padded width in blocks: fixed by shapes, never by timing."""
+    """Rows and columns of a tile, and its padded width in blocks: fixed by shapes, never by timing."""
 
     BLOCK_R: int
+    BLOCK_N: int
     BLOCK_D: int
     D_BLOCKS: int
     dtype: torch.dtype  # of the operands
@@ -39,7 +40,7 @@ class TileShape(NamedTuple):
         widen = device.type == "cpu" or self.dtype == torch.float32
         return {
             "BLOCK_R": self.BLOCK_R,
-            "BLOCK_N": BLOCK_N,
+            "BLOCK_N": self.BLOCK_N,
             "BLOCK_D": self.BLOCK_D,
             "D_BLOCKS": self.D_BLOCKS,
             "WIDEN": widen,
@@ -48,18 +49,18 @@ class TileShape(NamedTuple):
         }
 
     def tiles_per_program(self, rows: int, columns: int) -> int:
-        tiles = triton.cdiv(rows, self.BLOCK_R) * triton.cdiv(columns, BLOCK_N)
+        tiles = triton.cdiv(rows, self.BLOCK_R) * triton.cdiv(columns, self.BLOCK_N)
         return min(max(tiles // PROGRAMS, 1), MOST_TILES_PER_PROGRAM)
 
     def grid(self, rows: int, columns: int, tiles: int) -> tuple[int, int]:
-        return triton.cdiv(rows, self.BLOCK_R), triton.cdiv(columns, BLOCK_N * tiles)
+        return triton.cdiv(rows, self.BLOCK_R), triton.cdiv(columns, self.BLOCK_N * tiles)
 
 
-def tile_shape(rows: int, D: int, dtype: torch.dtype) -> TileShape:
+def tile_shape(rows: int, D: int, dtype: torch.dtype, block_n: int) -> TileShape:
     most = 128 if dtype.itemsize == 2 else 32
     block = max(16, triton.next_power_of_2(D)) if most >= D else most // 2
     block_r = 16 if rows <= 16 else 64 if rows <= 64 else 128
-    return TileShape(block_r, block, max(1, triton.cdiv(D, block)), dtype)
+    return TileShape(block_r, block_n, block, max(1, triton.cdiv(D, block)), dtype)
 
 
 def margin_factor(table: torch.dtype, operand: torch.dtype, D: int) -> float:
@@ -78,9 +79,13 @@ def norms_above(table: Tensor) -> Tensor:
     return torch.where(norms <= LARGEST_NORM, norms.clamp_min(LEAST_NORM), torch.inf)
 
 
-def new_operand(rows: int, block: int, shape: TileShape, device: torch.device) -> Tensor:
+def whole_tiles(rows: int) -> int:
+    return triton.cdiv(rows, WHOLE_TILES) * WHOLE_TILES
+
+
+def new_operand(rows: int, shape: TileShape, device: torch.device) -> Tensor:
     """Zeros, so that a padded width adds nothing; rows are padded to whole tiles."""
-    return torch.zeros((triton.cdiv(rows, block) * block, shape.width), dtype=shape.dtype, device=device)
+    return torch.zeros((whole_tiles(rows), shape.width), dtype=shape.dtype, device=device)
 
 
 class UserRows(NamedTuple):
@@ -91,10 +96,10 @@ class UserRows(NamedTuple):
     shape: TileShape
 
 
-def user_rows(users: Tensor, rows: Tensor, dtype: torch.dtype) -> UserRows:
-    shape = tile_shape(len(rows), users.shape[1], dtype)
+def user_rows(users: Tensor, rows: Tensor, dtype: torch.dtype, block_n: int) -> UserRows:
+    shape = tile_shape(len(rows), users.shape[1], dtype, block_n)
     picked = users[rows]
-    operand = new_operand(len(rows), shape.BLOCK_R, shape, users.device)
+    operand = new_operand(len(rows), shape, users.device)
     operand[: len(rows), : users.shape[1]] = picked
     return UserRows(operand, norms_above(picked), shape)
 
@@ -113,8 +118,8 @@ class Chunk(NamedTuple):
 def chunks(items: Tensor, item_bias: Tensor | None, user_rows: UserRows) -> Iterator[Chunk]:
     (N, D), (operand_of_users, norms, shape) = items.shape, user_rows
     size = min(CHUNK_BYTES // (shape.dtype.itemsize * shape.width), BITS_BYTES * 8 // len(norms), N)
-    size = max(triton.cdiv(size, BLOCK_N), 1) * BLOCK_N
-    operand = new_operand(size, BLOCK_N, shape, items.device)
+    size = whole_tiles(max(size, 1))
+    operand = new_operand(size, shape, items.device)
     margins, biases, bias_margins = torch.zeros((3, size), dtype=torch.float32, device=items.device)
     factor = margin_factor(items.dtype, operand_of_users.dtype, D)
     for first in range(0, N, size):

@@ -132,6 +132,32 @@ def test_without_compiled_modules():
         assert "Reinstall with a C++17 compiler" in report[f"{op} on CPU"]
 
 
+RANKINGS = ("inner_product_topk", "masked_topk", "inner_product_rank", "masked_rank")
+
+
+def test_rankings_without_compiled_cuda_are_tritons_and_without_triton_the_references():
+    pytest.importorskip("triton", reason="no triton package")
+    blocked = "import sys; sys.modules.update(dict.fromkeys({names!r})); " + WITHOUT
+    for names, backend in ((["rankdistill._cuda"], "triton"), (["rankdistill._cuda", "triton"], "reference")):
+        done = python("-c", blocked.format(names=names))
+        assert done.returncode == 0, done.stdout + done.stderr
+        report = labelled(done.stdout)
+        for op in RANKINGS:
+            served, *reasons = report[f"{op} on CUDA"].split("; ")
+            assert served == backend
+            native = "not native: no compiled CUDA module" in "".join(reasons)
+            assert native == op.endswith("topk")
+            assert ("not triton: no triton package. Install it: " in "".join(reasons)) == (
+                backend == "reference"
+            )
+
+
+def test_triton_can_be_forced_on_rankings():
+    pytest.importorskip("triton", reason="no triton package")
+    report = run(RANKDISTILL_BACKEND="triton")
+    assert {report[f"{op} on CUDA"].split(";")[0] for op in RANKINGS} == {"triton"}
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a device, its backends are asked for too")
 def test_a_backend_of_devices_that_are_not_here_is_not_asked_for():
     code = "import sys; sys.modules['rankdistill._cuda'] = None; import rankdistill.ops; print('fine')"

@@ -250,6 +250,19 @@ def test_smallest_call_of_a_case(op):
     torch.cuda.synchronize()
 
 
+@pytest.mark.parametrize("op", ["inner_product_topk", "masked_topk", "inner_product_rank", "masked_rank"])
+def test_smallest_sampled_call_of_the_triton_rankings(op):
+    """Called directly: native code serves the first two."""
+    case = CASES[op]
+    users, items, bias = (randn(*shape, seed=1).to(CUDA) for shape in ((20, 9), (5000, 9), (5000,)))
+    exclude = moved(csr(20, 5000, 0.01, seed=2))
+    given = (users @ items.T,) if op.startswith("masked") else (users, items)
+    wanted = 10 if op.endswith("topk") else randint(-1, 5000, (20, 3), seed=3).to(CUDA)
+    args = *given, wanted, *exclude, None if op.startswith("masked") else bias
+    found, expected = (as_tuple(b[""](*args)) for b in (case.module.TRITON, case.module.REFERENCE))
+    assert all(same_bits(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_smallest_call_of_the_samplers():
     users, lengths = torch.tensor([0, 1, 2]).to(CUDA), torch.tensor([0, 3, 150]).to(CUDA)
     assert position_sample(users, lengths, 5, 10.0, seed=0).shape == (3, 5)

@@ -190,8 +190,8 @@ def test_k_near_n():
 
 
 def test_batches_and_threads_leave_the_bits():
-    users, items = randn(130, 20, seed=1), randn(9000, 20, seed=2)
-    mask = torch.rand(130, 9000, generator=generator(3)) < 0.02
+    users, items = randn(130, 20, seed=1), randn(40_000, 20, seed=2)
+    mask = torch.rand(130, 40_000, generator=generator(3)) < 0.02
     whole = inner_product_topk(users, items, 40, csr(mask))
     threads = torch.get_num_threads()
     try:

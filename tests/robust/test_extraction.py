@@ -74,7 +74,7 @@ def test_blocks_of_any_size_give_the_same_lists(tmp_path, exclude, dtype, k):
         (89, 16, [range(40)]),
     ):
         plan = plan_extraction("op", 1 << 30, *files, k, some, SHARD)
-        plan = type(plan)(call, 40, block, 0)
+        plan = type(plan)(call, 40, block, block > 1, 0)
         steps = Steps(passes, range(90), plan)
         ranked = Streaming(*files, k, some, None, steps)
         assert len(list(steps)) == len(steps)
@@ -127,7 +127,7 @@ def test_a_finished_extraction_is_not_done_again(tmp_path, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_only_what_is_missing_is_done_again(tmp_path, monkeypatch):
+def test_only_what_is_missing_is_done_again(tmp_path, monkeypatch, caplog):
     users, items = tables()
     extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD)
     before = contents(tmp_path / "out")
@@ -135,7 +135,9 @@ def test_only_what_is_missing_is_done_again(tmp_path, monkeypatch):
     (tmp_path / "out" / "rankings-00001-of-00003.safetensors").unlink()
     ranked, real = [], Streaming.rank
     monkeypatch.setattr(Streaming, "rank", lambda self, step: ranked.append(step.users) or real(self, step))
-    extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD)
+    with caplog.at_level(logging.INFO, "rankdistill"):
+        extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD)
+    assert caplog.messages == [f"extract_rankings: 2 of 3 shards are in {tmp_path / 'out'} already"]
     assert ranked == [range(1024, 2048)]
     assert contents(tmp_path / "out") == before
 

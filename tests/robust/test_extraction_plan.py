@@ -10,6 +10,7 @@ from rankdistill.data import CSR
 from rankdistill.rankings.plan import bytes_of, most_entries, plan_extraction
 from rankdistill.rankings.tables import Table
 from tests.case import generator
+from tests.process import output
 
 
 def test_the_plan_reads_items_as_few_times_as_the_limit_allows(tmp_path):
@@ -20,10 +21,11 @@ def test_the_plan_reads_items_as_few_times_as_the_limit_allows(tmp_path):
         plan = plan_extraction("op", limit, users, items, 100, None, 16384)
         assert plan.bytes <= limit
         if plan.items_per_block < len(items):
-            lists, block = plan.users_per_pass * 100 * 8, plan.items_per_block * items.row_bytes
+            row = items.row_bytes + (8 + 48) * plan.prepares
+            lists, block = plan.users_per_pass * 100 * 8, plan.items_per_block * row
             assert plan.bytes == (32 << 20) + plan.users_per_call * (120 * 100 + 16) + lists + block
             assert plan.users_per_pass % 16384 == 0 or plan.users_per_pass < 16384
-            wider = (plan.users_per_pass * 100 * 8 + min(65536, plan.items_per_block) * items.row_bytes) * 2
+            wider = (plan.users_per_pass * 100 * 8 + min(65536, plan.items_per_block) * row) * 2
             assert plan.users_per_pass == 1 << 18 or plan.bytes + wider > limit, "memory is used"
         passes.append(-(-len(users) // plan.users_per_pass) if plan.items_per_block < len(items) else 1)
     assert passes == sorted(passes, reverse=True)
@@ -83,3 +85,21 @@ def test_what_is_no_memory_limit(text):
         ValueError, match="^op: expected memory_limit in bytes, or text such as 1GiB or 512MiB; got "
     ):
         bytes_of("op", text)
+
+
+def test_freed_memory_between_tensors_in_use_goes_back():
+    code = """
+import torch
+from rankdistill.rankings.mapping import free_unused_pages
+def anonymous():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1]) * 1024
+del [torch.ones(1 << 20) for _ in range(3)][:]
+made = [torch.ones(50_000) for _ in range(400)]
+made = made[::2]
+before = anonymous()
+free_unused_pages()
+print((before - anonymous()) >> 20, sum(float(t.sum()) for t in made))
+"""
+    freed, total = output(code).split()
+    assert int(freed) >= 20, "200 tensors of 0.19 MiB lie between 200 others"
+    assert float(total) == 200 * 50_000

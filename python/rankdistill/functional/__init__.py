@@ -1,6 +1,13 @@
 """The losses as pure functions of tensors. They know nothing of models."""
 
 from rankdistill.functional.annealing import annealed_temperature
+from rankdistill.functional.catalogue import (
+    catalogue_cross_entropy,
+    heterogeneous_compression,
+    joined_log_mass,
+    unordered_ranking_distillation,
+)
+from rankdistill.functional.checkpoints import advance_checkpoints, ranking_discrepancy
 from rankdistill.functional.latent import (
     distillation_experts,
     expert_routing,
@@ -8,10 +15,19 @@ from rankdistill.functional.latent import (
     hint_regression,
     personalized_hint_regression,
 )
-from rankdistill.functional.ranking import bayesian_personalized_ranking, relaxed_ranking_distillation
+from rankdistill.functional.lists import list_mle, list_net, rejuvenated_cross_entropy
+from rankdistill.functional.ranking import (
+    bayesian_personalized_ranking,
+    discrepancy_weights,
+    position_weights,
+    ranking_distillation,
+    relaxed_ranking_distillation,
+)
 from rankdistill.functional.reduction import REDUCTIONS, reduce_rows
 from rankdistill.functional.responses import (
     calibrated_listwise_distillation,
+    collaborative_distillation,
+    importance_aware_ranking_distillation,
     pointwise_distillation,
     preference_consistency,
 )
@@ -24,20 +40,34 @@ from rankdistill.functional.topology import (
 
 __all__ = [
     "REDUCTIONS",
+    "advance_checkpoints",
     "annealed_temperature",
     "bayesian_personalized_ranking",
     "calibrated_listwise_distillation",
+    "catalogue_cross_entropy",
+    "collaborative_distillation",
+    "discrepancy_weights",
     "distillation_experts",
     "expert_routing",
     "frequency_distillation",
     "full_topology_distillation",
     "group_means",
+    "heterogeneous_compression",
     "hierarchical_topology_distillation",
     "hint_regression",
+    "importance_aware_ranking_distillation",
+    "joined_log_mass",
+    "list_mle",
+    "list_net",
     "personalized_hint_regression",
     "pointwise_distillation",
+    "position_weights",
     "preference_consistency",
+    "ranking_discrepancy",
+    "ranking_distillation",
     "reduce_rows",
+    "rejuvenated_cross_entropy",
     "relational_knowledge_distillation",
     "relaxed_ranking_distillation",
+    "unordered_ranking_distillation",
 ]

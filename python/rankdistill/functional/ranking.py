@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from rankdistill.functional.reduction import reduce_rows
 from rankdistill.ops import checks, plackett_luce
@@ -67,3 +68,98 @@ def relaxed_ranking_distillation(
     losses = plackett_luce(interesting, uninteresting, lengths)
     counted = None if lengths is None else lengths > 0
     return reduce_rows("relaxed_ranking_distillation", losses, counted, reduction)
+
+
+def ranking_distillation(
+    scores: Tensor, weights: Tensor | None = None, lengths: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Ranking distillation (RD): the teacher's best items as more positives, each with a weight.
+
+    loss_b = −Σ_k weights_bk · log σ(scores_bk)
+
+    Args:
+        scores: [B, K] float, student scores (logits) of the teacher's best items, best first.
+        weights: [B, K] or [K] float; no gradient reaches them; None for ones.
+        lengths: [B] int64 in [0, K], how many of each row count; None for all.
+        reduction: "mean" over rows with at least one item (as the authors' code), "sum" (later re-implementations)
+            or "none".
+
+    Returns:
+        A scalar, or [B] for "none".
+
+    Source:
+        Tang and Wang, Ranking Distillation, KDD 2018, equations 5 to 10. Weights: `position_weights` times
+        `discrepancy_weights`.
+
+    Example:
+        >>> ranking_distillation(torch.zeros(1, 2), torch.tensor([0.75, 0.25]))
+        tensor(0.6931)
+    """
+    op = "ranking_distillation"
+    checks.expect_tensor(op, "scores", scores, 2)
+    terms = -logsigmoid(scores)
+    if weights is not None:
+        shapes = (scores.shape, scores.shape[1:])
+        checks.expect(
+            weights.shape in shapes, op, f"weights of shape {list(scores.shape)} or its last", weights
+        )
+        terms = terms * weights.detach()
+    if lengths is None:
+        return reduce_rows(op, terms.sum(1), None, reduction)
+    counted = torch.arange(scores.shape[1], device=scores.device) < lengths[:, None]
+    return reduce_rows(op, terms.masked_fill(~counted, 0).sum(1), lengths > 0, reduction)
+
+
+def position_weights(k: int, temperature: float = 1.0) -> Tensor:
+    """[k] float32 weights exp(−r/temperature) of positions r = 1..k, of sum 1.
+
+    Source:
+        Tang and Wang, Ranking Distillation, KDD 2018, equation 8.
+
+    Example:
+        >>> position_weights(2, temperature=1.0)
+        tensor([0.7311, 0.2689])
+    """
+    op = "position_weights"
+    checks.expect(temperature > 0, op, "a temperature above 0", temperature)
+    return (-torch.arange(1, k + 1, dtype=torch.float64) / temperature).softmax(0).float()
+
+
+def discrepancy_weights(
+    scores: Tensor, sampled: Tensor, n_items: int, sharpness: float = 0.1, first_rank: int = 0
+) -> Tensor:
+    """Weights of a list's items by how far below the teacher's rank the student ranks them, from sampled items.
+
+    w_bk = max(tanh(sharpness · (rank_bk − k)), 0), k = 0, 1, …,
+    rank_bk = ⌊(n_items − 1) · share of sampled scores above scores_bk⌋ + first_rank
+
+    Args:
+        scores: [B, K] float, student scores of the teacher's best items, best first.
+        sampled: [B, Q] float, Q ≥ 1, student scores of items drawn uniformly.
+        n_items: size of the catalogue.
+        sharpness: μ, dimensionless.
+        first_rank: rank of an item that no sampled one beats: 0 in the authors' code, 1 in later re-implementations.
+
+    Returns:
+        [B, K] float in [0, 1), without gradient.
+
+    Cost:
+        O(B·(K + Q)·log Q) time, O(B·(K + Q)) memory.
+
+    Source:
+        Tang and Wang, Ranking Distillation, KDD 2018, equation 9.
+
+    Example:
+        >>> discrepancy_weights(torch.tensor([[1.0]]), torch.tensor([[0.0, 2.0]]), n_items=101)
+        tensor([[0.9999]])
+    """
+    op = "discrepancy_weights"
+    checks.expect_tensor(op, "scores", scores, 2)
+    checks.expect_tensor(op, "sampled", sampled, 2)
+    Q = sampled.shape[1]
+    checks.expect(Q > 0, op, "at least one sampled score per row", sampled)
+    ordered = sampled.detach().sort(dim=1).values.contiguous()
+    above = Q - torch.searchsorted(ordered, scores.detach().contiguous(), right=True)
+    ranks = torch.div((n_items - 1) * above, Q, rounding_mode="floor") + first_rank
+    behind = ranks - torch.arange(scores.shape[1], device=scores.device)
+    return (sharpness * behind.to(scores.dtype)).tanh().clamp_min(0)

@@ -37,6 +37,74 @@ def pointwise_distillation(teacher: Tensor, student: Tensor, reduction: str = "m
     return reduce_rows(op, losses, None, reduction)
 
 
+def collaborative_distillation(
+    teacher: Tensor, student: Tensor, temperature: float = 2.0, shift: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """Collaborative distillation (CD): softened click probabilities of sampled items, in binary cross entropy.
+
+    loss_bk = −q log σ(student_bk) − (1 − q) log(1 − σ(student_bk)), q = σ((teacher_bk + shift) / temperature)
+
+    Args:
+        teacher, student: scores of one shape (logits) of the sampled items; no gradient reaches the teacher's.
+        temperature: t1, dimensionless, > 0.
+        shift: t2, added to the teacher's logits.
+        reduction: "mean" (UnKD's re-implementation), "sum" (KDs') or "none".
+
+    Returns:
+        A scalar; the shape of the scores for "none".
+
+    Source:
+        Lee et al., Collaborative Distillation for Top-N Recommendation, ICDM 2019, section III.
+
+    Example:
+        >>> collaborative_distillation(torch.zeros(1), torch.zeros(1))
+        tensor(0.6931)
+    """
+    op = "collaborative_distillation"
+    checks.expect(student.shape == teacher.shape, op, f"student of shape {list(teacher.shape)}", student)
+    checks.expect(temperature > 0, op, "a temperature above 0", temperature)
+    wanted = ((teacher.detach() + shift) / temperature).sigmoid()
+    losses = binary_cross_entropy_with_logits(student, wanted, reduction="none")
+    return reduce_rows(op, losses, None, reduction)
+
+
+def importance_aware_ranking_distillation(
+    scores: Tensor, negative: Tensor, weights: Tensor, form: str = "released", reduction: str = "mean"
+) -> Tensor:
+    """Importance-aware ranking distillation (DLLM2Rec): a language model's list as weighted positives.
+
+    loss_b = Σ_k weights_bk · [ −log σ(scores_bk) − log σ(1 − negative_b) ]  (released)
+    loss_b = Σ_k weights_bk · [ −log σ(scores_bk) − log(1 − σ(negative_b)) ] (paper)
+
+    Args:
+        scores: [B, K] float, student scores of the listed items.
+        negative: [B] float, student score of one sampled item per row.
+        weights: [B, K] float, of position, confidence and consistency; no gradient reaches them.
+        form: "released" or "paper".
+        reduction: "mean" over rows (as released), "sum" or "none".
+
+    Returns:
+        A scalar, or [B] for "none".
+
+    Source:
+        Cui et al., Distillation Matters: Empowering Sequential Recommenders to Match the Performance of Large
+        Language Models, RecSys 2024, section 3.
+
+    Example:
+        >>> importance_aware_ranking_distillation(torch.zeros(1, 1), torch.zeros(1), torch.ones(1, 1), form="paper")
+        tensor(1.3863)
+    """
+    op = "importance_aware_ranking_distillation"
+    checks.expect(form in ("released", "paper"), op, "form as one of released, paper", repr(form))
+    checks.expect(
+        weights.shape == scores.shape, op, f"weights of shape {list(scores.shape)}, as scores", weights
+    )
+    checks.expect(negative.shape == scores.shape[:1], op, f"negative of shape {[len(scores)]}", negative)
+    against = logsigmoid(1 - negative if form == "released" else -negative)
+    losses = -(weights.detach() * (logsigmoid(scores) + against[:, None])).sum(1)
+    return reduce_rows(op, losses, None, reduction)
+
+
 def calibrated_listwise_distillation(teacher: Tensor, student: Tensor) -> Tensor:
     """Calibrated listwise distillation (CLID): click probabilities as shares of their list, in binary cross entropy.
 

@@ -1,6 +1,8 @@
 """The ops. Importing this module registers them all with torch (needed before loading an exported program)."""
 
 import rankdistill.ops.lazy_update  # noqa: F401 (registers what rankdistill.optim calls)
+from rankdistill.ops.catalogue_log_mass import catalogue_log_mass
+from rankdistill.ops.catalogue_plackett_luce import catalogue_plackett_luce
 from rankdistill.ops.complement_sample import complement_sample
 from rankdistill.ops.cross_relation_distance import cross_relation_distance
 from rankdistill.ops.embedding_plackett_luce import embedding_plackett_luce
@@ -21,6 +23,8 @@ from rankdistill.ops.triplet_angle_huber import triplet_angle_huber
 from rankdistill.ops.weighted_sample import weighted_sample
 
 __all__ = [
+    "catalogue_log_mass",
+    "catalogue_plackett_luce",
     "complement_sample",
     "cross_relation_distance",
     "embedding_plackett_luce",

@@ -10,6 +10,7 @@ from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhe
 from rankdistill.ops.native import DTYPE_CODES, _native, address, native_or
 from rankdistill.ops.prepared_items import PreparedItems, checked_bias
 from rankdistill.ops.registration import LIBRARY, implement
+from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import inner_product_rank as reference
 
 OP = "inner_product_rank"
@@ -50,8 +51,9 @@ def forward_native(users, items, item_ids, exclude_indptr, exclude_indices, item
 
 REFERENCE = {"": forward_reference}
 NATIVE = {"": forward_native}
+TRITON = triton_or(OP, "")
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"reference": REFERENCE})
+implement(OP, "CUDA", {"triton": TRITON, "reference": REFERENCE})
 
 
 def inner_product_rank(
@@ -83,7 +85,8 @@ def inner_product_rank(
 
     Raises:
         TypeError, ValueError: wrong dtypes, shapes or devices; malformed exclusions, as in `inner_product_topk`.
-        IndexError: an item or an excluded id out of range (CPU; an item out of range has rank -1 elsewhere).
+        IndexError: an item or an excluded id out of range. On CUDA both are checked there: an item out of range
+            has rank -1, and so have all of a row whose exclusions are malformed.
 
     Cost:
         O(B·N·(D + min(K, log K))) time with K the listed items of a row, -1 not counted; memory besides the result

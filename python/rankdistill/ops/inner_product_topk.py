@@ -13,6 +13,7 @@ from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhe
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.prepared_items import PreparedItems, checked_bias
 from rankdistill.ops.registration import LIBRARY, implement, not_differentiable
+from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import inner_product_topk as reference
 
 OP = "inner_product_topk"
@@ -71,8 +72,9 @@ def forward_cuda(users, items, k, exclude_indptr, exclude_indices, item_bias, pr
 REFERENCE = {"": forward_reference, "prepared": forward_reference}
 NATIVE = {"": forward_native, "prepared": forward_native}
 CUDA = {"": forward_cuda, "prepared": forward_cuda}
+TRITON = triton_or(OP, "", "prepared")
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"native": cuda_or(CUDA), "reference": REFERENCE})
+implement(OP, "CUDA", {"native": cuda_or(CUDA), "triton": TRITON, "reference": REFERENCE})
 
 for overload in (OP, f"{OP}_prepared"):
     torch.library.register_autograd(

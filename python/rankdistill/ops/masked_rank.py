@@ -10,6 +10,7 @@ from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhe
 from rankdistill.ops.masked_topk import row_blocks
 from rankdistill.ops.native import DTYPE_CODES, _native, address, native_or
 from rankdistill.ops.registration import LIBRARY, implement
+from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import masked_rank as reference
 
 OP = "masked_rank"
@@ -52,8 +53,9 @@ def forward_native(scores, item_ids, exclude_indptr, exclude_indices, exclude_ma
 
 REFERENCE = {"": forward_reference}
 NATIVE = {"": forward_native}
+TRITON = triton_or(OP, "")
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"reference": REFERENCE})
+implement(OP, "CUDA", {"triton": TRITON, "reference": REFERENCE})
 
 
 def masked_rank(scores: Tensor, item_ids: Tensor, exclude: object = None) -> Tensor:
@@ -75,7 +77,8 @@ def masked_rank(scores: Tensor, item_ids: Tensor, exclude: object = None) -> Ten
 
     Raises:
         TypeError, ValueError: wrong dtypes, shapes or devices; malformed exclusions, as in `masked_topk`.
-        IndexError: an item or an excluded id out of range (CPU; an item out of range has rank -1 elsewhere).
+        IndexError: an item or an excluded id out of range. On CUDA both are checked there: an item out of range
+            has rank -1, and so have all of a row whose exclusions are malformed.
 
     Cost:
         O(B·N·(1 + min(K/64, log K))) time, one pass over the matrix; memory besides the result O(K) per thread (CPU).

@@ -13,6 +13,7 @@ from rankdistill.ops.cuda import cuda_or
 from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhere, exclusion_tensors
 from rankdistill.ops.native import DTYPE_CODES, _native, address, native_or
 from rankdistill.ops.registration import LIBRARY, implement, not_differentiable
+from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import masked_topk as reference
 
 OP = "masked_topk"
@@ -70,8 +71,10 @@ def forward_native(scores, k, exclude_indptr, exclude_indices, exclude_mask):
 
 REFERENCE = {"": forward_reference}
 NATIVE = {"": forward_native}
+CUDA = {"": device_topk.masked_topk}
+TRITON = triton_or(OP, "")
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"native": cuda_or({"": device_topk.masked_topk}), "reference": REFERENCE})
+implement(OP, "CUDA", {"native": cuda_or(CUDA), "triton": TRITON, "reference": REFERENCE})
 
 torch.library.register_autograd(
     f"rankdistill::{OP}", not_differentiable(OP, "scores and indices"), lib=LIBRARY
@@ -112,6 +115,7 @@ def masked_topk(scores: Tensor, k: int, exclude: object = None) -> MaskedTopK:
         TypeError, ValueError: wrong dtypes, shapes or devices; indptr that does not rise from 0 to nnz; ids that
             do not ascend within a row.
         IndexError: an excluded id out of range.
+        On CUDA exclusions are checked there: a malformed row gets scores NaN, indices -1 and length 0.
         RuntimeError: a backward call.
 
     Cost:

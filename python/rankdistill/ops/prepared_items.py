@@ -12,6 +12,7 @@ from rankdistill.ops.native import DTYPE_CODES, _native, address
 from rankdistill.ops.registration import CHOICES
 
 OP = "prepare_items"
+NORMED = 1 << 20  # values that are widened at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +66,9 @@ def prepare_items(items: Tensor, item_bias: Tensor | None = None) -> PreparedIte
         TypeError, ValueError: wrong dtypes or shapes.
 
     Cost:
-        O(N·D + N·log N) time; N·(D + 9) bytes where the processor multiplies bytes (AVX-512 VNNI), else 9·N. On
-        CUDA devices 2·N·D + 16·N bytes (half-precision tiles), a thirty-second more for a sample. Without the
-        compiled module nothing is prepared.
+        O(N·D + N·log N) time; N·(D + 9) bytes where the processor multiplies bytes (AVX-512 VNNI), else 9·N (to 20·N
+        in float64), and 28·N more while it sorts. On CUDA devices 2·N·D + 16·N bytes (half-precision tiles), a
+        thirty-second more for a sample. Without the compiled module nothing is prepared.
 
     Example:
         >>> items = prepare_items(torch.tensor([[1., 0.], [0., 1.], [1., 1.]]))
@@ -86,7 +87,8 @@ def prepare_items(items: Tensor, item_bias: Tensor | None = None) -> PreparedIte
     (N, D), code = items.shape, DTYPE_CODES[items.dtype]
     rows = items.contiguous()
     wide = torch.float64 if items.dtype == torch.float64 else torch.float32
-    norms = torch.cat([block.to(wide).norm(dim=1) for block in rows.split(1 << 16)]) if N else torch.zeros(0)
+    blocks = rows.split(max(1, NORMED // max(1, D))) if N else ()
+    norms = torch.cat([block.to(wide).norm(dim=1) for block in blocks]) if N else torch.zeros(0)
     order = norms.argsort(descending=True, stable=True)
     buffer = torch.empty(_native.prepared_items_bytes(code, N, D, item_bias is not None), dtype=torch.uint8)
     bias = None if item_bias is None else item_bias.contiguous()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rankdistill.data.csr import CSR
 from rankdistill.ops import checks, inner_product_topk
-from rankdistill.ops.inner_product_topk import InnerProductTopK, check_exclusions
+from rankdistill.ops.exclusions import check_exclusions
+from rankdistill.ops.inner_product_topk import InnerProductTopK
 from rankdistill.rankings.streaming import Lists, merge_lists
 
 FACTS = 8  # numbers that an agreement carries, beside whether its process failed
@@ -72,10 +73,9 @@ class Processes:
         if self.size == 1:
             return [list(facts)]
         mine = torch.tensor([int(failure is not None), *facts, *[0] * (FACTS - len(facts))], device=device)
-        gathered = torch.empty((self.size, FACTS + 1), dtype=torch.int64, device=device)
-        with self._connected():
-            dist.all_gather_into_tensor(gathered, mine, group=self.group)
-        rows = gathered.tolist()
+        gathered = torch.empty(self.size * (FACTS + 1), dtype=torch.int64, device=device)
+        self._gather(gathered, mine)
+        rows = gathered.view(self.size, FACTS + 1).tolist()
         if any(row[0] for row in rows):
             told = self.share(None if failure is None else f"{type(failure).__name__}: {failure}")
             rank = next(r for r, row in enumerate(rows) if row[0])
@@ -116,18 +116,26 @@ class Processes:
         got = torch.empty_like(sent)
 
         def unpacked(rows: Tensor) -> Lists:
+            # Copies: a single row counts as contiguous wherever it begins, perhaps not where int64 may.
+            packed = torch.contiguous_format
             return Lists(
-                rows[:, : k * words].contiguous().view(scores.dtype),
-                rows[:, k * words :].contiguous().view(indices.dtype),
+                rows[:, : k * words].clone(memory_format=packed).view(scores.dtype),
+                rows[:, k * words :].clone(memory_format=packed).view(indices.dtype),
             )
 
         with self._connected():
             dist.all_to_all_single(got, sent, group=self.group)
         best = merge_lists([unpacked(part) for part in got.view(W, share, width)], k)
         mine = torch.cat([part.contiguous().view(torch.int32) for part in best], dim=1)
-        with self._connected():
-            dist.all_gather_into_tensor(sent, mine, group=self.group)
+        self._gather(sent, mine)
         return unpacked(sent[:B])
+
+    def _gather(self, whole: Tensor, mine: Tensor) -> None:
+        """Every process's rows behind each other."""
+        # TODO: drop the second name once torch ≥ 2.13
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        with self._connected():
+            gather(whole, mine, group=self.group)
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
@@ -218,7 +226,7 @@ def distributed_inner_product_topk(
                 f"exclude indptr of {len(users) + 1} entries, one more than users",
                 indptr,
             )
-            check_exclusions(indptr.cpu().contiguous(), indices.cpu().contiguous(), n_items)
+            check_exclusions(op, indptr.cpu().contiguous(), indices.cpu().contiguous(), n_items)
             window = CSR._trusted(indptr, indices, n_items).window(
                 range(len(users)), range(first, first + len(items))
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -13,12 +14,15 @@ from torch import Tensor
 
 from rankdistill.data.csr import CSR
 from rankdistill.rankings.distributed import Processes
+from rankdistill.rankings.mapping import free_unused_pages
 from rankdistill.rankings.plan import DEFAULT_LIMIT, Plan, bytes_of, plan_extraction
 from rankdistill.rankings.progress import logged
 from rankdistill.rankings.rankings import Rankings
 from rankdistill.rankings.shards import SHARD_UNIT, Settings, ShardedFolder, default_shard_size
 from rankdistill.rankings.streaming import Steps, Streaming, expect_tables
 from rankdistill.rankings.tables import Table
+
+logger = logging.getLogger("rankdistill")
 
 OP = "extract_rankings"
 
@@ -81,9 +85,10 @@ def extract_rankings(
 
     Cost:
         O(U·N·D) time. Memory beside the inputs and their page cache, with c ≤ 4096 users a call, e of a call's
-        excluded entries, s = 4 bytes a score (8 for float64 tables): 32 MiB + c·(120·k + 16) + 32·e; and where a
-        file of items is larger than what the limit leaves, n·D·itemsize + b·k·(s + 4) more, for n items at a time
-        and b users who see them go by: the file is read U/b times, b as large as fits, at most 262,144. Users go by
+        excluded entries, s = 4 bytes a score (8 for float64 tables): 32 MiB + c·(120·k + 16) + 32·e; for U > c, where
+        there is room, N·(D + 48) more, as the items are ordered and packed once (`prepare_items`); and where a file of
+        items is larger than what the limit leaves, n·(D·itemsize + D + 48) + b·k·(s + 4), for n items at a time and b
+        users who see them go by: the file is read U/b times, b as large as fits, at most 262,144. Users go by
         once per block of items. A kill loses the b users at work, or one shard where the items fit. The tables are
         read once more for their SHA-256.
 
@@ -123,11 +128,14 @@ def extract_rankings(
             if r == 0:
                 stack.enter_context(folder.locked())
                 missing = folder.begin(resume)
+                there = settings.n_shards - len(missing or ())
+                if there:
+                    logger.info("%s: %d of %d shards are in %s already", OP, there, settings.n_shards, out)
                 if missing:
                     folder.expect_room(missing)
         missing = processes.share(missing)[0]
         if missing is None:
-            return Rankings.load(out)
+            return _loaded(processes, out)
 
         stack.callback(folder.close)
         by_items = divide == "items" and W > 1
@@ -148,6 +156,8 @@ def extract_rankings(
                         lists = processes.merge(lists, k)
                     if not by_items or r == 0:
                         folder.put(step.users.start, *lists)
+                lists = None
+                free_unused_pages()
                 if step.ends_pass:
                     processes.agree()
             for _ in range(max(map(len, passes)) - len(passes[r])):
@@ -155,6 +165,12 @@ def extract_rankings(
         with processes.together():
             if r == 0:
                 folder.finish()
+        return _loaded(processes, out)
+
+
+def _loaded(processes: Processes, out: str | os.PathLike) -> Rankings:
+    """All processes leave together: afterwards one may move the folder or remove it, which maps outlive."""
+    with processes.together():
         return Rankings.load(out)
 
 

@@ -82,6 +82,17 @@ def drop_pages(values: Tensor) -> None:
         _libc.madvise(start, end - start, DONT_NEED)
 
 
+def free_unused_pages() -> None:
+    """Gives pages of freed memory back to the system, where the C library is glibc; O(memory in use), a millisecond.
+
+    Its heaps keep much of what tensors of a megabyte held and do not find it again for the next (aligned) one: they
+    grow by some 6 MB a call of 2048 users and K = 100, up to 60 MB.
+    """
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 def _map(at: int | None, length: int, flags: int, file: int, offset: int) -> int:
     address = _libc.mmap(at, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, file, offset)
     if address in (None, ctypes.c_void_p(-1).value):

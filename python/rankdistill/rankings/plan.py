@@ -23,6 +23,9 @@ ENTRY_BYTES = (
     120  # of a call's list entry: the op's result and its working memory, the merge with an earlier list
 )
 EXCLUDED_BYTES = 32  # of an excluded entry of a call: its copy, and the positions to copy from
+PREPARED_BYTES = (
+    48  # of a prepared item, beside one for each of its values: order, bounds, and norms while it is sorted
+)
 USERS_PER_CALL = 4096  # more are no faster
 LEAST_BLOCK = 65536  # items of a block, where memory allows: with fewer, selection costs as much as scores
 # Users between two readings of an item table that does not fit. With so many, a reading at 100 MB/s costs 2 % of the
@@ -34,12 +37,14 @@ USERS_PER_PASS = 1 << 18
 class Plan:
     """Sizes of an extraction: users of a call, users for whom the item table passes by once, items of a block.
 
-    `bytes` is the peak of memory beside the inputs that these sizes need.
+    `prepares` says whether a block is ordered and packed once for all calls that it serves (`prepare_items`); `bytes` is
+    the peak of memory beside the inputs that all this needs.
     """
 
     users_per_call: int
     users_per_pass: int
     items_per_block: int
+    prepares: bool
     bytes: int
 
 
@@ -63,10 +68,11 @@ def plan_extraction(
     With c users a call, b users a pass and blocks of n items the peak beside the inputs is
 
         32 MiB + c·(120·k + 16) + 32·E + [c·r_users, where a call's rows are copied]
-        + [n·r_items + b·(k·(s + 4)), where the items do not fit]
+        + [n·(D + 48), where a block is prepared] + [n·r_items + b·(k·(s + 4)), where the items do not fit]
 
     bytes, with E the excluded entries of a call, r the bytes of a row, and s = 4 (8 for float64 tables) those of a
-    score. A table in memory, or a file that fits beside the rest, is one block that is used in place.
+    score. A table in memory, or a file that fits beside the rest, is one block that is used in place. Blocks that serve
+    more than one call are prepared, where that leaves half of the memory to lists.
     """
     U, N = len(users), len(items)
     score = accumulator_dtype(items.dtype).itemsize
@@ -80,8 +86,11 @@ def plan_extraction(
         c //= 2
     used = FIXED_BYTES + call_bytes(c)
     whole = 0 if items.file is None else N * items.row_bytes
+    prepared = items.shape[1] + PREPARED_BYTES  # bytes of an item
     if used + whole <= limit:
-        return Plan(c, max(1, min(shard_size, U)), max(1, N), used + (0 if items.is_in_place else whole))
+        prepares = c < U and used + whole + N * prepared <= limit
+        used += (0 if items.is_in_place else whole) + N * prepared * prepares
+        return Plan(c, max(1, min(shard_size, U)), max(1, N), prepares, used)
 
     row, user = max(1, items.row_bytes), k * (score + 4)
     rest = limit - used
@@ -90,6 +99,8 @@ def plan_extraction(
         raise ValueError(
             f"{op}: expected a memory_limit of {least:,} bytes or more for lists of {k} items; got {limit:,}"
         )
+    prepares = c < U and min(N, LEAST_BLOCK) * (row + prepared) <= rest // 2
+    row += prepared * prepares
     block = min(N, LEAST_BLOCK, max(1, rest // 2 // row))
     b = max(1, min((rest - block * row) // max(1, user), U, USERS_PER_PASS))
     b = -(-U // -(-U // b)) if U else 1  # passes of equal size
@@ -98,7 +109,7 @@ def plan_extraction(
             b = min(-(-b // unit) * unit, (rest - block * row) // max(1, user) // unit * unit, U)
             break
     block = min(N, (rest - b * user) // row)
-    return Plan(min(c, b), b, block, used + b * user + block * row)
+    return Plan(min(c, b), b, block, prepares, used + b * user + block * row)
 
 
 def most_entries(exclude: CSR | None, rows: int) -> int:

@@ -95,7 +95,8 @@ class Rankings:
             metadata: kept with the rankings.
 
         Cost:
-            O(U·N·D) time; 8·U·k bytes of result besides one batch's O(batch_size·k).
+            O(U·N·D) time; 8·U·k bytes of result besides one batch's O(batch_size·k), and N·(D + 48) where there are
+            several batches (`prepare_items`).
 
         Example:
             >>> rankings = Rankings.from_vectors(torch.randn(6, 4), torch.randn(9, 4), k=3)
@@ -107,7 +108,7 @@ class Rankings:
         U, N = expect_tables(op, *tables, k, exclude, item_bias)
         checks.expect(batch_size > 0, op, "batch_size above 0", batch_size)
         made = cls._empty(U, N, k, metadata)
-        steps = Steps([range(U)], range(N), Plan(batch_size, U, max(1, N), 0))
+        steps = Steps([range(U)], range(N), Plan(batch_size, U, max(1, N), batch_size < U, 0))
         ranked = Streaming(*tables, k, exclude, item_bias, steps)
         for step in progress(steps):
             made._put(step.users, *ranked.rank(step))

@@ -11,6 +11,7 @@ from torch import Tensor
 from rankdistill.data.csr import CSR
 from rankdistill.ops import checks, inner_product_topk
 from rankdistill.ops.native import accumulator_dtype
+from rankdistill.ops.prepared_items import PreparedItems, prepare_items
 from rankdistill.rankings.plan import Plan
 from rankdistill.rankings.tables import Table
 
@@ -116,7 +117,8 @@ class Streaming:
         self.users, self.items, self.k, self.exclude, self.item_bias = users, items, k, exclude, item_bias
         self.steps = steps
         self._block: range | None = None
-        self._vectors: Tensor | None = None
+        self._vectors: Tensor | PreparedItems | None = None
+        self._bias: Tensor | None = None  # of the block's items, unless these were prepared with it
         self._buffer: Tensor | None = None
         self._lists: Lists | None = None
         self._pass_start = 0
@@ -131,14 +133,11 @@ class Streaming:
         """The users' final lists after the last block, else None."""
         if step.items is not self._block:
             self._load(step)
-        users = self.users.rows(step.users.start, step.users.stop).to(self._vectors.device)
+        users = self.users.rows(step.users.start, step.users.stop).to(self.items.device)
         exclude = None
         if self.exclude is not None:
             exclude = self.exclude.window(step.users, step.items).to(users.device)
-        bias = None
-        if self.item_bias is not None:
-            bias = self.item_bias[step.items.start : step.items.stop].to(users.device)
-        found = inner_product_topk(users, self._vectors, self.k, exclude, bias)
+        found = inner_product_topk(users, self._vectors, self.k, exclude, self._bias)
         self.users.drop(step.users.start, step.users.stop)
         if step.items.start:
             found.indices.add_(step.items.start).masked_fill_(found.scores == -torch.inf, -1)
@@ -159,6 +158,7 @@ class Streaming:
         block = step.items
         if block is self.steps.blocks[0]:
             self._pass_start = step.users.start
+        self._vectors = None  # frees what was prepared
         if len(self.steps.blocks) == 1:
             self._vectors = self.items.rows(block.start, block.stop)
         else:
@@ -168,4 +168,8 @@ class Streaming:
                 self._buffer = torch.empty((rows, self.items.shape[1]), dtype=self.items.dtype)
             self._vectors = self._buffer[: len(block)]
             self.items.copy_rows(block, self._vectors)
+        if self.item_bias is not None:
+            self._bias = self.item_bias[block.start : block.stop].to(self.items.device)
+        if self.steps.plan.prepares:
+            self._vectors, self._bias = prepare_items(self._vectors, self._bias), None
         self._block = block

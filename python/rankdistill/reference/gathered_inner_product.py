@@ -16,7 +16,9 @@ def rows(users: Tensor, user_ids: Tensor | None) -> Tensor:
 
 
 def listed_rows(items: Tensor, item_ids: Tensor) -> Tensor:
-    return items[item_ids.clamp(0, max(len(items) - 1, 0))]  # [B, K, D]
+    if not len(items):
+        return items.new_zeros((*item_ids.shape, *items.shape[1:]))
+    return items[item_ids.clamp(0, len(items) - 1)]  # [B, K, D]
 
 
 def bad_rows(users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor) -> Tensor:

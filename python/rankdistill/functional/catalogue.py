@@ -1,0 +1,174 @@
+"""Losses whose normaliser runs over the whole catalogue, from the two tables: no [B, N] scores."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rankdistill.functional.reduction import reduce_rows
+from rankdistill.ops import (
+    catalogue_log_mass,
+    catalogue_plackett_luce,
+    checks,
+    gathered_inner_product,
+    plackett_luce,
+)
+
+
+def catalogue_cross_entropy(
+    users: Tensor,
+    items: Tensor,
+    targets: Tensor,
+    exclude: object = None,
+    item_bias: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Softmax cross-entropy of one item per user among the whole catalogue.
+
+    loss_b = log Σ_n e^score(b, n) − score(b, targets_b), score(b, n) = <users[b], items[n]> + item_bias[n]
+
+    Args:
+        users: [B, D] float.
+        items: [N, D] float, of the same dtype.
+        targets: [B] int64 in [0, N); -1 for a row that does not count.
+        exclude: item ids that do not compete in a row, as CSR, as in `inner_product_topk`.
+        item_bias: [N], or None.
+        reduction: "mean" over rows that count, "sum" or "none".
+
+    Returns:
+        A scalar, or [B] for "none".
+
+    Cost:
+        That of `catalogue_plackett_luce` with lists of one item.
+
+    Example:
+        >>> catalogue_cross_entropy(torch.zeros(1, 2), torch.ones(4, 2), torch.tensor([3])).exp()
+        tensor(4.)
+    """
+    op = "catalogue_cross_entropy"
+    checks.expect_tensor(op, "targets", targets, 1, (torch.int64,))
+    losses = catalogue_plackett_luce(users, items, targets[:, None], None, exclude, item_bias)
+    return reduce_rows(op, losses, targets >= 0, reduction)
+
+
+def joined_log_mass(log_masses: list[Tensor]) -> Tensor:
+    """The log-mass of a catalogue from those of its parts, each [B]: parts of one table, or what ranks gathered.
+
+    log_mass = log Σ_r e^log_masses[r]; -inf, with gradient 0, where no part has mass.
+
+    Args:
+        log_masses: one [B] float tensor or more, of disjoint sets of items.
+
+    Returns:
+        [B] float. Any order of the parts gives the same to the sum's rounding; one order, the same bits.
+
+    Example:
+        >>> joined_log_mass([torch.tensor([0.0]), torch.tensor([-torch.inf])])
+        tensor([0.])
+    """
+    checks.expect(len(log_masses) > 0, "joined_log_mass", "one log-mass or more", "none")
+    stacked = torch.stack(list(log_masses))
+    empty = (stacked == -torch.inf).all(0)
+    # Without the mask the gradient of a row without mass would be NaN.
+    return stacked.masked_fill(empty, 0).logsumexp(0).masked_fill(empty, -torch.inf)
+
+
+def unordered_ranking_distillation(listed: Tensor, rest: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """HetComp's easy loss: every listed item against the rest alone, whatever the order among the listed.
+
+    losses[b] = Σ_{k < lengths[b]} [ log(e^rest_b + e^listed_bk) − listed_bk ]
+
+    Args:
+        listed: [B, K] float, student scores of the ranked (observed and teacher's top) items.
+        rest: [B] float, log-mass of the items that are not ranked; -inf is none.
+        lengths: [B] int64 in [0, K], how many of each row count; None for all.
+
+    Returns:
+        [B], float32 (float64 for float64 scores). Finite for finite scores: no floor under the mass.
+
+    Source:
+        Kang et al., Distillation from Heterogeneous Models for Top-K Recommendation (HetComp), WWW 2023.
+
+    Example:
+        >>> unordered_ranking_distillation(torch.zeros(1, 2), torch.zeros(1)) / torch.tensor(2.0).log()
+        tensor([2.])
+    """
+    terms = torch.nn.functional.softplus(rest[:, None] - listed)
+    if lengths is not None:
+        terms = terms.where(torch.arange(listed.shape[1], device=listed.device) < lengths[:, None], 0)
+    return terms.sum(1)
+
+
+def heterogeneous_compression(
+    users: Tensor,
+    items: Tensor,
+    observed: Tensor,
+    top: Tensor,
+    exclude: object,
+    ordered: bool,
+    reduction: str = "sum",
+) -> Tensor:
+    """Heterogeneous compression (HetComp): a student learns what an ensemble ranks, first as a set, then in order.
+
+    With E(X) the mass of unobserved items outside X, H the first half of `top` and Q its first tenth:
+    easy (`ordered` false): Σ_{i in observed and top} [ log(E(top) + e^s_i) − s_i ];
+    hard (`ordered` true): PL(observed; E(H)) + ½·(PL(H; E(H)) + PL(Q; E(Q))), PL the Plackett–Luce loss with that tail.
+
+    Args:
+        users: [B, D] float, the student's vectors of a batch of different users.
+        items: [N, D] float, of the same dtype.
+        observed: [B, P] int64, observed items in the teachers' order; -1 ends a row.
+        top: [B, K] int64, the teachers' best unobserved items, in order; all K count.
+        exclude: every observed item of each row, as CSR, as in `inner_product_topk`: they are in no mass.
+        ordered: which of the two.
+        reduction: "sum" over rows (the paper's, to which published weights belong), "mean" or "none".
+
+    Returns:
+        A scalar, or [B] for "none".
+
+    Contract:
+        Masses are summed directly: nothing cancels when the ranked items hold nearly all of it, where the released
+        total less a part is 87 % wrong. Scores are neither clamped to ±40 nor masses floored at 1e-5, as released.
+
+    Cost:
+        O(B·N·D) time once for the smallest mass; larger ones add the items between to it.
+
+    Source:
+        Kang et al., Distillation from Heterogeneous Models for Top-K Recommendation, WWW 2023.
+
+    Example:
+        >>> ids = torch.tensor([[0]]), torch.tensor([[1, 2]]), (torch.tensor([0, 1]), torch.tensor([0]))
+        >>> heterogeneous_compression(torch.zeros(1, 2), torch.ones(4, 2), *ids, ordered=False) / torch.tensor(2.0).log()
+        tensor(3.)
+    """
+    op = "heterogeneous_compression"
+    for name, ids in (("observed", observed), ("top", top)):
+        checks.expect_tensor(op, name, ids, 2, (torch.int64,))
+        checks.expect(len(ids) == len(users), op, f"{name} with {len(users)} rows, as users", ids)
+    checks.expect(not bool((top < 0).any()), op, "top without -1", top)
+    rest = catalogue_log_mass(users, items, joined(op, exclude, top, len(items)))
+    lengths = (observed != -1).cumprod(1).sum(1)
+    seen = gathered_inner_product(users, items, observed)
+    best = gathered_inner_product(users, items, top)
+    if not ordered:
+        losses = unordered_ranking_distillation(seen, rest, lengths)
+        return reduce_rows(op, losses + unordered_ranking_distillation(best, rest), None, reduction)
+    half, tenth = top.shape[1] // 2, top.shape[1] // 10
+    below_half = joined_log_mass([rest, *best[:, half:].unbind(1)])
+    below_tenth = joined_log_mass([rest, *best[:, tenth:].unbind(1)])
+    losses = plackett_luce(seen.where(seen > -torch.inf, 0), below_half, lengths)
+    nested = plackett_luce(best[:, :half], below_half) + plackett_luce(best[:, :tenth], below_tenth)
+    return reduce_rows(op, losses + nested / 2, None, reduction)
+
+
+def joined(op: str, exclude: object, ids: Tensor, N: int) -> tuple[Tensor, Tensor]:
+    """The exclusions and a row's ids (-1 is none) as one CSR; a malformed one is an error of the op that reads it."""
+    indptr, indices = checks.csr_tensors(op, "exclude", exclude, ids.device)
+    rows = torch.arange(len(ids), device=ids.device)
+    keys, counts = [(rows[:, None] * N + ids).flatten()], torch.full_like(rows, ids.shape[1])
+    if indptr is not None:
+        checks.expect(len(indptr) == len(ids) + 1, op, f"exclude indptr of {len(ids) + 1} entries", indptr)
+        keys.append(rows.repeat_interleave(indptr.diff()) * N + indices)
+        counts = counts + indptr.diff()
+    joined_ids = torch.cat(keys).sort().values.remainder(max(N, 1))
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), joined_ids

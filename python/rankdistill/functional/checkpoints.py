@@ -1,0 +1,107 @@
+"""How far a student's ranking is from a teacher's checkpoints, and which of them it should learn from next."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from rankdistill.ops import checks
+
+
+def ranking_discrepancy(
+    student: Tensor, teacher: Tensor, sharpness: float = 10.0, decimals: int | None = 4
+) -> Tensor:
+    """D@k of two rankings' best k items: 1 − NDCG, the student's places weighing more the higher they are.
+
+    D = 1 − Σ_p [student_p is one of the teacher's] · g_p / Σ_p g_p, g_p = (2^exp(−p/sharpness) − 1) / log2(p + 2)
+
+    Args:
+        student: [..., k] int64, the student's best items that are not train items, best first; -1 for none.
+        teacher: [..., k] int64, the teacher's, in any order; leading dimensions broadcast with the student's.
+        sharpness: of the gains, positions, > 0.
+        decimals: NDCG is rounded to so many (the authors' code: 4); None for not at all.
+
+    Returns:
+        [...] float64 in [0, 1].
+
+    Cost:
+        O(k·log k) time and O(k) memory per pair.
+
+    Source:
+        Kang et al., Distillation from Heterogeneous Models for Top-K Recommendation, WWW 2023, section 4.2.1; the gain
+        belongs to the student's place, as in the authors' code.
+
+    Example:
+        >>> ranking_discrepancy(torch.tensor([3, 5]), torch.tensor([5, 3]))
+        tensor(0., dtype=torch.float64)
+    """
+    op = "ranking_discrepancy"
+    checks.expect(
+        student.shape[-1:] == teacher.shape[-1:],
+        op,
+        f"teacher of width {student.shape[-1]}, as student",
+        teacher,
+    )
+    k = student.shape[-1]
+    if k == 0:
+        return torch.zeros(
+            torch.broadcast_shapes(student.shape[:-1], teacher.shape[:-1]), dtype=torch.float64
+        )
+    student, teacher = torch.broadcast_tensors(student, teacher)
+    ordered = teacher.sort(dim=-1).values.contiguous()
+    places = torch.searchsorted(ordered, student.contiguous()).clamp_max(k - 1)
+    shared = (ordered.gather(-1, places) == student) & (student >= 0)
+    positions = torch.arange(k, dtype=torch.float64, device=student.device)
+    gains = (torch.exp2((-positions / sharpness).exp()) - 1) / torch.log2(positions + 2)
+    ndcg = (shared * gains).sum(-1) / gains.sum()
+    return 1 - (ndcg if decimals is None else ndcg.round(decimals=decimals))
+
+
+def advance_checkpoints(
+    versions: Tensor,
+    last: Tensor | None,
+    student: Tensor,
+    teachers: Tensor,
+    step: int,
+    looseness: float = 1.05,
+    decay: float = 0.995,
+) -> tuple[Tensor, Tensor]:
+    """Dynamic knowledge construction of HetComp: per teacher and user, on to the next checkpoint once it is near.
+
+    With d the discrepancy to the next checkpoint now and `last` that of the last advance, a user goes on where
+    last/d > looseness · decay^step, or last/d < 1. The first call only measures.
+
+    Args:
+        versions: [M, U] int64 in [0, V), the checkpoint that each user learns from.
+        last: [M, U] float64 of the call before; None at the first.
+        student: [U, k] int64, the student's best items that are not train items.
+        teachers: [M, V, U, k] int64, of every checkpoint of every teacher, the last one converged.
+        step: how many periods of epochs have passed (the authors' code: epoch // 10, from 1).
+        looseness, decay: of the threshold, dimensionless.
+
+    Returns:
+        versions [M, U] and last [M, U] float64, new tensors.
+
+    Cost:
+        O(M·U·k·log k) time, O(M·U·k) memory.
+
+    Source:
+        Kang et al., HetComp, WWW 2023, section 4.2.2, and its released code.
+    """
+    op = "advance_checkpoints"
+    M, V, U, _ = teachers.shape
+    checks.expect(versions.shape == (M, U), op, f"versions of shape {[M, U]}", versions)
+    users = torch.arange(U, device=versions.device)
+
+    def distance(ahead: int) -> Tensor:
+        """[M, U], to the checkpoint so many ahead."""
+        at = (versions + ahead).clamp_max(V - 1)
+        return torch.stack([ranking_discrepancy(student, teachers[m, at[m], users]) for m in range(M)])
+
+    if last is None:
+        return versions.clone(), distance(1)
+    ratio = last / distance(1)  # 0/0: NaN, stays
+    onward = ((ratio > looseness * math.pow(decay, step)) | (ratio < 1)) & (versions < V - 1)
+    return versions + onward, torch.where(onward, distance(2), last)

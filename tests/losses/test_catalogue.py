@@ -1,0 +1,81 @@
+"""Losses over the whole catalogue, against torch on [B, N] scores and the released code's numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rankdistill.functional import (
+    catalogue_cross_entropy,
+    heterogeneous_compression,
+    joined_log_mass,
+    unordered_ranking_distillation,
+)
+from rankdistill.ops import catalogue_log_mass
+from tests.catalogue_cases import tables
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def golden(name: str):
+    """Tables whose inner products are the stored scores, and the rest of the inputs."""
+    stored = {k: torch.from_numpy(v) for k, v in np.load(GOLDEN / f"{name}.npz").items()}
+    scores = stored["score_mat"]
+    assert scores.abs().max() < 40, "expected scores that the released clamp leaves alone"
+    seen = stored["train_mask"].bool()
+    exclude = torch.cat([torch.zeros(1).long(), seen.sum(1).cumsum(0)]), seen.nonzero()[:, 1]
+    users = torch.eye(len(scores), dtype=scores.dtype)
+    items = scores.t().contiguous().requires_grad_()
+    return users, items, stored["pos_items"], stored["top_items"], exclude, stored
+
+
+@pytest.mark.parametrize("name", ["hetcomp_small_f64", "hetcomp_small_f32", "hetcomp_cancel_f32"])
+@pytest.mark.parametrize(("ordered", "phase"), [(False, "overall"), (True, "rank")])
+def test_heterogeneous_compression_is_the_released_codes(name, ordered, phase):
+    """In fp32 against the code run in float64: its own masses cancel."""
+    users, items, observed, top, exclude, stored = golden(name)
+    loss = heterogeneous_compression(users, items, observed, top, exclude, ordered=ordered)
+    (grad,) = torch.autograd.grad(loss, items)
+    wide = items.dtype == torch.float64
+    key = "" if wide else "ref_"
+    expected = stored[f"{key}{phase}_loss" + ("" if wide else "_f64")]
+    wanted = stored[f"{key}grad_{phase}" + ("" if wide else "_f64")]
+    tolerance = 1e-10 if wide else 1e-5
+    torch.testing.assert_close(loss.double(), expected.double(), rtol=tolerance, atol=0)
+    torch.testing.assert_close(grad.t().double(), wanted.double(), rtol=tolerance, atol=tolerance)
+
+
+def test_cross_entropy_is_torchs():
+    users, items, _ = tables(torch.float32, 40, 900, 16, 0, seed=1)
+    users.requires_grad_(), items.requires_grad_()
+    targets = torch.randint(-1, 900, (40,), generator=torch.Generator().manual_seed(2))
+    loss = catalogue_cross_entropy(users, items, targets)
+    expected = torch.nn.functional.cross_entropy(users @ items.t(), targets, ignore_index=-1)
+    torch.testing.assert_close(loss, expected)
+    for one, other in zip(
+        torch.autograd.grad(loss, (users, items)), torch.autograd.grad(expected, (users, items)), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    rows = catalogue_cross_entropy(users, items, targets, reduction="none")
+    assert (rows[targets < 0] == 0).all()
+
+
+def test_parts_of_a_catalogue_join():
+    users, items, _ = tables(torch.float64, 9, 500, 8, 0, seed=3)
+    parts = [catalogue_log_mass(users, part) for part in items.split(170)]
+    torch.testing.assert_close(joined_log_mass(parts), catalogue_log_mass(users, items), rtol=1e-13, atol=0)
+    nothing = torch.full((9,), -torch.inf, dtype=torch.float64, requires_grad=True)
+    joined = joined_log_mass([nothing, nothing])
+    assert (joined == -torch.inf).all()
+    assert (torch.autograd.grad(joined.sum(), nothing)[0] == 0).all()
+
+
+def test_unordered_lists_do_not_know_their_order():
+    scores, rest = torch.tensor([[1.0, -2.0, 90.0]]), torch.tensor([0.5])
+    expected = (1 + (rest - scores).exp()).log().sum(1)
+    torch.testing.assert_close(unordered_ranking_distillation(scores, rest), expected)
+    assert torch.equal(unordered_ranking_distillation(scores, rest, torch.tensor([0])), torch.zeros(1))
+    assert unordered_ranking_distillation(-1e4 * scores, rest).isfinite().all()
