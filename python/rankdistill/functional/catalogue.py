@@ -13,6 +13,8 @@ from rankdistill.ops import (
     gathered_inner_product,
     plackett_luce,
 )
+from rankdistill.ops.exclusions import check_exclusions_anywhere, exclusion_lists
+from rankdistill.reference.catalogue_plackett_luce import joined_exclusions
 
 
 def catalogue_cross_entropy(
@@ -146,10 +148,12 @@ def heterogeneous_compression(
         checks.expect_tensor(op, name, ids, 2, (torch.int64,))
         checks.expect(len(ids) == len(users), op, f"{name} with {len(users)} rows, as users", ids)
     checks.expect(not bool((top < 0).any()), op, "top without -1", top)
-    rest = catalogue_log_mass(users, items, joined(op, exclude, top, len(items)))
     lengths = (observed != -1).cumprod(1).sum(1)
     seen = gathered_inner_product(users, items, observed)
-    best = gathered_inner_product(users, items, top)
+    best = gathered_inner_product(users, items, top)  # and its checks of the ids
+    indptr, indices = exclusion_lists(op, exclude, users)
+    check_exclusions_anywhere(op, indptr, indices, len(items))
+    rest = catalogue_log_mass(users, items, joined_exclusions(top, indptr, indices, len(items)))
     if not ordered:
         losses = unordered_ranking_distillation(seen, rest, lengths)
         return reduce_rows(op, losses + unordered_ranking_distillation(best, rest), None, reduction)
@@ -159,16 +163,3 @@ def heterogeneous_compression(
     losses = plackett_luce(seen.where(seen > -torch.inf, 0), below_half, lengths)
     nested = plackett_luce(best[:, :half], below_half) + plackett_luce(best[:, :tenth], below_tenth)
     return reduce_rows(op, losses + nested / 2, None, reduction)
-
-
-def joined(op: str, exclude: object, ids: Tensor, N: int) -> tuple[Tensor, Tensor]:
-    """The exclusions and a row's ids (-1 is none) as one CSR; a malformed one is an error of the op that reads it."""
-    indptr, indices = checks.csr_tensors(op, "exclude", exclude, ids.device)
-    rows = torch.arange(len(ids), device=ids.device)
-    keys, counts = [(rows[:, None] * N + ids).flatten()], torch.full_like(rows, ids.shape[1])
-    if indptr is not None:
-        checks.expect(len(indptr) == len(ids) + 1, op, f"exclude indptr of {len(ids) + 1} entries", indptr)
-        keys.append(rows.repeat_interleave(indptr.diff()) * N + indices)
-        counts = counts + indptr.diff()
-    joined_ids = torch.cat(keys).sort().values.remainder(max(N, 1))
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), joined_ids

@@ -180,9 +180,9 @@ def catalogue_log_mass(
         gradients O(B·D) and at most 16 MiB + 2 KiB·D a thread, never O(B·N) (CPU).
 
     Example:
-        >>> users, items = torch.zeros(1, 2), torch.ones(3, 2)
-        >>> catalogue_log_mass(users, items, exclude=(torch.tensor([0, 1]), torch.tensor([2])))
-        tensor([0.6931])
+        >>> users, items = torch.zeros(1, 2), torch.ones(4, 2)
+        >>> catalogue_log_mass(users, items, exclude=(torch.tensor([0, 1]), torch.tensor([2])))  # log 3
+        tensor([1.0986])
     """
     check_tables(OP, users, items, item_bias)
     indptr, indices = exclusion_lists(OP, exclude, users)

@@ -25,15 +25,19 @@ def joined_exclusions(
     item_ids: Tensor, indptr: Tensor | None, indices: Tensor | None, N: int
 ) -> tuple[Tensor, Tensor]:
     """The exclusions of each row and its listed items (-1 is none), ascending, as CSR; ids may repeat."""
-    rows = torch.arange(len(item_ids), device=item_ids.device)
+    # No selection by mask, no repeat_interleave: torch gives those to threads, for which a forked child waits forever.
     listed = item_ids >= 0
-    keys = [(rows[:, None] * N + item_ids)[listed]]
-    counts = listed.sum(1)
+    rows = torch.arange(len(item_ids), device=item_ids.device)
+    nothing = torch.iinfo(torch.int64).max
+    keys, counts = [torch.where(listed, rows[:, None] * N + item_ids, nothing).flatten()], listed.sum(1)
     if indptr is not None:
-        keys.append(rows.repeat_interleave(indptr.diff()) * N + indices)
+        starts = indices.new_zeros(len(indices) + 1).scatter_add_(
+            0, indptr[1:-1], torch.ones_like(indptr[1:-1])
+        )
+        keys.append(starts[:-1].cumsum(0) * N + indices)
         counts = counts + indptr.diff()
-    ids = torch.cat(keys).sort().values.remainder(max(N, 1))
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), ids
+    joined = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return joined, torch.cat(keys).sort().values[: int(joined[-1])].remainder(max(N, 1))
 
 
 def catalogue_plackett_luce_forward(
