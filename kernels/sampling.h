@@ -34,11 +34,19 @@ RANKDISTILL_HD bool contains(const int64_t* chosen, int64_t count, int64_t item)
   return found;
 }
 
+// Whether an item is still to be had, by the definition. The processor has a quicker one.
+struct Free {
+  RANKDISTILL_HD bool has(const Complement& complement, const int64_t* chosen, int64_t j, int64_t item) const {
+    return complement.has(item) && !contains(chosen, j, item);
+  }
+};
+
 // One more item of the complement, chosen[j], uniform over those that are not among the j before it; `block` is the
 // draw's first. False, and -1, where nothing is left.
-RANKDISTILL_HD bool draw_from_complement(const Complement& complement, int64_t* chosen, int64_t j, PhiloxBlock block,
-                                         uint32_t user, uint32_t position, uint32_t epoch, uint32_t stream,
-                                         uint64_t seed) {
+template <class Left>
+RANKDISTILL_HD bool draw_from_complement(const Complement& complement, const Left& free, int64_t* chosen, int64_t j,
+                                         PhiloxBlock block, uint32_t user, uint32_t position, uint32_t epoch,
+                                         uint32_t stream, uint64_t seed) {
   int64_t left = -1;  // not counted yet
   chosen[j] = -1;
   for (uint32_t attempt = 0;; ++attempt) {
@@ -47,20 +55,20 @@ RANKDISTILL_HD bool draw_from_complement(const Complement& complement, int64_t* 
     const uint32_t word = block.word[attempt & 3];
     if (attempt < kRejections) {
       const int64_t item = bounded(word, static_cast<uint32_t>(complement.n_items));
-      if (item < 0 || !complement.has(item) || contains(chosen, j, item)) continue;
+      if (item < 0 || !free.has(complement, chosen, j, item)) continue;
       chosen[j] = item;
       return true;
     }
     if (left < 0) {
       left = 0;
       for (int64_t item = 0; item < complement.n_items; ++item)
-        left += complement.has(item) && !contains(chosen, j, item);
+        left += free.has(complement, chosen, j, item);
       if (left == 0) return false;
     }
     int64_t rank = bounded(word, static_cast<uint32_t>(left));
     if (rank < 0) continue;
     for (int64_t item = 0; item < complement.n_items; ++item) {
-      if (!complement.has(item) || contains(chosen, j, item)) continue;
+      if (!free.has(complement, chosen, j, item)) continue;
       if (rank-- > 0) continue;
       chosen[j] = item;
       return true;
@@ -77,7 +85,7 @@ RANKDISTILL_HD void sample_complement(const Complement& complement, int64_t* cho
     if (exhausted) continue;
     const uint32_t position = first_position + static_cast<uint32_t>(j);
     const PhiloxBlock block = philox4x32_10(user, position, epoch, stream << 24, seed);
-    exhausted = !draw_from_complement(complement, chosen, j, block, user, position, epoch, stream, seed);
+    exhausted = !draw_from_complement(complement, Free(), chosen, j, block, user, position, epoch, stream, seed);
   }
 }
 

@@ -7,11 +7,14 @@ import json
 import subprocess
 import sys
 import time
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 
 from rankdistill.cli import main
+from rankdistill.config import MethodConfig
+from rankdistill.methods import METHODS
 
 SMALL = [
     "--data.options={n_users: 150, n_items: 120, mean_interactions: 15, min_interactions: 6, n_groups: 5}",
@@ -35,9 +38,30 @@ def test_help_is_fast_and_without_torch():
         assert result.returncode == 0
         assert all(
             command in result.stdout
-            for command in ("run", "train", "extract", "distill", "evaluate", "recommend")
+            for command in ("run", "train", "extract", "distill", "evaluate", "recommend", "methods")
         )
     assert min(times) < 0.5
+
+
+def test_methods_are_described_and_can_all_be_chosen(capsys):
+    assert main(["methods"]) == 0
+    printed = capsys.readouterr().out
+    assert set(METHODS) == set(get_args(get_type_hints(MethodConfig)["name"]))
+    for name, method in METHODS.items():
+        assert f"{name}: " in printed
+        assert f"weight: {method.default_weight:g}" in printed
+    assert printed.count("source: ") == printed.count("options: ") == len(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_distils(tmp_path, name, capsys):
+    more = ["--method.options={n_listed: 20}"] if name == "listwise" else []
+    arguments = ["run", *SMALL, *TRAINING, f"--out={tmp_path}", "--teacher.width=8", "--student.width=4",
+                 "--method.list_length=30", f"--method.name={name}", "--method.weight=1", *more]  # fmt: skip
+    assert main(arguments) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert rows[1]["metrics"] != rows[2]["metrics"], "the student learned something else"
+    assert f"student + {name} (mf, 4)" in capsys.readouterr().out
 
 
 def test_run_compares_teacher_student_and_distilled(tmp_path, capsys):

@@ -8,10 +8,33 @@ namespace {
 // First blocks are drawn this many at a time, side by side, so that they fill vectors.
 constexpr int kDraws = 16;
 
+// As Free, but most items are known to be free by one bit: of a set of hashes, of what a row has drawn and, where they
+// are few, of what it excludes and lists.
+struct FilteredFree {
+  uint64_t bits[64] = {};
+  bool covers_taken;
+
+  FilteredFree(const Complement& complement, int64_t count) {
+    const int64_t taken = complement.excluded_count + complement.listed_count;
+    covers_taken = taken <= 1024 && taken <= 8 * count;
+    if (!covers_taken) return;
+    for (int64_t i = 0; i < complement.excluded_count; ++i) add(complement.excluded[i]);
+    for (int64_t i = 0; i < complement.listed_count; ++i) add(complement.listed[i]);
+  }
+  static uint64_t hash(int64_t item) { return static_cast<uint64_t>(item) * 0x9E3779B97F4A7C15u >> 52; }
+  void add(int64_t item) { bits[hash(item) >> 6] |= static_cast<uint64_t>(1) << (hash(item) & 63); }
+  bool has(const Complement& complement, const int64_t* chosen, int64_t j, int64_t item) const {
+    const bool met = bits[hash(item) >> 6] >> (hash(item) & 63) & 1;
+    if (!met) return covers_taken || complement.has(item);
+    return complement.has(item) && !contains(chosen, j, item);
+  }
+};
+
 // As sample_complement, whose draws it has.
 inline void sample_complement_side_by_side(const Complement& complement, int64_t* chosen, int64_t count, uint32_t user,
                                            uint32_t first_position, uint32_t epoch, uint32_t stream, uint64_t seed) {
   bool exhausted = complement.n_items <= 0;
+  FilteredFree free(complement, count);
   uint64_t c0[kDraws], c1[kDraws], c2[kDraws], c3[kDraws];
   for (int64_t begin = 0; begin < count; begin += kDraws) {
     const int64_t end = begin + kDraws < count ? begin + kDraws : count;
@@ -28,8 +51,9 @@ inline void sample_complement_side_by_side(const Complement& complement, int64_t
       const int64_t i = j - begin;
       const PhiloxBlock block = {{static_cast<uint32_t>(c0[i]), static_cast<uint32_t>(c1[i]),
                                   static_cast<uint32_t>(c2[i]), static_cast<uint32_t>(c3[i])}};
-      exhausted = !draw_from_complement(complement, chosen, j, block, user, first_position + static_cast<uint32_t>(j),
-                                        epoch, stream, seed);
+      exhausted = !draw_from_complement(complement, free, chosen, j, block, user,
+                                        first_position + static_cast<uint32_t>(j), epoch, stream, seed);
+      free.add(chosen[j]);
     }
   }
 }

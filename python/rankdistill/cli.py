@@ -1,4 +1,4 @@
-"""The command line: `rankdistill run | train | extract | distill | evaluate | recommend`.
+"""The command line: `rankdistill run | train | extract | distill | evaluate | recommend | methods`.
 
 Only `rankdistill.config` is imported until a command runs, so `--help` does not wait for torch.
 """

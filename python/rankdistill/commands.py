@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import difflib
-import inspect
 import json
 import os
 import sys
@@ -23,6 +21,7 @@ from rankdistill.config import (
     EvaluateConfig,
     ExtractConfig,
     MethodConfig,
+    MethodsConfig,
     ModelConfig,
     RecommendConfig,
     RunConfig,
@@ -31,7 +30,7 @@ from rankdistill.config import (
 )
 from rankdistill.data import Dataset, load
 from rankdistill.files import replacing, write_text
-from rankdistill.losses import Distillation, RelaxedRankingDistillation
+from rankdistill.methods import METHODS, described, make_method
 from rankdistill.metrics import evaluate as evaluate_model
 from rankdistill.models.saved import MODEL_FILE, build_model, load_model, save_model
 from rankdistill.ops import inner_product_topk
@@ -41,8 +40,6 @@ from rankdistill.rankings.shards import remove_folder
 from rankdistill.rankings.tables import Table
 from rankdistill.report import Row, as_table, draw_curves
 from rankdistill.trainer import Term, Trainer
-
-METHODS: dict[str, type[Distillation]] = {"rrd": RelaxedRankingDistillation}
 
 
 def run(config: RunConfig) -> None:
@@ -179,6 +176,10 @@ def evaluate(config: EvaluateConfig) -> None:
         write_text(config.out, json.dumps(metrics, indent=2) + "\n")
 
 
+def methods(config: MethodsConfig) -> None:
+    print("\n\n".join(described(name) for name in METHODS))
+
+
 def recommend(config: RecommendConfig) -> None:
     dataset = open_dataset(config.data)
     model = load_model(config.model, dataset)
@@ -230,15 +231,8 @@ def fit(
 
 
 def make_term(config: MethodConfig, rankings: Rankings, dataset: Dataset, seed: int) -> Term:
-    method = METHODS[config.name]
-    known = [name for name in inspect.signature(method).parameters if name not in ("rankings", "exclude")]
-    for option in config.options:
-        if option not in known:
-            close = difflib.get_close_matches(option, known, 1)
-            hint = f" The nearest key is {close[0]}." if close else ""
-            raise ValueError(f"method.options: expected keys of {', '.join(known)}; got {option!r}.{hint}")
-    weight = method.default_weight if config.weight is None else config.weight
-    return Term(weight, method(rankings, dataset.train.csr(), **{"seed": seed, **config.options}))
+    weight = METHODS[config.name].default_weight if config.weight is None else config.weight
+    return Term(weight, make_method(config.name, rankings, dataset, seed, config.options))
 
 
 def rank(model, dataset: Dataset, k: int, progress: bool) -> Rankings:

@@ -108,13 +108,13 @@ class MethodConfig:
     """A distillation method.
 
     Args:
-        name: rrd is relaxed ranking distillation.
+        name: rrd is relaxed ranking distillation; `rankdistill methods` describes all.
         weight: of its loss beside the student's own; the method's published weight by default.
         list_length: items per user in the teacher's rankings.
         options: more of the method's settings, such as {temperature: 5.0, n_interesting: 50}.
     """
 
-    name: Literal["rrd"] = "rrd"
+    name: Literal["rrd", "rd", "cd", "dcd", "listwise", "unkd"] = "rrd"
     weight: float | None = None
     list_length: int = 500
     options: dict[str, Any] = field(default_factory=dict)
@@ -224,6 +224,11 @@ class DistillConfig:
 
 
 @dataclass
+class MethodsConfig:
+    """`rankdistill methods`: the methods of distillation, with their sources, published weights and settings."""
+
+
+@dataclass
 class EvaluateConfig:
     """`rankdistill evaluate`: a model's metrics against the full catalogue.
 
@@ -268,4 +273,5 @@ COMMANDS = {
     "distill": DistillConfig,
     "evaluate": EvaluateConfig,
     "recommend": RecommendConfig,
+    "methods": MethodsConfig,
 }

@@ -199,6 +199,26 @@ def test_no_rows(name):
     assert LOSSES[name](torch.zeros(0, 3), torch.zeros(0, 3)).item() == 0
 
 
+@pytest.mark.parametrize("top", [1, 2])
+def test_lengths_of_scored_lists(top):
+    teacher, student = randn(4, 6, seed=1), randn(4, 6, seed=2)
+    lengths = torch.tensor([6, 0, 1, 3])
+    alone = [
+        functional.list_net(teacher[b : b + 1, :n], student[b : b + 1, :n], top=top).item()
+        for b, n in enumerate(lengths)
+    ]
+    teacher[3, 3:], student[2, 1:] = float("nan"), float("inf")
+    student.requires_grad_()
+    found = functional.list_net(teacher, student, top=top, lengths=lengths, reduction="none")
+    assert found.tolist() == pytest.approx(alone, rel=1e-5)
+    found.sum().backward()
+    assert student.grad.isfinite().all()
+    assert (student.grad[3, 3:] == 0).all()
+    counted = int((lengths >= top).sum())
+    mean = functional.list_net(teacher, student, top=top, lengths=lengths, reduction="mean")
+    assert mean.item() == pytest.approx(sum(alone) / counted, rel=1e-5)
+
+
 def test_lengths_leave_the_padding_out():
     scores = randn(3, 4, seed=1)
     lengths = torch.tensor([4, 0, 2])

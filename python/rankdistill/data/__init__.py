@@ -14,6 +14,7 @@ _EXPORTS = {
     "generator": ["generate"],
     "interactions": ["Interactions", "RawInteractions"],
     "loading": ["load"],
+    "popularity": ["PopularityGroups", "popularity_groups"],
     "readers": ["FORMATS", "read_interactions"],
     "splits": ["SPLITS", "leave_one_out", "random_split", "split_interactions", "temporal_split"],
     "vocabulary": ["Vocabulary"],

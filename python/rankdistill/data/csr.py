@@ -210,6 +210,11 @@ class CSR:
         rows, columns = (torch.cat(both) for both in zip(self.pairs(), other.pairs(), strict=True))
         return CSR.from_pairs(rows, columns, self.n_rows, self.n_columns)
 
+    def transposed(self) -> CSR:
+        """The same entries with rows and columns swapped. O(nnz log nnz) time."""
+        rows, columns = self.pairs()
+        return CSR.from_pairs(columns, rows, self.n_columns, self.n_rows)
+
     def to(self, device: torch.device | str) -> CSR:
         """The same matrix on `device`."""
         return CSR._trusted(self.indptr.to(device), self.indices.to(device), self.n_columns)

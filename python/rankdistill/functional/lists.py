@@ -17,7 +17,12 @@ def expect_lists(op: str, teacher: Tensor, student: Tensor) -> None:
 
 
 def list_net(
-    teacher: Tensor, student: Tensor, temperature: float = 1.0, top: int = 1, reduction: str = "sum"
+    teacher: Tensor,
+    student: Tensor,
+    temperature: float = 1.0,
+    top: int = 1,
+    lengths: Tensor | None = None,
+    reduction: str = "sum",
 ) -> Tensor:
     """ListNet: cross entropy of the probabilities of a list's first place, or of its first two.
 
@@ -30,7 +35,8 @@ def list_net(
             often the teacher's best.
         temperature: T, dimensionless, > 0; nothing is multiplied by T².
         top: 1 or 2.
-        reduction: "sum" over rows (as the released code), "mean" or "none".
+        lengths: [B] int64 in [0, K], how many of each row count; None for all.
+        reduction: "sum" over rows (as the released code), "mean" over rows with `top` items or more, or "none".
 
     Returns:
         A scalar, or [B] for "none". Lists too short to have `top` places give 0.
@@ -49,16 +55,30 @@ def list_net(
     expect_lists(op, teacher, student)
     checks.expect(temperature > 0, op, "a temperature above 0", temperature)
     checks.expect(top in (1, 2), op, "top of 1 or 2", top)
-    if student.shape[1] < top:
-        return reduce_rows(op, student.sum(1) * 0, None, reduction)
-    p = (teacher.detach() / temperature).log_softmax(1)
-    q = (student / temperature).log_softmax(1)
+    B, K = student.shape
+    if lengths is None:
+        lengths = torch.full((B,), K, device=student.device)
+    counted = lengths >= top
+    real = (torch.arange(K, device=student.device) < lengths[:, None]) & counted[:, None]
+    if top > K:
+        return reduce_rows(op, student.sum(1) * 0, counted, reduction)
+    p, q = (logs_of_shares(scores / temperature, real) for scores in (teacher.detach(), student))
     if top == 1:
-        return reduce_rows(op, -(p.exp() * q).sum(1), None, reduction)
+        return reduce_rows(op, -(p.exp() * q.masked_fill(~real, 0)).sum(1), counted, reduction)
     pairs = (p - log_of_others(p))[:, :, None] + p[:, None, :]
     pairs = pairs.masked_fill(same_place(p), -torch.inf).exp()  # [B, first, second]
-    losses = -(pairs.sum(2) * (q - log_of_others(q))).sum(1) - (pairs.sum(1) * q).sum(1)
-    return reduce_rows(op, losses, None, reduction)
+    pairs = torch.where(real[:, :, None] & real[:, None, :], pairs, 0.0)
+    first, second = q - log_of_others(q), q
+    losses = -(pairs.sum(2) * first.masked_fill(~real, 0) + pairs.sum(1) * second.masked_fill(~real, 0)).sum(
+        1
+    )
+    return reduce_rows(op, losses, counted, reduction)
+
+
+def logs_of_shares(scores: Tensor, real: Tensor) -> Tensor:
+    """log softmax [B, K] over the real entries, the others far below all; 0 in rows without one."""
+    lowest = torch.finfo(scores.dtype).min
+    return torch.where(real, scores, lowest).log_softmax(1).masked_fill(~real.any(1, keepdim=True), 0)
 
 
 def log_of_others(logs: Tensor) -> Tensor:

@@ -1,0 +1,135 @@
+"""Collaborative distillation as a module: softened responses of items that the ranks choose."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rankdistill import functional
+from rankdistill.data.csr import CSR
+from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.list_scores import list_scores, unique_rows
+from rankdistill.ops import inner_product_topk
+from rankdistill.rankings import Rankings
+from rankdistill.sampling import tournament_positions
+
+GUIDES = ("teacher", "student")
+ROWS_AT_ONCE = 4096
+
+
+class CollaborativeDistillation(Distillation):
+    """Collaborative distillation (CD): click probabilities of unobserved items, drawn the likelier the better they rank.
+
+    Once per epoch and user n positions of a ranking are drawn, each the better of two draws with weights
+    exp(−(position + 1)/temperature); the student's σ(score) there is to be the teacher's σ((score + shift)/softness).
+
+    Args:
+        rankings: the teacher's lists with its scores, train items excluded (re-implementations keep 3000 items).
+        exclude: every user's train items; needed by the student's guide.
+        n_samples: draws per user and epoch.
+        guide: whose ranking positions are drawn from: "teacher", or "student", ranked anew every epoch.
+        teacher: anything with `score(users, items)`, for the student's guide.
+        temperature: of positions; None for 20 times the list's length, as re-implemented (nearly uniform).
+        softness, shift: t1 > 0 and t2 of the teacher's logits.
+        reduction: "sum" over interactions and draws (KDs), or "mean" over both (UnKD).
+        seed: of the draws.
+
+    Raises:
+        RuntimeError: begin_epoch without a student where it guides.
+
+    Source:
+        Lee et al., Collaborative Distillation for Top-N Recommendation, ICDM 2019; tournaments and lists of 3000 as in
+        the re-implementations of UnKD and KDs. Published weight about 0.1.
+
+    Example:
+        >>> from rankdistill.data import CSR
+        >>> rankings = Rankings.from_scores(torch.rand(2, 5), k=4)
+        >>> method = CollaborativeDistillation(rankings, CSR.empty(2, 5), n_samples=3)
+        >>> method.begin_epoch(0)
+        >>> loss = method(MatrixFactorization(2, 5, width=4), torch.tensor([0, 1, 1]))
+    """
+
+    needs = frozenset({"rankings", "scores"})
+    default_weight = 0.1
+
+    def __init__(
+        self,
+        rankings: Rankings,
+        exclude: CSR,
+        n_samples: int = 50,
+        guide: str = "teacher",
+        teacher: Student | None = None,
+        temperature: float | None = None,
+        softness: float = 2.0,
+        shift: float = 0.0,
+        reduction: str = "sum",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if guide not in GUIDES:
+            raise ValueError(f"{name}: expected guide as one of {', '.join(GUIDES)}; got {guide!r}")
+        if guide == "student" and teacher is None:
+            raise ValueError(
+                f"{name}: expected a teacher with score(users, items) for the student's guide; got None"
+            )
+        if n_samples < 1:
+            raise ValueError(f"{name}: expected n_samples of 1 or more; got {n_samples}")
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
+        object.__setattr__(
+            self, "teacher", teacher
+        )  # not a part of this module: neither trained nor saved with it
+        self.rankings, self.exclude, self.guide = rankings, CSR.from_any(exclude).to("cpu"), guide
+        self.n_samples, self.softness, self.shift = n_samples, softness, shift
+        self.temperature = 20.0 * max(rankings.k, 1) if temperature is None else temperature
+        self.reduction, self.seed = reduction, seed
+        self._items: Tensor | None = None  # [U, n] int64; -1 for none
+        self._scores: Tensor | None = None  # [U, n], the teacher's
+
+    def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
+        """Draws the epoch's items for every user."""
+        if self.guide == "student" and student is None:
+            raise RuntimeError(
+                f"{type(self).__name__}: expected begin_epoch(epoch, student), as it guides; got none"
+            )
+        parts = []
+        for users in torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE):
+            ranked, scores, lengths = self.lists(users, student)
+            positions = tournament_positions(
+                users, lengths, self.n_samples, self.temperature, seed=self.seed, epoch=epoch
+            )
+            at = positions.clamp_min(0)
+            items = ranked.gather(1, at).masked_fill(positions < 0, -1)
+            if scores is None:
+                with torch.no_grad():
+                    parts.append((items, self.teacher.score(users, items.clamp_min(0))))
+            else:
+                parts.append((items, scores.gather(1, at)))
+        self._items, self._scores = (torch.cat(part) for part in zip(*parts)) if parts else (None, None)
+
+    def lists(self, users: Tensor, student: Student | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Items, the teacher's scores if they are known, and lengths of the guide's lists of users."""
+        if self.guide == "teacher":
+            rows = slice(int(users[0]), int(users[-1]) + 1)
+            found = self.rankings
+            return found.indices[rows].long(), found.scores[rows], found.lengths[rows].long()
+        with torch.no_grad():
+            tables = student.user_vectors()[users].cpu(), student.item_vectors().cpu()
+            found = inner_product_topk(*tables, self.rankings.k, self.exclude.rows(users))
+        return found.indices, None, found.lengths
+
+    def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
+        """The loss of the batch's interactions; a user counts as often as it occurs."""
+        if self._items is None:
+            raise RuntimeError(
+                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
+            )
+        users, counts = unique_rows(batch)
+        self._items, self._scores = self._items.to(users.device), self._scores.to(users.device)
+        items = self._items.index_select(0, users)
+        scores = list_scores(student, users, items.clamp_min(0))
+        wanted = self._scores.index_select(0, users).to(scores)
+        losses = functional.collaborative_distillation(wanted, scores, self.softness, self.shift, "none")
+        total = (losses.masked_fill(items < 0, 0).sum(1) * counts).sum()
+        return total if self.reduction == "sum" else total / (counts.sum() * self.n_samples).clamp_min(1)

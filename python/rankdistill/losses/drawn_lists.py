@@ -1,0 +1,105 @@
+"""Lists drawn anew every epoch: of a teacher's ranking, the better the likelier, above what it does not rank."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rankdistill.data.csr import CSR
+from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.list_scores import list_above_the_rest, unique_rows
+from rankdistill.ops import complement_sample, position_sample
+from rankdistill.rankings import Rankings
+from rankdistill.sampling import STREAMS
+
+ROWS_PER_DRAW = 65536
+
+
+class DrawnLists(Distillation):
+    """What `RelaxedRankingDistillation` says, for rows that are users or, where `swapped`, items (their "items" users)."""
+
+    needs = frozenset({"rankings"})
+    default_weight = 1e-3
+    streams: ClassVar[tuple[str, str]] = ("interesting", "uninteresting")
+    swapped: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        rankings: Rankings,
+        exclude: CSR,
+        n_interesting: int = 40,
+        n_uninteresting: int = 40,
+        temperature: float = 10.0,
+        reduction: str = "sum",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        exclude = CSR.from_any(exclude)
+        if (exclude.n_rows, exclude.n_columns) != (rankings.n_users, rankings.n_items):
+            raise ValueError(
+                f"{name}: expected exclude of {rankings.n_users} users × {rankings.n_items} items, as rankings; "
+                f"got {exclude.n_rows} × {exclude.n_columns}"
+            )
+        for argument, value in (("n_interesting", n_interesting), ("n_uninteresting", n_uninteresting)):
+            if value < 0:
+                raise ValueError(f"{name}: expected {argument} of 0 or more; got {value}")
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
+        self.rankings, self.exclude = rankings, exclude.to("cpu")
+        self.n_interesting, self.n_uninteresting = n_interesting, n_uninteresting
+        self.temperature, self.reduction, self.seed = temperature, reduction, seed
+        self._items: Tensor | None = None  # [U, K + L] int32, this epoch's draw; -1 for none
+        self._lengths: Tensor | None = None  # [U] int64
+
+    def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
+        """Draws the epoch's items for every user."""
+        U, K, L = self.rankings.n_users, self.n_interesting, self.n_uninteresting
+        items = torch.empty((U, K + L), dtype=torch.int32)
+        self._lengths = self.rankings.lengths.long().clamp(max=K)
+        draw = {"seed": self.seed, "epoch": epoch}
+        for users in torch.arange(U).split(ROWS_PER_DRAW):
+            rows = slice(int(users[0]), int(users[-1]) + 1)
+            positions = position_sample(
+                users,
+                self.rankings.lengths[rows].long(),
+                K,
+                self.temperature,
+                stream=STREAMS[self.streams[0]],
+                **draw,
+            )
+            ranked = self.rankings.indices[rows]
+            if ranked.shape[1]:
+                items[rows, :K] = ranked.gather(1, positions.clamp_min(0)).masked_fill(positions < 0, -1)
+            else:
+                items[rows, :K] = -1
+            items[rows, K:] = complement_sample(
+                users, self.rankings.n_items, L, self.exclude, self.rankings.indices,
+                stream=STREAMS[self.streams[1]], **draw,
+            )  # fmt: skip
+        self._items = items
+
+    def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
+        """The loss of the batch's unique users; `batch` may be their ids alone, [B] int64."""
+        if self._items is None:
+            raise RuntimeError(
+                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
+            )
+        users, _ = unique_rows(batch)
+        return self.loss_of(student, users)
+
+    def drawn(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """This epoch's items [n, K + L] int64 (-1 for none) of rows [n], and how many of the first K count."""
+        if self._items.device != rows.device:
+            self._items, self._lengths = self._items.to(rows.device), self._lengths.to(rows.device)
+        return self._items.index_select(0, rows).long(), self._lengths.index_select(0, rows)
+
+    def loss_of(self, student: Student, rows: Tensor) -> Tensor:
+        """The loss of rows [n] int64, each once."""
+        items, lengths = self.drawn(rows)
+        name = type(self).__name__
+        return list_above_the_rest(
+            name, student, rows, items, self.n_interesting, lengths, self.reduction, self.swapped
+        )

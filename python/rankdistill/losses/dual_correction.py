@@ -1,0 +1,107 @@
+"""Dual correction as a module: what the student ranks too low, above what it ranks too high."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.list_scores import unique_rows
+from rankdistill.losses.rank_correction import RankCorrection
+from rankdistill.rankings import Rankings
+
+
+class DualCorrection(Distillation):
+    """Dual correction (DCD): of the teacher's list, what the student ranks too low in order above what it ranks too high.
+
+    Every `period` epochs the student's ranks among the teacher's list are compared with the teacher's; at every batch
+    n under- and n over-estimated items are drawn in proportion to tanh(sharpness·|rank difference|), without
+    replacement, for each unique user (and, swapped, users for each unique positive item), for
+    `relaxed_ranking_distillation`. A row with fewer of them has as many as there are.
+
+    Args:
+        rankings: the teacher's lists, train items excluded (the released code keeps 500 items).
+        item_rankings: its lists of users for every item; None for the user side alone (KDs).
+        n_samples: n of each kind.
+        sharpness: ε of the weights, dimensionless, > 0.
+        among: "list", the student's ranks among the list's entries, or "catalogue", among all items (KDs; for students
+            whose scores are inner products).
+        floor: least weight, so that rows ranked rightly are drawn from too (KDs: 1e-5).
+        item_weight: of the item side relative to the user side.
+        period: epochs between two comparisons.
+        reduction: "sum" (the paper's) or "mean" over rows with an under-estimated item.
+        seed: of the draws.
+
+    Cost:
+        A comparison: U·k scores, 4·U·k bytes kept. A batch: 2n scores per row.
+
+    Source:
+        Lee and Kim, Dual Correction Strategy for Ranking Distillation in Top-N Recommender System, CIKM 2021. The paper
+        adds the plain ranking loss as well (`RelaxedRankingDistillation`); the release has no defaults for ε, n and
+        the weights.
+
+    Example:
+        >>> method = DualCorrection(Rankings.from_scores(torch.rand(2, 5), k=4), n_samples=2)
+        >>> student = MatrixFactorization(2, 5, width=4)
+        >>> method.begin_epoch(0, student)
+        >>> loss = method(student, torch.tensor([0, 1, 1]))
+    """
+
+    needs = frozenset({"rankings", "item_rankings"})
+    default_weight = 1e-2
+
+    def __init__(
+        self,
+        rankings: Rankings,
+        item_rankings: Rankings | None = None,
+        n_samples: int = 40,
+        sharpness: float = 0.01,
+        among: str = "list",
+        floor: float = 0.0,
+        item_weight: float = 1.0,
+        period: int = 3,
+        reduction: str = "sum",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        for argument, value in (("n_samples", n_samples), ("period", period)):
+            if value < 1:
+                raise ValueError(f"{name}: expected {argument} of 1 or more; got {value}")
+        if among not in ("list", "catalogue"):
+            raise ValueError(f"{name}: expected among as one of list, catalogue; got {among!r}")
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
+        self.user_side = RankCorrection(
+            rankings, sharpness, among, floor, False, ("underestimated", "overestimated")
+        )
+        self.item_side = None
+        if item_rankings is not None:
+            streams = ("underestimated_users", "overestimated_users")
+            self.item_side = RankCorrection(item_rankings, sharpness, among, floor, True, streams)
+        self.n_samples, self.item_weight, self.period = n_samples, item_weight, period
+        self.reduction, self.seed = reduction, seed
+        self._epoch: int | None = None
+        self._step = 0
+
+    def begin_epoch(self, epoch: int, student: Student) -> None:
+        """Compares rankings, every `period` epochs."""
+        self._epoch, self._step = epoch, 0
+        if epoch % self.period == 0:
+            for side in (self.user_side, self.item_side):
+                if side is not None:
+                    side.measure(student)
+
+    def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
+        """The loss of the batch's unique users, and of its unique positive items where the item side counts."""
+        if self._epoch is None:
+            raise RuntimeError(
+                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
+            )
+        draw = (self.n_samples, self.reduction, self.seed, (self._epoch << 16) + self._step)
+        self._step += 1
+        loss = self.user_side.loss(type(self).__name__, student, unique_rows(batch)[0], *draw)
+        if self.item_side is None or isinstance(batch, Tensor) or batch.positives is None:
+            return loss
+        items = torch.unique(batch.positives)
+        return loss + self.item_weight * self.item_side.loss(type(self).__name__, student, items, *draw)

@@ -1,0 +1,116 @@
+"""Heterogeneous compression as a module: one student, several teachers, each from its easy checkpoints on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from rankdistill import functional
+from rankdistill.data.csr import CSR
+from rankdistill.losses.checkpoint_knowledge import CheckpointKnowledge
+from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.list_scores import tables, unique_rows
+from rankdistill.rankings import Rankings
+
+
+class HeterogeneousCompression(Distillation):
+    """Heterogeneous compression (HetComp): a student learns an ensemble's ranking, of early checkpoints first.
+
+    Every `period` epochs each user goes on to a teacher's next checkpoint where the student has come near enough to it
+    (`functional.advance_checkpoints`), and the ensemble's top-K is made anew. It is learned as a set until all
+    users are (nearly) at the last checkpoints, from then on in order (`functional.heterogeneous_compression`).
+
+    Args:
+        checkpoints: for each teacher its rankings at V moments of its training, the last one converged; train items
+            excluded, K items or more each.
+        exclude: every user's train items.
+        observed: [U, P] int64, train items in the teachers' order, of which the first K/10 count; -1 for none.
+        n_listed: K.
+        n_compared: k of the discrepancy D@k.
+        period: epochs between two comparisons, the first after epoch `period`.
+        looseness, decay: of the threshold, dimensionless.
+        position_temperature: of the ensemble's weights exp(−position/temperature), > 0.
+        ordered_weight: of the ordered loss relative to the unordered one; published: 0.005 / 0.01.
+        reduction: "sum" over the batch's unique users (the paper's) or "mean".
+
+    Raises:
+        ValueError: rankings of different catalogues, too short ones, users whose ensemble lists fewer than K items.
+
+    Contract:
+        Which checkpoint each user is at is in `state_dict`; a run that is resumed goes on exactly.
+
+    Cost:
+        K ids per user and checkpoint, not permutations of the catalogue. A batch: all scores of its users, tile by tile.
+
+    Source:
+        Kang et al., Distillation from Heterogeneous Models for Top-K Recommendation, WWW 2023. Published weight 0.01
+        and no base loss. The released importance of items is a file; here it is the sum over teachers of the weights of
+        positions.
+
+    Example:
+        >>> from rankdistill.data import CSR
+        >>> teachers = [[Rankings.from_scores(torch.rand(2, 9), k=8) for _ in range(2)] for _ in range(3)]
+        >>> observed = torch.full((2, 1), -1)
+        >>> method = HeterogeneousCompression(teachers, CSR.empty(2, 9), observed, n_listed=4, n_compared=3)
+        >>> student = MatrixFactorization(2, 9, width=4)
+        >>> method.begin_epoch(0, student)
+        >>> loss = 0.01 * method(student, torch.tensor([0, 1]))
+    """
+
+    needs = frozenset({"checkpoints"})
+    default_weight = 1e-2
+
+    def __init__(
+        self,
+        checkpoints: Sequence[Sequence[Rankings]],
+        exclude: CSR,
+        observed: Tensor,
+        n_listed: int = 100,
+        n_compared: int = 50,
+        period: int = 10,
+        looseness: float = 1.05,
+        decay: float = 0.995,
+        position_temperature: float = 10.0,
+        ordered_weight: float = 0.5,
+        reduction: str = "sum",
+    ) -> None:
+        super().__init__()
+        self.exclude = CSR.from_any(exclude).to("cpu")
+        if observed.shape[:1] != (self.exclude.n_rows,) or observed.dim() != 2:
+            raise ValueError(
+                f"{type(self).__name__}: expected observed of {self.exclude.n_rows} rows, as exclude; "
+                f"got {list(observed.shape)}"
+            )
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"{type(self).__name__}: expected reduction sum or mean; got {reduction!r}")
+        self.knowledge = CheckpointKnowledge(checkpoints, self.exclude, n_listed, n_compared)
+        self.observed = observed[:, : n_listed // 10].long()
+        self.period, self.looseness, self.decay = period, looseness, decay
+        self.position_temperature, self.ordered_weight = position_temperature, ordered_weight
+        self.reduction = reduction
+        self._top: Tensor | None = None  # [U, K] int64
+
+    def begin_epoch(self, epoch: int, student: Student) -> None:
+        """Goes on to later checkpoints after every `period` epochs."""
+        done = epoch - 1
+        if done >= self.period and done % self.period == 0 and not self.knowledge.is_last:
+            self.knowledge.advance(student, done // self.period, self.looseness, self.decay)
+            self._top = None
+        if self._top is None:
+            self._top = self.knowledge.ranking(self.position_temperature)
+
+    def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
+        """The loss of the batch's unique users."""
+        if self._top is None:
+            raise RuntimeError(
+                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
+            )
+        users, _ = unique_rows(batch)
+        rows, device, ordered = users.cpu(), users.device, self.knowledge.is_last
+        user_table, item_table = tables(student, users, self._top[rows], False)
+        loss = functional.heterogeneous_compression(
+            user_table[users], item_table, self.observed[rows].to(device), self._top[rows].to(device),
+            self.exclude.rows(rows).to(device), ordered, self.reduction,
+        )  # fmt: skip
+        return loss * (self.ordered_weight if ordered else 1)

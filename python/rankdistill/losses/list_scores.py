@@ -1,0 +1,59 @@
+"""A student's scores of lists: of items for users, or, with the sides swapped, of users for items."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rankdistill import functional
+from rankdistill.losses.distillation import Batch, Student
+from rankdistill.ops import embedding_plackett_luce, gathered_inner_product
+
+
+def unique_rows(batch: Batch | Tensor) -> tuple[Tensor, Tensor]:
+    """The batch's users once each [n], and how often each occurs [n] int64."""
+    users = batch if isinstance(batch, Tensor) else batch.users
+    return torch.unique(users, return_counts=True)
+
+
+def tables(student: Student, rows: Tensor, columns: Tensor, swapped: bool) -> tuple[Tensor, Tensor]:
+    """Both whole tables of a student whose scores are inner products, the one that `rows` index first."""
+    if hasattr(student, "reading"):
+        student.reading(*((columns, rows) if swapped else (rows, columns)))
+    users, items = student.user_vectors(), student.item_vectors()
+    return (items, users) if swapped else (users, items)
+
+
+def list_scores(student: Student, rows: Tensor, columns: Tensor, swapped: bool = False) -> Tensor:
+    """[n, K] scores of columns [n, K] int64 (-1 scores -inf) with rows [n] int64; rows are items where `swapped`."""
+    if not swapped:
+        return student.score(rows, columns.clamp_min(0)).masked_fill(columns < 0, -torch.inf)
+    if getattr(student, "scores_are_inner_products", False):
+        sparse = getattr(student, "sparse_grad", False)
+        return gathered_inner_product(
+            *tables(student, rows, columns, True), columns, rows, sparse_grad=sparse
+        )
+    pairs = student.score(columns.clamp_min(0).flatten(), rows.repeat_interleave(columns.shape[1])[:, None])
+    return pairs.view(columns.shape).masked_fill(columns < 0, -torch.inf)
+
+
+def list_above_the_rest(
+    op: str,
+    student: Student,
+    rows: Tensor,
+    columns: Tensor,
+    list_size: int,
+    lengths: Tensor,
+    reduction: str,
+    swapped: bool = False,
+) -> Tensor:
+    """`relaxed_ranking_distillation` of the first `list_size` columns above the others."""
+    if getattr(student, "scores_are_inner_products", False):
+        losses = embedding_plackett_luce(
+            *tables(student, rows, columns, swapped), columns, list_size, lengths, rows,
+            sparse_grad=getattr(student, "sparse_grad", False),
+        )  # fmt: skip
+        return functional.reduce_rows(op, losses, lengths > 0, reduction)
+    scores = list_scores(student, rows, columns, swapped)
+    listed, rest = scores.split([list_size, columns.shape[1] - list_size], dim=1)
+    return functional.relaxed_ranking_distillation(listed, rest, lengths, reduction)

@@ -1,0 +1,76 @@
+"""Listwise distillation as a module: the teacher's scores or order of its best items, by ListNet or ListMLE."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rankdistill import functional
+from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.list_scores import list_scores, unique_rows
+from rankdistill.ops import plackett_luce
+from rankdistill.rankings import Rankings
+
+FORMS = ("list_net", "list_net_2", "list_mle")
+
+
+class ListwiseDistillation(Distillation):
+    """Listwise distillation: the student's scores of the teacher's K best items of a user are to agree with the teacher's.
+
+    list_net: cross entropy of softmaxes (also known as softmax or KL distillation); list_net_2: of the first two places;
+    list_mle: the likelihood of the teacher's order, for which no score of the teacher is needed.
+
+    Args:
+        rankings: the teacher's lists with its scores.
+        n_listed: K.
+        form: "list_net", "list_net_2" or "list_mle".
+        temperature: of both softmaxes, dimensionless, > 0; nothing is multiplied by its square.
+        unique: whether a user of the batch counts once, or as often as it occurs (as released).
+        reduction: "sum" (as released) or "mean" over users with a list.
+
+    Source:
+        Cao et al., ICML 2007; Xia et al., ICML 2008; Hinton et al., 2015.
+
+    Example:
+        >>> method = ListwiseDistillation(Rankings.from_scores(torch.rand(2, 5), k=3), n_listed=3)
+        >>> method.begin_epoch(0, None)
+        >>> loss = method(MatrixFactorization(2, 5, width=4), torch.tensor([0, 1, 1]))
+    """
+
+    needs = frozenset({"rankings", "scores"})
+
+    def __init__(
+        self,
+        rankings: Rankings,
+        n_listed: int = 50,
+        form: str = "list_net",
+        temperature: float = 1.0,
+        unique: bool = False,
+        reduction: str = "sum",
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if not 0 < n_listed <= rankings.k:
+            raise ValueError(f"{name}: expected n_listed in [1, {rankings.k}], as rankings; got {n_listed}")
+        if form not in FORMS:
+            raise ValueError(f"{name}: expected form as one of {', '.join(FORMS)}; got {form!r}")
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
+        self.rankings, self.n_listed, self.form = rankings, n_listed, form
+        self.temperature, self.unique, self.reduction = temperature, unique, reduction
+
+    def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
+        """The loss of the batch's users."""
+        users, counts = unique_rows(batch)
+        rows, device = users.to(self.rankings.indices.device), users.device
+        items = self.rankings.indices[rows, : self.n_listed].long().to(device)
+        lengths = self.rankings.lengths[rows].long().clamp(max=self.n_listed).to(device)
+        scores = list_scores(student, users, items.clamp_min(0))
+        if self.form == "list_mle":
+            losses = plackett_luce(scores / self.temperature, None, lengths)
+        else:
+            wanted = self.rankings.scores[rows, : self.n_listed].to(scores).nan_to_num(neginf=0.0)
+            top = 2 if self.form == "list_net_2" else 1
+            losses = functional.list_net(wanted, scores, self.temperature, top, lengths, "none")
+        weights = counts.clamp(max=1) if self.unique else counts
+        total = (losses * weights).sum()
+        return total if self.reduction == "sum" else total / (weights * (lengths > 0)).sum().clamp_min(1)

@@ -1,0 +1,140 @@
+"""Rejuvenated cross-entropy distillation as a module: on the student's best items, and towards the teacher's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rankdistill import functional
+from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.list_scores import list_scores, unique_rows
+from rankdistill.ops import inner_product_topk, weighted_sample
+from rankdistill.rankings import Rankings
+from rankdistill.sampling import STREAMS, shared_position_weights
+
+ROWS_AT_ONCE = 4096
+
+
+class RejuvenatedCrossEntropyDistillation(Distillation):
+    """Rejuvenated cross entropy (RCE-KD): cross entropy on the student's K best items, and on L items drawn from further
+    down its list together with the teacher's K best that it lacks; the more of these were drawn, the less the second.
+
+    Every epoch the student ranks the catalogue anew (train items included, as released) for its `n_ranked` best, from
+    which the L items are drawn, likelier where more of the teacher's best stand at or behind a position.
+
+    Args:
+        rankings: the teacher's lists, K items or more, train items included.
+        teacher: anything with `score(users, items)`.
+        n_listed: K.
+        n_sampled: L.
+        n_ranked: how far down the student's list items are drawn.
+        temperature: of the softmaxes, dimensionless, > 0.
+        position_temperature: of the weights of positions, dimensionless, > 0.
+        sharpness: β of the weight exp(−β·share found).
+        reduction: "sum" over the batch's interactions (as released) or their "mean".
+        seed: of the draws.
+
+    Cost:
+        An epoch: the student's top `n_ranked` of every user, 8·U·(K + L) bytes kept. A batch: 2K + L scores per unique
+        user of student and teacher.
+
+    Source:
+        Zhu and Zhang, Rejuvenating Cross-Entropy Loss in Knowledge Distillation for Recommender Systems, 2025.
+        Published weights: 100 to 500 beside a summed BPR loss.
+
+    Example:
+        >>> teacher, student = MatrixFactorization(2, 9, width=8), MatrixFactorization(2, 9, width=4)
+        >>> rankings = Rankings.from_vectors(teacher.user_table.detach(), teacher.item_table.detach(), 3)
+        >>> method = RejuvenatedCrossEntropyDistillation(rankings, teacher, 3, 2, 6)
+        >>> method.begin_epoch(0, student)
+        >>> loss = method(student, torch.tensor([0, 1, 1]))
+    """
+
+    needs = frozenset({"rankings", "scores"})
+    default_weight = 100.0
+
+    def __init__(
+        self,
+        rankings: Rankings,
+        teacher: Student,
+        n_listed: int = 50,
+        n_sampled: int = 50,
+        n_ranked: int = 200,
+        temperature: float = 1.0,
+        position_temperature: float = 10.0,
+        sharpness: float = 3.0,
+        reduction: str = "sum",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if not 0 < n_listed <= rankings.k:
+            raise ValueError(f"{name}: expected n_listed in [1, {rankings.k}], as rankings; got {n_listed}")
+        if not n_listed <= n_ranked <= rankings.n_items:
+            raise ValueError(f"{name}: expected n_ranked in [{n_listed}, {rankings.n_items}]; got {n_ranked}")
+        if not 0 < n_sampled <= n_ranked:
+            raise ValueError(f"{name}: expected n_sampled in [1, {n_ranked}]; got {n_sampled}")
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
+        object.__setattr__(
+            self, "teacher", teacher
+        )  # not a part of this module: neither trained nor saved with it
+        self.rankings, self.n_listed, self.n_sampled, self.n_ranked = rankings, n_listed, n_sampled, n_ranked
+        self.temperature, self.position_temperature = temperature, position_temperature
+        self.sharpness, self.reduction, self.seed = sharpness, reduction, seed
+        self._own: Tensor | None = None  # [U, K] int64, the student's best
+        self._sampled: Tensor | None = None  # [U, L] int64
+
+    @torch.no_grad()
+    def begin_epoch(self, epoch: int, student: Student) -> None:
+        """Ranks by the student, and draws."""
+        own, sampled = [], []
+        items = student.item_vectors().cpu()
+        for users in torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE):
+            ranked = inner_product_topk(student.user_vectors()[users].cpu(), items, self.n_ranked).indices
+            best = self.rankings.indices[users, : self.n_listed].long()
+            weights = shared_position_weights(is_in(ranked, best), self.position_temperature)
+            at = weighted_sample(
+                users, weights, self.n_sampled, seed=self.seed, epoch=epoch, stream=STREAMS["interesting"]
+            )
+            own.append(ranked[:, : self.n_listed])
+            sampled.append(ranked.gather(1, at.clamp_min(0)).masked_fill(at < 0, -1))
+        self._own, self._sampled = torch.cat(own), torch.cat(sampled)
+
+    def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
+        """The loss of the batch's interactions; a user counts as often as it occurs."""
+        if self._own is None:
+            raise RuntimeError(
+                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
+            )
+        users, counts = unique_rows(batch)
+        rows = users.cpu()
+        best = self.rankings.indices[rows, : self.n_listed].long()
+        own, sampled = self._own[rows], self._sampled[rows]
+        found = is_in(best, sampled)
+        overlap = (found.sum(1) / self.n_listed).to(users.device)
+        counted = torch.cat([sampled >= 0, ~found & ~is_in(best, own) & (best >= 0)], 1).to(users.device)
+        own, wider = (ids.clamp_min(0).to(users.device) for ids in (own, torch.cat([sampled, best], 1)))
+        with torch.no_grad():
+            wanted = [self.teacher.score(users, ids) for ids in (own, wider)]
+        given = [list_scores(student, users, ids) for ids in (own, wider)]
+        losses = functional.rejuvenated_cross_entropy(
+            wanted[0],
+            given[0],
+            wanted[1],
+            given[1],
+            counted,
+            overlap,
+            self.temperature,
+            self.sharpness,
+            "none",
+        )
+        total = (losses * counts).sum()
+        return total if self.reduction == "sum" else total / counts.sum().clamp_min(1)
+
+
+def is_in(ids: Tensor, others: Tensor) -> Tensor:
+    """Which of each row's ids [n, K] are among the others [n, M] of the row."""
+    ordered = others.sort(dim=1).values.contiguous()
+    at = torch.searchsorted(ordered, ids.contiguous()).clamp_max(others.shape[1] - 1)
+    return ordered.gather(1, at) == ids

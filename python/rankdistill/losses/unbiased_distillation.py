@@ -1,0 +1,100 @@
+"""Unbiased knowledge distillation as a module: the teacher's order within groups of like popularity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rankdistill import functional
+from rankdistill.data.csr import CSR
+from rankdistill.data.popularity import popularity_groups
+from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.list_scores import list_scores, unique_rows
+from rankdistill.rankings import Rankings
+from rankdistill.sampling import within_group_pairs
+
+
+class UnbiasedDistillation(Distillation):
+    """Unbiased knowledge distillation (UnKD): pairs of items of one popularity group, in the teacher's order.
+
+    loss = mean over the batch's interactions of the mean over the user's pairs of −log σ(s⁺ − s⁻)
+
+    Args:
+        rankings: the teacher's lists, train items excluded (the released code keeps 1000 items of each group).
+        exclude: every user's train items, whose counts make the popularity groups
+            (`rankdistill.data.popularity_groups`).
+        n_pairs: pairs per epoch and user, of all groups together.
+        n_groups: popularity groups to aim at.
+        exponent: λ of the groups' shares of the pairs: 0 for equal ones, above 0 for more of unpopular items.
+        temperature: of positions within a group, dimensionless, > 0.
+        reduction: "sum" over the batch's interactions, or their "mean" (the authors', whose other loss is a mean too).
+        seed: of the draws.
+
+    Cost:
+        An epoch's draw: O(U·K log K) time, 16·U·Σ n_pairs bytes. A batch: 2·Σ n_pairs scores per unique user.
+
+    Source:
+        Chen et al., Unbiased Knowledge Distillation for Recommendation, WSDM 2023. In the released code half of the
+        pairs are an item with itself (a swap through a view); here pairs follow the law of the paper.
+
+    Example:
+        >>> from rankdistill.data import CSR
+        >>> train = CSR.from_pairs(torch.tensor([0, 1, 1]), torch.tensor([3, 0, 3]), n_rows=2, n_columns=5)
+        >>> method = UnbiasedDistillation(Rankings.from_scores(torch.rand(2, 5), k=5), train, n_pairs=4)
+        >>> method.begin_epoch(0)
+        >>> loss = method(MatrixFactorization(2, 5, width=4), torch.tensor([0, 1, 1]))
+    """
+
+    needs = frozenset({"rankings"})
+
+    def __init__(
+        self,
+        rankings: Rankings,
+        exclude: CSR,
+        n_pairs: int = 30,
+        n_groups: int = 2,
+        exponent: float = 0.0,
+        temperature: float = 20.0,
+        reduction: str = "sum",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        exclude = CSR.from_any(exclude)
+        if exclude.n_columns != rankings.n_items:
+            raise ValueError(
+                f"{name}: expected exclude of {rankings.n_items} items, as rankings; got {exclude.n_columns}"
+            )
+        if n_pairs < 1:
+            raise ValueError(f"{name}: expected n_pairs of 1 or more; got {n_pairs}")
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
+        self.groups = popularity_groups(
+            torch.bincount(exclude.indices.cpu(), minlength=exclude.n_columns), n_groups
+        )
+        self.rankings, self.n_pairs = rankings, self.groups.pairs(n_pairs, exponent)
+        self.temperature, self.reduction, self.seed = temperature, reduction, seed
+        self._pairs: Tensor | None = None  # [U, P, 2] int64; -1 for none
+
+    def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
+        """Draws the epoch's pairs for every user."""
+        self._pairs = within_group_pairs(
+            torch.arange(self.rankings.n_users), self.rankings.indices, self.groups.group_of_item, self.n_pairs,
+            self.temperature, seed=self.seed, epoch=epoch,
+        )  # fmt: skip
+
+    def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
+        """The loss of the batch's interactions; a user counts as often as it occurs."""
+        if self._pairs is None:
+            raise RuntimeError(
+                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
+            )
+        users, counts = unique_rows(batch)
+        self._pairs = self._pairs.to(users.device)
+        pairs = self._pairs.index_select(0, users)
+        real = pairs[..., 0] >= 0
+        better, worse = list_scores(student, users, pairs.clamp_min(0).flatten(1)).view(pairs.shape).unbind(2)
+        losses = functional.bayesian_personalized_ranking(better, worse, "none").masked_fill(~real, 0)
+        losses = losses.sum(1) / real.sum(1).clamp_min(1)
+        total = (losses * counts).sum()
+        return total if self.reduction == "sum" else total / counts.sum().clamp_min(1)

@@ -1,0 +1,147 @@
+"""HetComp as a module: a student of several teachers, from their easy checkpoints to the last, in a user's loop."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from rankdistill import HeterogeneousCompression, MatrixFactorization, Rankings
+from rankdistill.data import CSR
+from rankdistill.rankings.ensemble import ensemble_rankings
+from tests.case import generator, randn
+
+U, N, M, V = 24, 90, 2, 3
+
+
+@pytest.fixture(scope="module")
+def train():
+    return CSR.from_any(torch.rand(U, N, generator=generator(1)) < 0.05)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(train):
+    """Two teachers of low rank, whose early checkpoints are noisier."""
+    truth = [(randn(U, 4, seed=m), randn(N, 4, seed=10 + m)) for m in range(M)]
+    noise = [2.0, 0.7, 0.0]
+    return [
+        [Rankings.from_vectors(u + s * randn(U, 4, seed=v), i, 30, train) for v, s in enumerate(noise)]
+        for u, i in truth
+    ]
+
+
+def make(checkpoints, train, **options):
+    observed = torch.full((U, 3), -1)
+    for user in range(U):
+        seen = train.rows(torch.tensor([user])).indices[:3]
+        observed[user, : len(seen)] = seen
+    return HeterogeneousCompression(
+        checkpoints, train, observed, **{"n_listed": 20, "n_compared": 10, "period": 2} | options
+    )
+
+
+def student():
+    return MatrixFactorization(U, N, 12, seed=5, init_std=0.1)
+
+
+def run(method, model, epochs, start=0):
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+    versions, losses = [], []
+    for epoch in range(start, start + epochs):
+        method.begin_epoch(epoch, model)
+        for users in torch.arange(U).split(8):
+            loss = method(model, users)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        versions.append(method.knowledge.versions.sum().item())
+    return versions, losses
+
+
+def test_users_advance_until_all_is_learned_in_order(checkpoints, train):
+    method, model = make(checkpoints, train), student()
+    versions, losses = run(method, model, 40)
+    assert versions == sorted(versions), "nobody goes back"
+    assert versions[:5] == [0] * 5, "the first comparison, after epoch 2, only measures"
+    assert versions[-1] == M * U * (V - 1)
+    assert method.knowledge.is_last
+    assert all(math.isfinite(loss) for loss in losses)
+    truth = ensemble_rankings(
+        torch.stack([teacher[-1].indices[:, :20].long() for teacher in checkpoints]), 20
+    )
+    found = method.knowledge.student_lists(model)
+    shared = (found[:, :, None] == truth[:, None, :10]).any(2).float().mean()
+    assert shared > 0.6, "what the ensemble ranks best, the student does"
+
+
+def test_the_loss_changes_with_the_phase(checkpoints, train):
+    method, model = make(checkpoints, train), student()
+    method.begin_epoch(0, model)
+    easy = method(model, torch.arange(U)).item()
+    method.knowledge.versions.fill_(V - 1)
+    method._top = None
+    method.begin_epoch(1, model)
+    assert method.knowledge.is_last
+    hard = method(model, torch.arange(U)).item()
+    whole = make(checkpoints, train, ordered_weight=1.0)
+    whole.load_state_dict(method.state_dict())
+    whole.begin_epoch(1, model)
+    assert whole(model, torch.arange(U)).item() == pytest.approx(2 * hard)
+    assert easy != hard
+
+
+def test_a_resumed_run_goes_on_exactly(checkpoints, train):
+    torch.manual_seed(0)
+    method, model = make(checkpoints, train), student()
+    run(method, model, 9)
+    copy, again = make(checkpoints, train), student()
+    copy.load_state_dict(method.state_dict())
+    again.load_state_dict(model.state_dict())
+    assert run(method, model, 6, start=9) == run(copy, again, 6, start=9)
+    assert torch.equal(method.knowledge.versions, copy.knowledge.versions)
+    assert torch.equal(method._top, copy._top)
+
+
+def test_an_ensemble_by_its_definition():
+    lists = torch.stack(
+        [
+            torch.stack([torch.randperm(30, generator=generator(9 * m + u))[:8] for u in range(5)])
+            for m in range(3)
+        ]
+    )
+    lists[1, 2, 5:] = -1
+    lists[:, 4] = -1
+    lists[0, 4, 0] = 7
+    found = ensemble_rankings(lists, 12, 3.0)
+    for user in range(5):
+        sums: dict[int, float] = {}
+        for ranked in lists[:, user].tolist():
+            for position, item in enumerate(ranked):
+                if item >= 0:
+                    sums[item] = sums.get(item, 0.0) + math.exp(-position / 3.0)
+        wanted = sorted(sums, key=lambda item: (-round(sums[item], 12), item))[:12]
+        assert found[user].tolist() == wanted + [-1] * (12 - len(wanted))
+
+
+def test_bad_settings(checkpoints, train):
+    with pytest.raises(ValueError, match=r"as many checkpoints of each teacher; got \[3, 2\]"):
+        make([checkpoints[0], checkpoints[1][:2]], train)
+    with pytest.raises(ValueError, match="31 items each; got 24 × 90, 30 each"):
+        make(checkpoints, train, n_listed=31)
+    with pytest.raises(ValueError, match=r"observed of 24 rows, as exclude; got \[3, 2\]"):
+        HeterogeneousCompression(checkpoints, train, torch.zeros(3, 2).long(), 20, 10)
+    with pytest.raises(ValueError, match="reduction sum or mean; got 'none'"):
+        make(checkpoints, train, reduction="none")
+    with pytest.raises(RuntimeError, match="expected begin_epoch before the first batch"):
+        make(checkpoints, train)(student(), torch.tensor([0]))
+    short = [[Rankings.from_scores(torch.rand(U, N), 20)] * V for _ in range(M)]
+    for teacher in short:
+        for rankings in teacher:
+            rankings.indices[3, 4:] = -1
+    method = make(short, train)
+    with pytest.raises(
+        ValueError, match="20 items that some teacher lists for every user; got .* for user 3"
+    ):
+        method.begin_epoch(0, student())
