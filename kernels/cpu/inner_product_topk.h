@@ -17,6 +17,7 @@ constexpr int64_t kGroupBytes = 10 << 20;  // of all threads together; at least 
 constexpr int64_t kMostGroupRows = 2040;   // rows that share one pass over the items
 constexpr int64_t kLeastSample = 1200, kMostSample = 16384;
 constexpr int64_t kSampledBits = 1 << 20;
+constexpr int64_t kSplitBytes = 4 << 20;
 constexpr int64_t kPending = 48;  // hits that wait while their rows come from memory
 
 template <class Storage>
@@ -500,6 +501,7 @@ inline int64_t item_splits(int64_t B, int64_t N, int64_t K, int64_t D, int64_t t
   int64_t best = 1;
   double least = __builtin_inf();
   for (int64_t splits = 1; splits <= min64(threads, max64(1, N / max64(16384, 16 * K))); ++splits) {
+    if (splits > 2 && splits * B * K * 16 > kSplitBytes) break;  // lists of every part are kept
     const int64_t row_chunks = max64(1, threads / splits), tiles = (B + kTileRows - 1) / kTileRows;
     const int64_t rows = (tiles + row_chunks - 1) / row_chunks * kTileRows;
     const double items = static_cast<double>(N) / static_cast<double>(splits), width = static_cast<double>(D);
