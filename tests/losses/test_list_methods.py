@@ -133,8 +133,10 @@ def test_draws_belong_to_seed_and_epoch(methods, name):
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_it_asks_for_an_epoch_first(methods, name):
-    with pytest.raises(RuntimeError, match="expected begin_epoch before the first batch; got none"):
-        methods[name]()(Tables(randn(U, 4), randn(N, 4)), torch.tensor([0]))
+    method = methods[name]()
+    message = f"^{type(method).__name__}: expected begin_epoch before the first batch; got none"
+    with pytest.raises(RuntimeError, match=message):
+        method(Tables(randn(U, 4), randn(N, 4)), torch.tensor([0]))
 
 
 @pytest.mark.parametrize("name", ["irrrd_small_f64", "irrrd_k1_f64"])

@@ -24,6 +24,7 @@ class DrawnLists(Distillation):
     default_weight = 1e-3
     streams: ClassVar[tuple[str, str]] = ("interesting", "uninteresting")
     swapped: ClassVar[bool] = False
+    method: ClassVar[str | None] = None  # the name in errors; the class's own by default
 
     def __init__(
         self,
@@ -36,7 +37,7 @@ class DrawnLists(Distillation):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        name = type(self).__name__
+        name = self.method or type(self).__name__
         exclude = CSR.from_any(exclude)
         if (exclude.n_rows, exclude.n_columns) != (rankings.n_users, rankings.n_items):
             raise ValueError(
@@ -85,7 +86,7 @@ class DrawnLists(Distillation):
         """The loss of the batch's unique users; `batch` may be their ids alone, [B] int64."""
         if self._items is None:
             raise RuntimeError(
-                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
+                f"{self.method or type(self).__name__}: expected begin_epoch before the first batch; got none"
             )
         users, _ = unique_rows(batch)
         return self.loss_of(student, users)
@@ -99,7 +100,7 @@ class DrawnLists(Distillation):
     def loss_of(self, student: Student, rows: Tensor) -> Tensor:
         """The loss of rows [n] int64, each once."""
         items, lengths = self.drawn(rows)
-        name = type(self).__name__
+        name = self.method or type(self).__name__
         return list_above_the_rest(
             name, student, rows, items, self.n_interesting, lengths, self.reduction, self.swapped
         )

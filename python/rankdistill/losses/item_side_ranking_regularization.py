@@ -12,7 +12,13 @@ from rankdistill.losses.list_scores import unique_rows
 from rankdistill.rankings import Rankings
 
 
-class ItemSide(DrawnLists):
+class UserSide(DrawnLists):
+    """Relaxed ranking distillation, as this method's part."""
+
+    method = "ItemSideRankingRegularization"
+
+
+class ItemSide(UserSide):
     """The loss with the sides swapped: for items, users in the teacher's order above other users."""
 
     streams = ("interesting_users", "uninteresting_users")
@@ -76,7 +82,7 @@ class ItemSideRankingRegularization(Distillation):
         super().__init__()
         exclude = CSR.from_any(exclude)
         self.item_weight = item_weight
-        self.user_side = DrawnLists(
+        self.user_side = UserSide(
             rankings, exclude, n_interesting, n_uninteresting, temperature, reduction, seed
         )
         self.item_side = ItemSide(
