@@ -64,6 +64,26 @@ def test_every_method_distils(tmp_path, name, capsys):
     assert f"student + {name} (mf, 4)" in capsys.readouterr().out
 
 
+def test_the_default_weight_is_that_of_the_embedded_data_set(tmp_path):
+    found = {}
+    for weight in (None, 0.01, 1.0):
+        out = tmp_path / str(weight)
+        arguments = ["run", *SMALL, *TRAINING, f"--out={out}", "--teacher.width=8", "--student.width=4",
+                     "--method.list_length=30", *([] if weight is None else [f"--method.weight={weight}"])]  # fmt: skip
+        assert main(arguments) == 0
+        rows = json.loads((out / "results.json").read_text())["rows"]
+        found[weight] = rows[2]["metrics"]
+    assert found[None] == found[0.01] != found[1.0]
+
+
+def test_methods_can_be_combined(tmp_path, capsys):
+    arguments = ["run", *SMALL, *TRAINING, f"--out={tmp_path}", "--teacher.width=8", "--student.width=4",
+                 "--method.list_length=20", "--also=[{name: listwise, weight: 0.5, list_length: 30, options: {n_listed: 25}}]"]  # fmt: skip
+    assert main(arguments) == 0
+    assert "student + rrd + listwise (mf, 4)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "config.json").read_text())["also"][0]["options"] == {"n_listed": 25}
+
+
 def test_run_compares_teacher_student_and_distilled(tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["run", *SMALL, *TRAINING, f"--out={out}", "--teacher.width=16", "--student.width=4",

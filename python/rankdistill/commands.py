@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,6 +41,8 @@ from rankdistill.rankings.tables import Table
 from rankdistill.report import Row, as_table, draw_curves
 from rankdistill.trainer import Term, Trainer
 
+EMBEDDED, EMBEDDED_WEIGHT = "synthetic", 0.01  # the generated data set, and the weight of rrd that suits it
+
 
 def run(config: RunConfig) -> None:
     dataset = open_dataset(config.data)
@@ -72,16 +74,24 @@ def run(config: RunConfig) -> None:
     )
 
     started = time.perf_counter()
-    rankings = rank(teacher, dataset, config.method.list_length, config.progress)
+    chosen = [config.method, *config.also]
+    if (
+        config.data.source == EMBEDDED
+        and config.data.train is None
+        and config.method.name == "rrd"
+        and config.method.weight is None
+    ):
+        chosen[0] = dataclasses.replace(config.method, weight=EMBEDDED_WEIGHT)
+    rankings = rank(teacher, dataset, max(m.list_length for m in chosen), config.progress)
     rankings.save(out / "rankings.safetensors")
     extraction = time.perf_counter() - started
 
     for label, folder, terms in (
         ("student", "student", ()),
         (
-            f"student + {config.method.name}",
+            f"student + {' + '.join(m.name for m in chosen)}",
             "distilled",
-            (make_term(config.method, rankings, dataset, config.training.seed),),
+            make_terms(chosen, rankings, dataset, config.training.seed),
         ),
     ):
         model, trainer, history = fit(
@@ -158,7 +168,7 @@ def extract(config: ExtractConfig) -> None:
 def distill(config: DistillConfig) -> None:
     dataset = open_dataset(config.data)
     rankings = Rankings.load(config.rankings, user_vocabulary=dataset.users, item_vocabulary=dataset.items)
-    terms = (make_term(config.method, rankings, dataset, config.training.seed),)
+    terms = make_terms([config.method, *config.also], rankings, dataset, config.training.seed)
     model, _, _ = fit(
         dataset, config.student, config.training, terms, Path(config.out), "distill", config.progress
     )
@@ -230,9 +240,12 @@ def fit(
     return made, trainer, history
 
 
-def make_term(config: MethodConfig, rankings: Rankings, dataset: Dataset, seed: int) -> Term:
-    weight = METHODS[config.name].default_weight if config.weight is None else config.weight
-    return Term(weight, make_method(config.name, rankings, dataset, seed, config.options))
+def make_terms(
+    methods: Sequence[MethodConfig], rankings: Rankings, dataset: Dataset, seed: int
+) -> tuple[Term, ...]:
+    weights = [METHODS[m.name].default_weight if m.weight is None else m.weight for m in methods]
+    made = [make_method(m.name, rankings, dataset, seed, m.options) for m in methods]
+    return tuple(map(Term, weights, made))
 
 
 def rank(model, dataset: Dataset, k: int, progress: bool) -> Rankings:

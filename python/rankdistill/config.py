@@ -128,7 +128,9 @@ class RunConfig:
         data: the interactions.
         teacher: the large model.
         student: the small one.
-        method: how the student learns from the teacher's rankings; its weight here suits the embedded data set.
+        method: how the student learns from the teacher's rankings. On the embedded data set rrd has weight 0.01 by
+            default, which suits it.
+        also: further methods beside it, each with its weight.
         training: how the students are trained.
         teacher_training: how the teacher is trained; as the students by default.
         out: the folder for models, rankings, logs and results; an interrupted run goes on there.
@@ -138,7 +140,8 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     teacher: ModelConfig = field(default_factory=lambda: ModelConfig(width=100))
     student: ModelConfig = field(default_factory=lambda: ModelConfig(width=10))
-    method: MethodConfig = field(default_factory=lambda: MethodConfig(weight=0.01))
+    method: MethodConfig = field(default_factory=MethodConfig)
+    also: list[MethodConfig] = field(default_factory=list)
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=60))
     teacher_training: TrainingConfig | None = None
     out: str = "runs/quickstart"
@@ -210,6 +213,7 @@ class DistillConfig:
         data: the interactions.
         student: the small model.
         method: how it learns from the rankings.
+        also: further methods beside it, each with its weight.
         training: how it is trained.
         progress: show progress bars on a terminal.
     """
@@ -219,6 +223,7 @@ class DistillConfig:
     data: DataConfig = field(default_factory=DataConfig)
     student: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
+    also: list[MethodConfig] = field(default_factory=list)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     progress: bool = True
 
