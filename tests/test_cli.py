@@ -55,7 +55,8 @@ def test_methods_are_described_and_can_all_be_chosen(capsys):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_distils(tmp_path, name, capsys):
-    more = ["--method.options={n_listed: 20}"] if name == "listwise" else []
+    options = {"listwise": "{n_listed: 20}", "pckd": "{list_length: 30}"}
+    more = [f"--method.options={options[name]}"] if name in options else []
     arguments = ["run", *SMALL, *TRAINING, f"--out={tmp_path}", "--teacher.width=8", "--student.width=4",
                  "--method.list_length=30", f"--method.name={name}", "--method.weight=1", *more]  # fmt: skip
     assert main(arguments) == 0
@@ -115,6 +116,24 @@ def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
     assert main(["train", *SMALL, *TRAINING, f"--out={folder}", "--model.width=16"]) == 0
     return folder
+
+
+def test_a_teachers_vectors_are_learned_where_it_is_named(tmp_path, teacher, capsys):
+    rankings = tmp_path / "rankings.safetensors"
+    assert main(["extract", *SMALL, f"--model={teacher}", f"--out={rankings}", "--k=30"]) == 0
+    command = [
+        "distill",
+        *SMALL,
+        *TRAINING,
+        f"--rankings={rankings}",
+        f"--out={tmp_path}/s",
+        "--method.name=de",
+    ]
+    assert main(command) == 1
+    message = "method de: expected a teacher, a model's folder or file, for its vectors; got none"
+    assert message in capsys.readouterr().err
+    assert main([*command, f"--teacher={teacher}"]) == 0
+    assert (tmp_path / "s" / "model.safetensors").is_file()
 
 
 def test_the_steps_one_by_one(tmp_path, teacher, capsys):

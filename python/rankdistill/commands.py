@@ -30,7 +30,7 @@ from rankdistill.config import (
 )
 from rankdistill.data import Dataset, load
 from rankdistill.files import replacing, write_text
-from rankdistill.methods import METHODS, described, make_method
+from rankdistill.methods import METHODS, Given, described, make_method
 from rankdistill.metrics import evaluate as evaluate_model
 from rankdistill.models.saved import MODEL_FILE, build_model, load_model, save_model
 from rankdistill.ops import inner_product_topk
@@ -91,7 +91,7 @@ def run(config: RunConfig) -> None:
         (
             f"student + {' + '.join(m.name for m in chosen)}",
             "distilled",
-            make_terms(chosen, rankings, dataset, config.training.seed),
+            make_terms(chosen, Given(dataset, rankings, config.student.width, teacher, config.training.seed)),
         ),
     ):
         model, trainer, history = fit(
@@ -168,7 +168,9 @@ def extract(config: ExtractConfig) -> None:
 def distill(config: DistillConfig) -> None:
     dataset = open_dataset(config.data)
     rankings = Rankings.load(config.rankings, user_vocabulary=dataset.users, item_vocabulary=dataset.items)
-    terms = make_terms([config.method, *config.also], rankings, dataset, config.training.seed)
+    teacher = None if config.teacher is None else load_model(config.teacher, dataset)
+    given = Given(dataset, rankings, config.student.width, teacher, config.training.seed)
+    terms = make_terms([config.method, *config.also], given)
     model, _, _ = fit(
         dataset, config.student, config.training, terms, Path(config.out), "distill", config.progress
     )
@@ -240,11 +242,9 @@ def fit(
     return made, trainer, history
 
 
-def make_terms(
-    methods: Sequence[MethodConfig], rankings: Rankings, dataset: Dataset, seed: int
-) -> tuple[Term, ...]:
+def make_terms(methods: Sequence[MethodConfig], given: Given) -> tuple[Term, ...]:
     weights = [METHODS[m.name].default_weight if m.weight is None else m.weight for m in methods]
-    made = [make_method(m.name, rankings, dataset, seed, m.options) for m in methods]
+    made = [make_method(m.name, given, m.options) for m in methods]
     return tuple(map(Term, weights, made))
 
 

@@ -114,7 +114,10 @@ class MethodConfig:
         options: more of the method's settings, such as {temperature: 5.0, n_interesting: 50}.
     """
 
-    name: Literal["rrd", "rd", "cd", "dcd", "listwise", "unkd"] = "rrd"
+    name: Literal[
+        "rrd", "ir-rrd", "rd", "cd", "dcd", "listwise", "unkd",
+        "hint", "de", "phr", "ftd", "htd", "rkd", "freqd", "pckd",
+    ] = "rrd"  # fmt: skip
     weight: float | None = None
     list_length: int = 500
     options: dict[str, Any] = field(default_factory=dict)
@@ -214,6 +217,7 @@ class DistillConfig:
         student: the small model.
         method: how it learns from the rankings.
         also: further methods beside it, each with its weight.
+        teacher: the teacher's folder or file, for methods that learn its vectors.
         training: how it is trained.
         progress: show progress bars on a terminal.
     """
@@ -224,6 +228,7 @@ class DistillConfig:
     student: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     also: list[MethodConfig] = field(default_factory=list)
+    teacher: str | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
     progress: bool = True
 

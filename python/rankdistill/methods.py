@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from rankdistill.data import Dataset
 from rankdistill.losses import (
     CollaborativeDistillation,
     Distillation,
+    DistillationExperts,
     DualCorrection,
+    FrequencyDistillation,
+    FullTopologyDistillation,
+    HierarchicalTopologyDistillation,
+    HintRegression,
+    ItemSideRankingRegularization,
     ListwiseDistillation,
+    PersonalizedHintRegression,
+    PreferenceConsistentDistillation,
     RankingDistillation,
+    RelationalKnowledgeDistillation,
     RelaxedRankingDistillation,
     UnbiasedDistillation,
 )
@@ -19,18 +32,54 @@ from rankdistill.rankings import Rankings
 
 METHODS: dict[str, type[Distillation]] = {
     "rrd": RelaxedRankingDistillation,
+    "ir-rrd": ItemSideRankingRegularization,
     "rd": RankingDistillation,
     "cd": CollaborativeDistillation,
     "dcd": DualCorrection,
     "listwise": ListwiseDistillation,
     "unkd": UnbiasedDistillation,
+    "hint": HintRegression,
+    "de": DistillationExperts,
+    "phr": PersonalizedHintRegression,
+    "ftd": FullTopologyDistillation,
+    "htd": HierarchicalTopologyDistillation,
+    "rkd": RelationalKnowledgeDistillation,
+    "freqd": FrequencyDistillation,
+    "pckd": PreferenceConsistentDistillation,
 }
-GIVEN = (
-    "rankings",
-    "exclude",
-    "item_rankings",
-    "teacher",
-)  # from the teacher and the data set, not by the settings
+OF_A_TEACHER = ("teacher", "teacher_users", "teacher_items", "item_rankings")
+GIVEN = ("rankings", "exclude", "train", "student_width", *OF_A_TEACHER)  # not by the settings
+LISTED_USERS = 500  # of an item, in the teacher's rankings of users
+
+
+@dataclass(frozen=True)
+class Given:
+    """What methods may ask for: a data set, a teacher's rankings, the student's width, and the teacher itself if there
+    is one at hand."""
+
+    dataset: Dataset
+    rankings: Rankings
+    student_width: int
+    teacher: object | None = None
+    seed: int = 0
+
+    def value(self, name: str) -> object:
+        """By the name of a constructor's argument; None for what only a teacher has, where there is none."""
+        if name in ("exclude", "train"):
+            return self.dataset.train.csr()
+        if name in ("teacher_users", "teacher_items", "item_rankings"):
+            if self.teacher is None:
+                return None
+            users, items = self.vectors()
+            if name != "item_rankings":
+                return users if name == "teacher_users" else items
+            k = min(LISTED_USERS, self.dataset.n_users)
+            return Rankings.from_vectors(items, users, k, self.dataset.train.csr().transposed())
+        return getattr(self, name)
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return self.teacher.user_vectors().detach().clone(), self.teacher.item_vectors().detach().clone()
 
 
 def settings_of(name: str) -> dict[str, object]:
@@ -39,19 +88,27 @@ def settings_of(name: str) -> dict[str, object]:
     return {key: p.default for key, p in parameters.items() if key not in GIVEN}
 
 
-def make_method(
-    name: str, rankings: Rankings, dataset: Dataset, seed: int, options: dict[str, object]
-) -> Distillation:
-    """The method with these settings; a ValueError that names the nearest key where it has not one of them."""
+def make_method(name: str, given: Given, options: dict[str, object]) -> Distillation:
+    """The method with these settings; a ValueError that names the nearest key where it has not one of them, or that says
+    what it needs."""
     known = settings_of(name)
     for option in options:
         if option not in known:
             close = difflib.get_close_matches(option, known, 1)
             hint = f" The nearest key is {close[0]}." if close else ""
             raise ValueError(f"method.options: expected keys of {', '.join(known)}; got {option!r}.{hint}")
-    given = {"rankings": rankings, "exclude": dataset.train.csr(), "seed": seed}
-    wanted = inspect.signature(METHODS[name]).parameters
-    return METHODS[name](**({key: value for key, value in given.items() if key in wanted} | options))
+    arguments = dict(options)
+    for key, parameter in inspect.signature(METHODS[name]).parameters.items():
+        if key in options or key not in (*GIVEN, "seed"):
+            continue
+        value = given.value(key)
+        if value is None and parameter.default is inspect.Parameter.empty:
+            raise ValueError(
+                f"method {name}: expected a teacher, a model's folder or file, for its vectors; got none"
+            )
+        if value is not None:
+            arguments[key] = value
+    return METHODS[name](**arguments)
 
 
 def described(name: str) -> str:
