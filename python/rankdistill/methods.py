@@ -6,9 +6,6 @@ import difflib
 import inspect
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from rankdistill.data import Dataset
 from rankdistill.losses import (
     CollaborativeDistillation,
@@ -67,19 +64,16 @@ class Given:
         """By the name of a constructor's argument; None for what only a teacher has, where there is none."""
         if name in ("exclude", "train"):
             return self.dataset.train.csr()
-        if name in ("teacher_users", "teacher_items", "item_rankings"):
-            if self.teacher is None:
-                return None
-            users, items = self.vectors()
-            if name != "item_rankings":
-                return users if name == "teacher_users" else items
-            k = min(LISTED_USERS, self.dataset.n_users)
-            return Rankings.from_vectors(items, users, k, self.dataset.train.csr().transposed())
-        return getattr(self, name)
-
-    def vectors(self) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            return self.teacher.user_vectors().detach().clone(), self.teacher.item_vectors().detach().clone()
+        if name not in ("teacher_users", "teacher_items", "item_rankings"):
+            return getattr(self, name)
+        if self.teacher is None:
+            return None
+        if name == "teacher_users":
+            return self.teacher.user_vectors().detach()
+        if name == "teacher_items":
+            return self.teacher.item_vectors().detach()
+        k, seen = min(LISTED_USERS, self.dataset.n_users), self.dataset.train.csr().transposed()
+        return Rankings.from_vectors(self.value("teacher_items"), self.value("teacher_users"), k, seen)
 
 
 def settings_of(name: str) -> dict[str, object]:

@@ -201,6 +201,32 @@ def test_ranking_distillation_by_its_definition(rankings):
     assert method(student, torch.tensor([7])).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_ranking_distillation_of_lists_that_end_early():
+    """What stands past a list's end takes no share of scaled weights, and a small catalogue is sampled whole."""
+    scores = torch.full((2, 6), -torch.inf)
+    scores[:, :2] = torch.tensor([2.0, 1.0])
+    rankings = Rankings.from_scores(scores, 4)
+    student = Tables(randn(2, 3, seed=1), randn(6, 3, seed=2))
+    method = RankingDistillation(rankings, 4, start_epoch=5, normalized=True)
+    method.begin_epoch(0, student)
+    weights = functional.position_weights(4)[:2].tolist()
+    given = (student.item_table[:2] @ student.user_table[0]).tolist()
+    expected = sum(w * math.log1p(math.exp(-s)) for w, s in zip(weights, given, strict=True)) / sum(weights)
+    loss = method(student, torch.tensor([0]))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    assert all(table.grad.isfinite().all() for table in student.tables())
+    method = RankingDistillation(rankings, 4, start_epoch=0)  # 100 samples of 6 items
+    method.begin_epoch(0, student)
+    users = torch.tensor([0, 1])
+    listed = student.score(users, rankings.indices.long().clamp_min(0)).masked_fill(
+        rankings.indices < 0, -torch.inf
+    )
+    whole = student.user_table @ student.item_table.T
+    exact = functional.discrepancy_weights(listed, whole, 6) * functional.position_weights(4)
+    assert torch.allclose(method.weights(student, users, listed)[:, :2], exact[:, :2])
+
+
 def test_pairs_stay_in_their_group_and_in_the_teachers_order(train, rankings):
     method = UnbiasedDistillation(rankings, train, 30, n_groups=3)
     groups = method.groups

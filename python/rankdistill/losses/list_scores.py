@@ -16,6 +16,12 @@ def unique_rows(batch: Batch | Tensor) -> tuple[Tensor, Tensor]:
     return torch.unique(users, return_counts=True)
 
 
+def reduce_interactions(losses: Tensor, counts: Tensor, reduction: str) -> Tensor:
+    """The "sum" or "mean" over a batch's interactions of the losses [n] of rows that occur `counts` [n] times."""
+    total = (losses * counts).sum()
+    return total if reduction == "sum" else total / counts.sum().clamp_min(1)
+
+
 def tables(student: Student, rows: Tensor, columns: Tensor, swapped: bool) -> tuple[Tensor, Tensor]:
     """Both whole tables of a student whose scores are inner products, the one that `rows` index first."""
     if hasattr(student, "reading"):

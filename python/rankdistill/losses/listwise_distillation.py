@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_scores, unique_rows
+from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
 from rankdistill.ops import plackett_luce
 from rankdistill.rankings import Rankings
 
@@ -72,5 +72,4 @@ class ListwiseDistillation(Distillation):
             top = 2 if self.form == "list_net_2" else 1
             losses = functional.list_net(wanted, scores, self.temperature, top, lengths, "none")
         weights = counts.clamp(max=1) if self.unique else counts
-        total = (losses * weights).sum()
-        return total if self.reduction == "sum" else total / (weights * (lengths > 0)).sum().clamp_min(1)
+        return reduce_interactions(losses, weights * (lengths > 0), self.reduction)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_scores, unique_rows
+from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
 from rankdistill.ops import complement_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS
@@ -79,14 +79,14 @@ class RankingDistillation(Distillation):
 
     def weights(self, student: Student, users: Tensor, scores: Tensor) -> Tensor:
         """[n, K] of users [n], whose listed items the student gives `scores`."""
-        weights = self.position_weights.to(scores).expand_as(scores)
+        # Places past a list's end weigh nothing, also where weights are scaled to sum 1.
+        weights = self.position_weights.to(scores) * (scores.detach() > -torch.inf)
         if self._epoch >= self.start_epoch:
             sampled = complement_sample(
-                users.cpu(), self.rankings.n_items, self.n_sampled, seed=self.seed, epoch=self._epoch,
+                users.cpu(), self.rankings.n_items, min(self.n_sampled, self.rankings.n_items), seed=self.seed, epoch=self._epoch,
                 stream=STREAMS["rank_estimates"],
             )  # fmt: skip
             with torch.no_grad():
-                # A catalogue smaller than the sample leaves places without an item, which nobody beats.
                 others = list_scores(student, users, sampled.to(users.device))
             n_items = self.rankings.n_items
             found = functional.discrepancy_weights(scores, others, n_items, self.sharpness, self.first_rank)
@@ -107,5 +107,4 @@ class RankingDistillation(Distillation):
         losses = functional.ranking_distillation(
             scores, self.weights(student, users, scores), lengths, "none"
         )
-        total = (losses * counts).sum()
-        return total if self.reduction == "sum" else total / counts.sum().clamp_min(1)
+        return reduce_interactions(losses, counts, self.reduction)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_scores, unique_rows
+from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
 from rankdistill.ops import inner_product_topk, weighted_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS, shared_position_weights
@@ -129,8 +129,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
             self.sharpness,
             "none",
         )
-        total = (losses * counts).sum()
-        return total if self.reduction == "sum" else total / counts.sum().clamp_min(1)
+        return reduce_interactions(losses, counts, self.reduction)
 
 
 def is_in(ids: Tensor, others: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.data.popularity import popularity_groups
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_scores, unique_rows
+from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import within_group_pairs
 
@@ -96,5 +96,4 @@ class UnbiasedDistillation(Distillation):
         better, worse = list_scores(student, users, pairs.clamp_min(0).flatten(1)).view(pairs.shape).unbind(2)
         losses = functional.bayesian_personalized_ranking(better, worse, "none").masked_fill(~real, 0)
         losses = losses.sum(1) / real.sum(1).clamp_min(1)
-        total = (losses * counts).sum()
-        return total if self.reduction == "sum" else total / counts.sum().clamp_min(1)
+        return reduce_interactions(losses, counts, self.reduction)
