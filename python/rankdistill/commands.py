@@ -41,8 +41,6 @@ from rankdistill.rankings.tables import Table
 from rankdistill.report import Row, as_table, draw_curves
 from rankdistill.trainer import Term, Trainer
 
-EMBEDDED, EMBEDDED_WEIGHT = "synthetic", 0.01  # the generated data set, and the weight of rrd that suits it
-
 
 def run(config: RunConfig) -> None:
     dataset = open_dataset(config.data)
@@ -75,13 +73,6 @@ def run(config: RunConfig) -> None:
 
     started = time.perf_counter()
     chosen = [config.method, *config.also]
-    if (
-        config.data.source == EMBEDDED
-        and config.data.train is None
-        and config.method.name == "rrd"
-        and config.method.weight is None
-    ):
-        chosen[0] = dataclasses.replace(config.method, weight=EMBEDDED_WEIGHT)
     rankings = rank(teacher, dataset, max(m.list_length for m in chosen), config.progress)
     rankings.save(out / "rankings.safetensors")
     extraction = time.perf_counter() - started

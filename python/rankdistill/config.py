@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+EMBEDDED, EMBEDDED_WEIGHT = "synthetic", 0.01  # the generated data set, and the weight of rrd that suits it
 
 
 @dataclass
@@ -79,7 +81,7 @@ class DataConfig:
         options: more of the reader's or the generator's settings, such as {min_rating: 4} or {n_items: 8000}.
     """
 
-    source: str = "synthetic"
+    source: str = EMBEDDED
     train: str | None = None
     valid: str | None = None
     test: str | None = None
@@ -149,6 +151,11 @@ class RunConfig:
     teacher_training: TrainingConfig | None = None
     out: str = "runs/quickstart"
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        embedded = self.data.source == EMBEDDED and self.data.train is None
+        if embedded and self.method.name == "rrd" and self.method.weight is None:
+            self.method = replace(self.method, weight=EMBEDDED_WEIGHT)
 
 
 @dataclass

@@ -375,7 +375,7 @@ def test_dual_correction_draws_what_is_ranked_wrongly(rankings, item_rankings, t
             r"n_sampled in \[1, 40\]; got 41",
         ),
         (lambda r: RankingDistillation(r, 5, n_sampled=0), "n_sampled of 1 or more; got 0"),
-        (lambda r: RankingDistillation(r, reduction="none"), "reduction sum or mean; got 'none'"),
+        (lambda r: RankingDistillation(r, reduction="none"), "reduction as one of sum, mean; got 'none'"),
         (lambda r: UnbiasedDistillation(r, CSR.empty(U, 3)), "exclude of 200 items, as rankings; got 3"),
         (lambda r: UnbiasedDistillation(r, CSR.empty(U, N), 0), "n_pairs of 1 or more; got 0"),
     ],

@@ -273,11 +273,11 @@ def test_rkd_samples_angles_anew_for_every_batch_and_alike_in_an_epoch():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="expected form of released, masked, paper; got 'exact'"):
+    with pytest.raises(ValueError, match="expected form as one of released, masked, paper; got 'exact'"):
         METHODS["hierarchical"](form="exact")
     with pytest.raises(ValueError, match=r"expected gamma in \[0, 1\]; got 2"):
         METHODS["hierarchical"](gamma=2)
-    with pytest.raises(ValueError, match="expected group_term entities or groups"):
+    with pytest.raises(ValueError, match="expected group_term as one of entities, groups"):
         METHODS["hierarchical"](group_term="second")
     with pytest.raises(ValueError, match="expected n_angle_entities of 0 or more"):
         METHODS["rkd"](n_angle_entities=-1)

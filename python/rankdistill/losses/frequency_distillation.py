@@ -10,6 +10,7 @@ from rankdistill.data.csr import CSR
 from rankdistill.data.graphs import co_occurrence_graph
 from rankdistill.experts import Experts
 from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
+from rankdistill.losses.settings import expect_within
 
 
 class FrequencyDistillation(VectorDistillation):
@@ -62,8 +63,7 @@ class FrequencyDistillation(VectorDistillation):
     ) -> None:
         super().__init__(teacher_users, teacher_items)
         for name, value in (("alpha", alpha), ("graph_dropout", graph_dropout), ("dropout", dropout)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{type(self).__name__}: expected {name} in [0, 1]; got {value}")
+            expect_within(type(self).__name__, name, value, 0, 1)
         train = CSR.from_any(train).to("cpu")
         users, items = train.pairs()
         of_items = CSR.from_pairs(items, users, train.n_columns, train.n_rows)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.losses.settings import expect_at_least
 
 
 class RelationalKnowledgeDistillation(VectorDistillation):
@@ -46,10 +47,7 @@ class RelationalKnowledgeDistillation(VectorDistillation):
         seed: int = 0,
     ) -> None:
         super().__init__(teacher_users, teacher_items)
-        if n_angle_entities is not None and n_angle_entities < 0:
-            raise ValueError(
-                f"{type(self).__name__}: expected n_angle_entities of 0 or more; got {n_angle_entities}"
-            )
+        expect_at_least(type(self).__name__, 0, n_angle_entities=n_angle_entities or 0)
         self.distance_weight, self.angle_weight = distance_weight, angle_weight
         self.n_angle_entities, self.seed = n_angle_entities, seed
         self._generator = torch.Generator()
