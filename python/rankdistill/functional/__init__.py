@@ -25,6 +25,7 @@ from rankdistill.functional.ranking import (
 )
 from rankdistill.functional.reduction import REDUCTIONS, reduce_rows
 from rankdistill.functional.responses import (
+    bidirectional_distillation,
     calibrated_listwise_distillation,
     collaborative_distillation,
     importance_aware_ranking_distillation,
@@ -43,6 +44,7 @@ __all__ = [
     "advance_checkpoints",
     "annealed_temperature",
     "bayesian_personalized_ranking",
+    "bidirectional_distillation",
     "calibrated_listwise_distillation",
     "catalogue_cross_entropy",
     "collaborative_distillation",

@@ -1,5 +1,6 @@
 """The methods as modules, one file each; `Distillation` is what they share."""
 
+from rankdistill.losses.bidirectional_distillation import BidirectionalDistillation
 from rankdistill.losses.collaborative_distillation import CollaborativeDistillation
 from rankdistill.losses.distillation import Batch, Distillation, VectorDistillation
 from rankdistill.losses.distillation_experts import DistillationExperts
@@ -21,6 +22,7 @@ from rankdistill.losses.unbiased_distillation import UnbiasedDistillation
 
 __all__ = [
     "Batch",
+    "BidirectionalDistillation",
     "CollaborativeDistillation",
     "Distillation",
     "DistillationExperts",

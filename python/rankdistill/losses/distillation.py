@@ -35,8 +35,8 @@ class Distillation(nn.Module):
     parameters: give them to the optimiser. All that a resume needs is in `state_dict`; `begin_epoch` after a
     resume then goes on as if nothing had happened.
 
-    `needs` names what the teacher must provide, of "rankings", "scores", "user_vectors", "item_vectors" and
-    "checkpoints" (rankings of several moments of its training).
+    `needs` names what the teacher must provide, of "rankings", "scores", "user_vectors", "item_vectors",
+    "checkpoints" (rankings of several moments of its training) and "model" (the teacher itself, which trains along).
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
