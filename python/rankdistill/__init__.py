@@ -14,6 +14,7 @@ _EXPORTS = {
         "Batch",
         "BidirectionalDistillation",
         "CollaborativeDistillation",
+        "ConsensusLearning",
         "Distillation",
         "DistillationExperts",
         "DualCorrection",
@@ -33,7 +34,7 @@ _EXPORTS = {
         "UnbiasedDistillation",
         "VectorDistillation",
     ],
-    "rankdistill.models": ["MatrixFactorization"],
+    "rankdistill.models": ["MatrixFactorization", "MultiHeadFactorization"],
     "rankdistill.ops": [
         "catalogue_log_mass",
         "catalogue_plackett_luce",

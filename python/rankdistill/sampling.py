@@ -34,6 +34,7 @@ STREAMS = {
     "consistency": 18,
     "teacher_negatives": 19,
     "student_negatives": 20,
+    "dropout": 21,
 }
 
 

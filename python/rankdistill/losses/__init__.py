@@ -2,6 +2,7 @@
 
 from rankdistill.losses.bidirectional_distillation import BidirectionalDistillation
 from rankdistill.losses.collaborative_distillation import CollaborativeDistillation
+from rankdistill.losses.consensus_learning import ConsensusLearning
 from rankdistill.losses.distillation import Batch, Distillation, VectorDistillation
 from rankdistill.losses.distillation_experts import DistillationExperts
 from rankdistill.losses.dual_correction import DualCorrection
@@ -24,6 +25,7 @@ __all__ = [
     "Batch",
     "BidirectionalDistillation",
     "CollaborativeDistillation",
+    "ConsensusLearning",
     "Distillation",
     "DistillationExperts",
     "DualCorrection",

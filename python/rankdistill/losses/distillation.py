@@ -41,6 +41,7 @@ class Distillation(nn.Module):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     default_weight: ClassVar[float] = 1.0
+    default_base_weight: ClassVar[float] = 1.0  # of the student's own loss beside it; 0 where there is none
 
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Redraws, refreshes or advances for `epoch` (0-based). Called once per epoch, in order."""

@@ -61,6 +61,7 @@ class HeterogeneousCompression(Distillation):
 
     needs = frozenset({"checkpoints"})
     default_weight = 1e-2
+    default_base_weight = 0.0
 
     def __init__(
         self,

@@ -10,9 +10,10 @@ from torch import nn
 from rankdistill.checkpoint import load_checkpoint, save_checkpoint
 from rankdistill.data.dataset import Dataset
 from rankdistill.models.matrix_factorization import MatrixFactorization
+from rankdistill.models.multi_head_factorization import MultiHeadFactorization
 
 MODEL_FILE = "model.safetensors"
-MODELS = {"mf": MatrixFactorization}
+MODELS = {"mf": MatrixFactorization, "multi_head": MultiHeadFactorization}
 
 
 def build_model(name: str, dataset: Dataset, width: int, seed: int = 0) -> nn.Module:
