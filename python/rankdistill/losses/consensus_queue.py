@@ -14,7 +14,7 @@ from rankdistill.ops import inner_product_rank, inner_product_topk
 from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.rankings.ensemble import consensus_rankings
 
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 1024
 
 
 class ConsensusQueue(nn.Module):
@@ -68,38 +68,36 @@ class ConsensusQueue(nn.Module):
             self.make(student, deviates=True)
 
     def make(self, student: Student, deviates: bool) -> None:
-        latest = self.head_tables(student, self.states[-1])
-        lists = [self.by_blocks(users, self.best(items)) for users, items in latest]
-        deviations = None
-        if deviates:
-            ranks = torch.stack(
-                [
-                    torch.stack(
-                        [
-                            self.by_blocks(users, self.ranks(items, listed))
-                            for (users, items), listed in zip(self.head_tables(student, state), lists)
-                        ]
-                    )
-                    for state in self.states[:-1]
-                ]
-            )  # [n_states, H, U, K]
-            deviations = ranks.double().std(0, correction=0)
-        found = consensus_rankings(torch.stack(lists), deviations, self.n_listed, *self.temperatures)
-        self.consensus.copy_(found)
+        latest = self.as_in(self.states[-1], student)
+        before = [self.as_in(state, student) for state in self.states[:-1]] if deviates else []
+        lists, deviations = [], []
+        for head in latest.heads:
+            listed = self.by_blocks(self.best(latest, head))
+            lists.append(listed)
+            ranks = [self.by_blocks(self.ranks(model, head, listed)).int() for model in before]
+            deviations += [torch.stack(ranks).double().std(0, correction=0)] if deviates else []
+        lists, spread = torch.stack(lists), torch.stack(deviations) if deviates else None
+        for block in torch.arange(self.train_items.n_rows).split(ROWS_AT_ONCE):
+            rows = slice(int(block[0]), int(block[-1]) + 1)
+            of_block = lists[:, rows], None if spread is None else spread[:, rows]
+            self.consensus[rows] = consensus_rankings(*of_block, self.n_listed, *self.temperatures).int()
 
-    def head_tables(self, student: Student, state: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Both tables of every head, as they were."""
+    def as_in(self, state: Tensor, student: Student) -> Student:
+        """The student as it was."""
         then = copy.deepcopy(student)
         vector_to_parameters(state, then.parameters())
-        return [tuple(then.head_vectors(head, side) for side in ("user", "item")) for head in then.heads]
+        return then
 
-    def by_blocks(self, users: Tensor, of_block) -> Tensor:
-        blocks = torch.arange(len(users), device=users.device).split(ROWS_AT_ONCE)
-        return torch.cat([of_block(users[b], b, self.train_items.rows(b).to(users.device)) for b in blocks])
+    def by_blocks(self, of_users) -> Tensor:
+        """[U, ...] of a function of users [B] and their train items."""
+        blocks = torch.arange(self.train_items.n_rows, device=self.states.device).split(ROWS_AT_ONCE)
+        rows = (self.train_items.rows(block.cpu()).to(block.device) for block in blocks)
+        return torch.cat([of_users(block, seen) for block, seen in zip(blocks, rows)])
 
-    def best(self, items: Tensor):
-        prepared = prepare_items(items)
-        return lambda users, _, seen: inner_product_topk(users, prepared, self.n_listed, seen).indices
+    def best(self, model: Student, head: str):
+        users, items = model.head_vectors(head, "user"), prepare_items(model.head_vectors(head, "item"))
+        return lambda block, seen: inner_product_topk(users[block], items, self.n_listed, seen).indices
 
-    def ranks(self, items: Tensor, listed: Tensor):
-        return lambda users, at, seen: inner_product_rank(users, items, listed[at], seen)
+    def ranks(self, model: Student, head: str, listed: Tensor):
+        users, items = (model.head_vectors(head, side) for side in ("user", "item"))
+        return lambda block, seen: inner_product_rank(users[block], items, listed[block], seen)
