@@ -86,6 +86,10 @@ class BidirectionalDistillation(Distillation):
         )
         self._epoch: int | None = None
 
+    @property
+    def trained_teacher(self) -> nn.Module:
+        return self.teacher
+
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Ranks by both models and draws, every `period` epochs."""
         self._epoch = epoch

@@ -56,6 +56,11 @@ class Distillation(nn.Module):
             f"{type(self).__name__}: expected a forward(student, batch); got a class without one"
         )
 
+    @property
+    def trained_teacher(self) -> nn.Module | None:
+        """The teacher that trains together with the student, where there is one."""
+        return None
+
     def teacher_loss(self, student: Student, batch: Batch) -> Tensor | None:
         """The loss of a teacher that trains together with the student (its parameters are the module's); else None.
 

@@ -25,7 +25,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
     which the L items are drawn, likelier where more of the teacher's best stand at or behind a position.
 
     Args:
-        rankings: the teacher's lists, K items or more, train items included.
+        full_rankings: the teacher's lists, K items or more, train items included.
         teacher: anything with `score(users, items)`.
         n_listed: K.
         n_sampled: L.
@@ -57,7 +57,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
 
     def __init__(
         self,
-        rankings: Rankings,
+        full_rankings: Rankings,
         teacher: Student,
         n_listed: int = 50,
         n_sampled: int = 50,
@@ -70,14 +70,19 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        expect_within(name, "n_listed", n_listed, 1, rankings.k, ", as rankings")
-        expect_within(name, "n_ranked", n_ranked, n_listed, rankings.n_items)
+        expect_within(name, "n_listed", n_listed, 1, full_rankings.k, ", as full_rankings")
+        expect_within(name, "n_ranked", n_ranked, n_listed, full_rankings.n_items)
         expect_within(name, "n_sampled", n_sampled, 1, n_ranked)
         expect_reduction(name, reduction)
         object.__setattr__(
             self, "teacher", teacher
         )  # not a part of this module: neither trained nor saved with it
-        self.rankings, self.n_listed, self.n_sampled, self.n_ranked = rankings, n_listed, n_sampled, n_ranked
+        self.rankings, self.n_listed, self.n_sampled, self.n_ranked = (
+            full_rankings,
+            n_listed,
+            n_sampled,
+            n_ranked,
+        )
         self.temperature, self.position_temperature = temperature, position_temperature
         self.sharpness, self.reduction, self.seed = sharpness, reduction, seed
         self._own: Tensor | None = None  # [U, K] int64, the student's best

@@ -23,6 +23,14 @@ def build_model(name: str, dataset: Dataset, width: int, seed: int = 0) -> nn.Mo
     return MODELS[name](dataset.n_users, dataset.n_items, width, seed=seed)
 
 
+def name_of(model: nn.Module) -> str:
+    """By which `build_model` knows a model's class."""
+    for name, made in MODELS.items():
+        if type(model) is made:
+            return name
+    raise TypeError(f"save_model: expected a model of {', '.join(MODELS)}; got {type(model).__name__}")
+
+
 def save_model(path: str | os.PathLike, model: nn.Module, name: str, dataset: Dataset) -> None:
     """Writes a model and the hashes of the ids that its rows are numbered by."""
     facts = {
