@@ -124,19 +124,18 @@ class ConsensusLearning(Distillation):
             if head != "item_multinomial":
                 scores.append(listed_scores(head, read, users, items))
         weights = self.balance.weights.to(own[0])
-        own = torch.stack(own)
-        loss = (weights * own).sum()
+        loss = (weights * torch.stack(own)).sum()
         lengths = (read.listed >= 0).sum(1).clamp(max=self.n_interesting)
         shared = None
         if bool((lengths > 0).any()):
             shared = functional.consensus_learning(
-                torch.stack(scores), weights[:-1], self.n_interesting, lengths, BOUNDS, "none"
+                torch.stack(scores), weights[:-1], self.n_interesting, lengths, BOUNDS
             )
-            loss = loss + self.consensus_weight * shared.sum()
+            loss = loss + self.consensus_weight * shared
         if torch.is_grad_enabled():
             inputs = read.user_rows, read.item_rows
-            norms = gradient_norms(inputs, own, shared, weights, self.consensus_weight, BOUNDS)
-            self.balance.step(self._epoch, own.detach(), *norms)
+            norms = gradient_norms(inputs, own, scores, shared, weights, self.consensus_weight, BOUNDS)
+            self.balance.step(self._epoch, torch.stack(own).detach(), *norms)
         return loss
 
     def vectors(self, student: Student, head: str, read) -> tuple[Tensor, Tensor]:

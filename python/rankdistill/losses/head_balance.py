@@ -52,7 +52,8 @@ class HeadBalance(nn.Module):
 
 def gradient_norms(
     inputs: tuple[Tensor, Tensor],
-    own: Tensor,
+    own: list[Tensor],
+    scores: list[Tensor],
     shared: Tensor | None,
     weights: Tensor,
     factor: float,
@@ -60,15 +61,18 @@ def gradient_norms(
 ) -> tuple[Tensor, Tensor]:
     """Per head ‖∂/∂inputs[0]‖ + ½‖∂/∂inputs[1]‖ of weights_h·own_h + factor·shared_h, and its derivative by weights_h.
 
-    own [H], and shared [H - 1] or None, which holds the weight already, clipped to bounds.
+    `shared` is None or the sum over the first heads of what each makes of its `scores`, times its weight clipped to bounds.
     """
+    # Each head's graph is walked for itself: through a stack of all, every walk would pass through every head.
+    options = {"retain_graph": True, "allow_unused": True}
+    slopes = () if shared is None else torch.autograd.grad(shared, scores, **options)
     found = []
     for h, weight in enumerate(weights):
         clipped = weight.clamp(*bounds)
         rises = factor * (clipped == weight) / clipped  # of the second term, by the weight
-        of = lambda term: torch.autograd.grad(term, inputs, retain_graph=True, allow_unused=True)
-        mine = of(own[h])
-        theirs = of(shared[h]) if shared is not None and h < len(shared) else (None, None)
+        mine, theirs = torch.autograd.grad(own[h], inputs, **options), (None, None)
+        if h < len(slopes):
+            theirs = torch.autograd.grad(scores[h], inputs, slopes[h], **options)
         parts = [norm_and_slope(*two, weight, factor, rises) for two in zip(mine, theirs)]
         found.append([first + second / 2 for first, second in zip(*parts)])
     return tuple(torch.stack(part) for part in zip(*found))
