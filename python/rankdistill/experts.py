@@ -1,4 +1,4 @@
-"""Trainable parts that several methods share: experts, what routes to them, the noise of a routing, and dropout."""
+"""Trainable parts that several methods share: experts, what routes to them, and the noise of a routing."""
 
 from __future__ import annotations
 
@@ -38,30 +38,6 @@ def linear_parameters(
     bound = 1 / math.sqrt(columns) if columns else 0.0
     draw = lambda *shape: (2 * torch.rand(shape, generator=generator) - 1) * bound
     return draw(count, rows, columns), draw(count, rows)
-
-
-class EpochDropout:
-    """Dropout whose draws depend on the seed, the epoch and the order of calls in it alone."""
-
-    def __init__(self, seed: int, stream: int) -> None:
-        self.seed, self.stream = seed, stream
-        self._generator = torch.Generator()
-
-    def begin(self, epoch: int, device: torch.device) -> None:
-        if self._generator.device != device:
-            self._generator = torch.Generator(device)
-        # One word: a processor's generator reads no more of its seed.
-        nobody = torch.zeros((), dtype=torch.int64)
-        words = philox.words(nobody, nobody, epoch, self.stream, 0, self.seed)
-        self._generator.manual_seed(int(words[0]))
-
-    def factors(self, shape: tuple[int, ...], share_dropped: float) -> Tensor:
-        """0, or 1 over the share that is kept."""
-        device = self._generator.device
-        if share_dropped == 0:
-            return torch.ones(shape, device=device)
-        drawn = torch.rand(shape, generator=self._generator, device=device)
-        return (drawn >= share_dropped) / max(1 - share_dropped, 1e-12)
 
 
 class Experts(nn.Module):

@@ -34,7 +34,6 @@ STREAMS = {
     "consistency": 18,
     "teacher_negatives": 19,
     "student_negatives": 20,
-    "dropout": 21,
 }
 
 
@@ -60,6 +59,11 @@ def within_row_positions(rows: Tensor) -> Tensor:
     positions = torch.empty_like(rows)
     positions[order] = index - torch.cummax(starts, 0).values if len(rows) else index
     return positions
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of a torch generator for an epoch: 32 bits, since a processor's generator reads no more of it."""
+    return ((seed ^ (seed >> 32)) * 0x9E3779B9 + epoch) & 0xFFFFFFFF
 
 
 def sample_negatives(

@@ -285,3 +285,13 @@ def test_bad_input():
         functional.hierarchical_topology_distillation(
             randn(2, 2), randn(2, 2), torch.tensor([0, 1]), "second"
         )
+
+
+def test_samples_of_angles_belong_to_seed_and_epoch():
+    student, batch, found = make_student(), make_batch(), {}
+    for seed, epoch in ((0, 1), (0, 2), (1, 1), (0, 1)):
+        method = METHODS["rkd"](n_angle_entities=6, seed=seed)
+        method.begin_epoch(epoch)
+        loss = method(student, batch).item()
+        assert found.setdefault((seed, epoch), loss) == loss
+    assert len(set(found.values())) == 3

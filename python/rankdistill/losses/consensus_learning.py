@@ -7,13 +7,12 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
-from rankdistill.experts import EpochDropout
 from rankdistill.losses.consensus_queue import ConsensusQueue
 from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.dropout import EpochDropout
 from rankdistill.losses.head_balance import HeadBalance, gradient_norms
 from rankdistill.losses.head_objectives import listed_scores, own_loss, touched
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice, expect_within
-from rankdistill.sampling import STREAMS
 
 FORMS = ("released", "paper")
 BOUNDS = (0.5, 2.0)  # of the weights of the consensus' terms
@@ -96,7 +95,7 @@ class ConsensusLearning(Distillation):
         self.dropout, self.recommends, self._dropout = (
             dropout,
             recommends,
-            EpochDropout(seed, STREAMS["dropout"]),
+            EpochDropout(seed),
         )
         self._epoch: int | None = None
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.data.graphs import co_occurrence_graph
-from rankdistill.experts import EpochDropout, Experts
+from rankdistill.experts import Experts
 from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
+from rankdistill.losses.dropout import EpochDropout
 from rankdistill.losses.settings import expect_within
-from rankdistill.sampling import STREAMS
 
 
 class FrequencyDistillation(VectorDistillation):
@@ -77,7 +77,7 @@ class FrequencyDistillation(VectorDistillation):
         self.user, self.item = (Experts(n_experts, *widths, seed=seed + side) for side in (0, 1))
         self.alpha, self.normalized = alpha, normalized
         self.graph_dropout, self.dropout = graph_dropout, dropout
-        self._dropout = EpochDropout(seed, STREAMS["dropout"])
+        self._dropout = EpochDropout(seed)
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
         """Begins the epoch's dropout."""

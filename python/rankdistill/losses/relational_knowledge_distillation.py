@@ -8,6 +8,7 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
 from rankdistill.losses.settings import expect_at_least
+from rankdistill.sampling import epoch_seed
 
 
 class RelationalKnowledgeDistillation(VectorDistillation):
@@ -54,7 +55,7 @@ class RelationalKnowledgeDistillation(VectorDistillation):
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
         """Begins the epoch's samples."""
-        self._generator.manual_seed((self.seed << 32) + epoch & 0x7FFFFFFFFFFFFFFF)
+        self._generator.manual_seed(epoch_seed(self.seed, epoch))
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
         sides = self.together(student, batch)
