@@ -12,7 +12,9 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "rankdistill.losses": [
         "Batch",
+        "BidirectionalDistillation",
         "CollaborativeDistillation",
+        "ConsensusLearning",
         "Distillation",
         "DistillationExperts",
         "DualCorrection",
@@ -32,7 +34,7 @@ _EXPORTS = {
         "UnbiasedDistillation",
         "VectorDistillation",
     ],
-    "rankdistill.models": ["MatrixFactorization"],
+    "rankdistill.models": ["MatrixFactorization", "MultiHeadFactorization"],
     "rankdistill.ops": [
         "catalogue_log_mass",
         "catalogue_plackett_luce",

@@ -27,21 +27,24 @@ from rankdistill.config import (
     RunConfig,
     TrainConfig,
     TrainingConfig,
+    TrajectoryConfig,
 )
 from rankdistill.data import Dataset, load
 from rankdistill.files import replacing, write_text
-from rankdistill.methods import METHODS, Given, described, make_method
+from rankdistill.methods import METHODS, Given, base_weight, described, given_for, make_method
 from rankdistill.metrics import evaluate as evaluate_model
-from rankdistill.models.saved import MODEL_FILE, build_model, load_model, save_model
+from rankdistill.models.ranked import rankings_metadata, unseen_rankings
+from rankdistill.models.saved import MODEL_FILE, build_model, load_model, name_of, save_model
+from rankdistill.models.trajectory import KeptTrajectory, Trajectory
 from rankdistill.ops import inner_product_topk
-from rankdistill.rankings import Rankings, extract_rankings
+from rankdistill.rankings import extract_rankings
 from rankdistill.rankings.progress import logged
 from rankdistill.rankings.shards import remove_folder
 from rankdistill.rankings.tables import Table
 from rankdistill.report import Row, as_table, draw_curves
 from rankdistill.trainer import Term, Trainer
 
-EMBEDDED, EMBEDDED_WEIGHT = "synthetic", 0.01  # the generated data set, and the weight of rrd that suits it
+TEACHER_FILE = "teacher.safetensors"  # a teacher that trained along
 
 
 def run(config: RunConfig) -> None:
@@ -56,13 +59,19 @@ def run(config: RunConfig) -> None:
         save_model(out / folder / MODEL_FILE, model, name, dataset)
         metrics = test_metrics(model, dataset)
         rows.append(Row(label, sum(p.numel() for p in model.parameters()), metrics, trainer.seconds))
-        curves[label] = [
-            (r["epoch"], r[key]) for r in history if (key := f"valid/{config.training.metric}") in r
-        ]
+        if history:
+            curves[label] = [
+                (r["epoch"], r[key]) for r in history if (key := f"valid/{config.training.metric}") in r
+            ]
 
     training = config.teacher_training or config.training
+    chosen = [config.method, *config.also]
+    kept = config.trajectory
+    if not kept.every and any("checkpoints" in METHODS[m.name].needs for m in chosen):
+        kept = dataclasses.replace(kept, every=max(1, training.epochs // 4))
+    trajectory = trajectory_for(kept, out / "teacher", dataset)
     teacher, trainer, history = fit(
-        dataset, config.teacher, training, (), out / "teacher", "teacher", config.progress
+        dataset, config.teacher, training, (), out / "teacher", "teacher", config.progress, trajectory
     )
     finish(
         f"teacher ({config.teacher.name}, {config.teacher.width})",
@@ -74,28 +83,32 @@ def run(config: RunConfig) -> None:
     )
 
     started = time.perf_counter()
-    chosen = [config.method, *config.also]
-    if (
-        config.data.source == EMBEDDED
-        and config.data.train is None
-        and config.method.name == "rrd"
-        and config.method.weight is None
-    ):
-        chosen[0] = dataclasses.replace(config.method, weight=EMBEDDED_WEIGHT)
-    rankings = rank(teacher, dataset, max(m.list_length for m in chosen), config.progress)
+    k = max(m.list_length for m in chosen)
+    rankings = unseen_rankings(teacher, dataset, k, bar("rankings", config.progress))
     rankings.save(out / "rankings.safetensors")
     extraction = time.perf_counter() - started
 
-    for label, folder, terms in (
-        ("student", "student", ()),
+    trajectories = [KeptTrajectory.load(trajectory.folder, dataset)] if trajectory else []
+    given = Given(dataset, rankings, config.student.width, teacher, config.training.seed, trajectories)
+    names = " + ".join(m.name for m in chosen)
+    for label, folder, terms, weight in (
+        ("student", "student", (), 1.0),
         (
-            f"student + {' + '.join(m.name for m in chosen)}",
+            f"student + {names}",
             "distilled",
-            make_terms(chosen, Given(dataset, rankings, config.student.width, teacher, config.training.seed)),
+            make_terms(chosen, given),
+            base_weight(chosen, config.base_weight),
         ),
     ):
         model, trainer, history = fit(
-            dataset, config.student, config.training, terms, out / folder, folder, config.progress
+            dataset,
+            config.student,
+            config.training,
+            terms,
+            out / folder,
+            folder,
+            config.progress,
+            base_weight=weight,
         )
         finish(
             f"{label} ({config.student.name}, {config.student.width})",
@@ -105,6 +118,9 @@ def run(config: RunConfig) -> None:
             trainer,
             config.student.name,
         )
+    for model in trained_teachers(terms):
+        label = f"teacher + {names} ({config.teacher.name}, {config.teacher.width})"
+        finish(label, "distilled_teacher", model, [], trainer, config.teacher.name)
 
     table = as_table(rows, teacher=0, undistilled=1)
     text = f"# Distillation on {dataset.name}\n\n{table}\n\nRankings: {rankings.k} items per user, {extraction:.1f} s.\n"
@@ -122,7 +138,10 @@ def run(config: RunConfig) -> None:
 
 def train(config: TrainConfig) -> None:
     dataset = open_dataset(config.data)
-    model, _, _ = fit(dataset, config.model, config.training, (), Path(config.out), "train", config.progress)
+    trajectory = trajectory_for(config.trajectory, Path(config.out), dataset)
+    model, _, _ = fit(
+        dataset, config.model, config.training, (), Path(config.out), "train", config.progress, trajectory
+    )
     save_model(Path(config.out) / MODEL_FILE, model, config.model.name, dataset)
     print_metrics(test_metrics(model, dataset))
 
@@ -167,15 +186,24 @@ def extract(config: ExtractConfig) -> None:
 
 def distill(config: DistillConfig) -> None:
     dataset = open_dataset(config.data)
-    rankings = Rankings.load(config.rankings, user_vocabulary=dataset.users, item_vocabulary=dataset.items)
-    teacher = None if config.teacher is None else load_model(config.teacher, dataset)
-    given = Given(dataset, rankings, config.student.width, teacher, config.training.seed)
-    terms = make_terms([config.method, *config.also], given)
+    chosen, out = [config.method, *config.also], Path(config.out)
+    terms = make_terms(chosen, given_for(config, dataset))
     model, _, _ = fit(
-        dataset, config.student, config.training, terms, Path(config.out), "distill", config.progress
+        dataset,
+        config.student,
+        config.training,
+        terms,
+        out,
+        "distill",
+        config.progress,
+        base_weight=base_weight(chosen, config.base_weight),
     )
-    save_model(Path(config.out) / MODEL_FILE, model, config.student.name, dataset)
+    save_model(out / MODEL_FILE, model, config.student.name, dataset)
     print_metrics(test_metrics(model, dataset))
+    for teacher in trained_teachers(terms):
+        save_model(out / TEACHER_FILE, teacher, name_of(teacher), dataset)
+        print(f"\nteacher: {out / TEACHER_FILE}")
+        print_metrics(test_metrics(teacher, dataset))
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -234,11 +262,18 @@ def fit(
     folder: Path,
     label: str,
     progress: bool,
+    trajectory: Trajectory | None = None,
+    base_weight: float = 1.0,
 ):
     """A trained model, its trainer and its history."""
     made = build_model(model.name, dataset, model.width, seed=training.seed)
-    trainer = Trainer(made, dataset, training, terms, folder=folder, progress=bar(label, progress))
+    trainer = Trainer(
+        made, dataset, training, terms, base_weight=base_weight, after_epoch=trajectory, folder=folder,
+        progress=bar(label, progress),
+    )  # fmt: skip
     history = trainer.fit()
+    if trajectory is not None:
+        trajectory.finish(made, trainer.learned_epochs)
     return made, trainer, history
 
 
@@ -248,21 +283,14 @@ def make_terms(methods: Sequence[MethodConfig], given: Given) -> tuple[Term, ...
     return tuple(map(Term, weights, made))
 
 
-def rank(model, dataset: Dataset, k: int, progress: bool) -> Rankings:
-    with torch.no_grad():
-        users, items = model.user_vectors(), model.item_vectors()
-    return Rankings.from_vectors(
-        users, items, k, dataset.train.csr(), batch_size=1024, progress=bar("rankings", progress),
-        metadata=rankings_metadata(dataset),
-    )  # fmt: skip
+def trajectory_for(config: TrajectoryConfig, out: Path, dataset: Dataset) -> Trajectory | None:
+    folder = out / "trajectory" if config.folder is None else config.folder
+    return Trajectory(folder, config.every, config.k, dataset) if config.every else None
 
 
-def rankings_metadata(dataset: Dataset) -> dict[str, str]:
-    return {
-        "user_vocabulary": dataset.users.sha256,
-        "item_vocabulary": dataset.items.sha256,
-        "data": dataset.name,
-    }
+def trained_teachers(terms: Sequence[Term]) -> list:
+    """The teachers that have trained along."""
+    return [t.method.trained_teacher for t in terms if t.method.trained_teacher is not None]
 
 
 @contextmanager

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
+from rankdistill.config import DistillConfig, MethodConfig
 from rankdistill.data import Dataset
 from rankdistill.losses import (
+    BidirectionalDistillation,
     CollaborativeDistillation,
+    ConsensusLearning,
     Distillation,
     DistillationExperts,
     DualCorrection,
     FrequencyDistillation,
     FullTopologyDistillation,
+    HeterogeneousCompression,
     HierarchicalTopologyDistillation,
     HintRegression,
     ItemSideRankingRegularization,
@@ -21,11 +29,15 @@ from rankdistill.losses import (
     PersonalizedHintRegression,
     PreferenceConsistentDistillation,
     RankingDistillation,
+    RejuvenatedCrossEntropyDistillation,
     RelationalKnowledgeDistillation,
     RelaxedRankingDistillation,
     UnbiasedDistillation,
 )
+from rankdistill.models.saved import build_model, load_model
+from rankdistill.models.trajectory import KeptTrajectory, evenly
 from rankdistill.rankings import Rankings
+from rankdistill.rankings.ensemble import ensemble_rankings
 
 METHODS: dict[str, type[Distillation]] = {
     "rrd": RelaxedRankingDistillation,
@@ -43,37 +55,83 @@ METHODS: dict[str, type[Distillation]] = {
     "rkd": RelationalKnowledgeDistillation,
     "freqd": FrequencyDistillation,
     "pckd": PreferenceConsistentDistillation,
+    "bd": BidirectionalDistillation,
+    "concf": ConsensusLearning,
+    "rce_kd": RejuvenatedCrossEntropyDistillation,
+    "hetcomp": HeterogeneousCompression,
 }
-OF_A_TEACHER = ("teacher", "teacher_users", "teacher_items", "item_rankings")
-GIVEN = ("rankings", "exclude", "train", "student_width", *OF_A_TEACHER)  # not by the settings
-LISTED_USERS = 500  # of an item, in the teacher's rankings of users
+OF_A_TEACHER = ("teacher", "teacher_users", "teacher_items", "item_rankings", "full_rankings")
+OF_TRAJECTORIES = ("checkpoints", "observed")
+# What constructors are given, not by the settings.
+GIVEN = ("rankings", "exclude", "train", "student_width", *OF_A_TEACHER, *OF_TRAJECTORIES)
+LISTED = 500  # users of an item, or items with train items, in the teacher's rankings made here
 
 
 @dataclass(frozen=True)
 class Given:
-    """What methods may ask for: a data set, a teacher's rankings, the student's width, and the teacher itself if there
-    is one at hand."""
+    """What methods may ask for: a data set, a teacher's rankings, the student's width, and, where they are at hand, the
+    teacher itself and trajectories of several teachers."""
 
     dataset: Dataset
-    rankings: Rankings
+    rankings: Rankings | None
     student_width: int
     teacher: object | None = None
     seed: int = 0
+    trajectories: Sequence[KeptTrajectory] = ()
 
     def value(self, name: str) -> object:
-        """By the name of a constructor's argument; None for what only a teacher has, where there is none."""
+        """By the name of a constructor's argument; None for what is not at hand."""
         if name in ("exclude", "train"):
             return self.dataset.train.csr()
-        if name not in ("teacher_users", "teacher_items", "item_rankings"):
-            return getattr(self, name)
-        if self.teacher is None:
-            return None
+        if name in OF_TRAJECTORIES:
+            return getattr(self, name)() if self.trajectories else None
+        if name not in OF_A_TEACHER or name == "teacher" or self.teacher is None:
+            return getattr(self, name, None)
+        users, items = self.teacher.user_vectors().detach(), self.teacher.item_vectors().detach()
         if name == "teacher_users":
-            return self.teacher.user_vectors().detach()
+            return users
         if name == "teacher_items":
-            return self.teacher.item_vectors().detach()
-        k, seen = min(LISTED_USERS, self.dataset.n_users), self.dataset.train.csr().transposed()
-        return Rankings.from_vectors(self.value("teacher_items"), self.value("teacher_users"), k, seen)
+            return items
+        if name == "full_rankings":
+            return Rankings.from_vectors(users, items, min(LISTED, self.dataset.n_items))
+        k, seen = min(LISTED, self.dataset.n_users), self.dataset.train.csr().transposed()
+        return Rankings.from_vectors(items, users, k, seen)
+
+    def checkpoints(self) -> list[list[Rankings]]:
+        return evenly(self.trajectories)
+
+    def observed(self) -> torch.Tensor:
+        """[U, P] int64 train items, in the order of all teachers together."""
+        k = min(kept.seen.k for kept in self.trajectories)
+        return ensemble_rankings(
+            torch.stack([kept.seen.indices[:, :k].long() for kept in self.trajectories]), k
+        )
+
+
+def given_for(config: DistillConfig, dataset: Dataset) -> Given:
+    """What a command's settings put at hand."""
+    rankings = teacher = None
+    if config.rankings is not None:
+        vocabularies = {"user_vocabulary": dataset.users, "item_vocabulary": dataset.items}
+        rankings = Rankings.load(config.rankings, **vocabularies)
+    if config.new_teacher is not None:
+        chosen = [m.name for m in (config.method, *config.also)]
+        if config.teacher is not None or not any("model" in METHODS[name].needs for name in chosen):
+            raise ValueError(
+                f"distill: expected new_teacher for a method that trains its teacher along, without teacher; "
+                f"got {', '.join(chosen)} with teacher={config.teacher}"
+            )
+        made = config.new_teacher
+        teacher = build_model(made.name, dataset, made.width, seed=config.training.seed + 1)
+    elif config.teacher is not None:
+        teacher = load_model(config.teacher, dataset)
+    trajectories = [KeptTrajectory.load(folder, dataset) for folder in config.trajectories]
+    return Given(dataset, rankings, config.student.width, teacher, config.training.seed, trajectories)
+
+
+def base_weight(methods: Sequence[MethodConfig], chosen: float | None) -> float:
+    """Of the student's own loss beside these methods: as chosen, or as they are published."""
+    return min(METHODS[m.name].default_base_weight for m in methods) if chosen is None else chosen
 
 
 def settings_of(name: str) -> dict[str, object]:
@@ -97,12 +155,20 @@ def make_method(name: str, given: Given, options: dict[str, object]) -> Distilla
             continue
         value = given.value(key)
         if value is None and parameter.default is inspect.Parameter.empty:
-            raise ValueError(
-                f"method {name}: expected a teacher, a model's folder or file, for its vectors; got none"
-            )
+            raise ValueError(f"method {name}: expected {missing(key)}; got none")
+        if key == "teacher" and "model" in METHODS[name].needs:
+            value = copy.deepcopy(value)  # which the method trains
         if value is not None:
             arguments[key] = value
     return METHODS[name](**arguments)
+
+
+def missing(argument: str) -> str:
+    if argument in OF_TRAJECTORIES:
+        return "trajectories, folders of trainings with trajectory.every"
+    if argument in OF_A_TEACHER:
+        return "a teacher, a model's folder or file, for its vectors"
+    return "rankings, a file or folder of rankdistill extract"
 
 
 def described(name: str) -> str:
@@ -118,8 +184,8 @@ def described(name: str) -> str:
         (
             f"{name}: {title}",
             f"  source: {source}",
-            f"  needs: {', '.join(sorted(method.needs))}",
-            f"  weight: {method.default_weight:g}",
+            f"  needs: {', '.join(sorted(method.needs)) or 'no teacher'}",
+            f"  weight: {method.default_weight:g}{'' if method.default_base_weight else ', without a base loss'}",
             f"  options: {settings}",
         )
     )

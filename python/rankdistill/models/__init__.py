@@ -1,5 +1,6 @@
 """Small, readable models that serve as teachers and students."""
 
 from rankdistill.models.matrix_factorization import MatrixFactorization
+from rankdistill.models.multi_head_factorization import MultiHeadFactorization
 
-__all__ = ["MatrixFactorization"]
+__all__ = ["MatrixFactorization", "MultiHeadFactorization"]
