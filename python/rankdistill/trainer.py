@@ -24,7 +24,7 @@ from rankdistill.losses.distillation import Batch, Distillation
 from rankdistill.metrics import CUTOFFS, METRICS, evaluate
 from rankdistill.optim import LazySGD, make_optimizers
 from rankdistill.optim.choice import LAZY
-from rankdistill.sampling import sample_negatives, within_row_positions
+from rankdistill.sampling import epoch_seed, sample_negatives, within_row_positions
 
 logger = logging.getLogger("rankdistill")
 
@@ -209,7 +209,7 @@ class Trainer:
         return self._shuffled(epoch, self._users, self._positives, drawn)
 
     def _shuffled(self, epoch: int, *columns: torch.Tensor):
-        generator = torch.Generator().manual_seed((self.config.seed << 32) + epoch & 0x7FFFFFFFFFFFFFFF)
+        generator = torch.Generator().manual_seed(epoch_seed(self.config.seed, epoch))
         order = torch.randperm(len(columns[0]), generator=generator)
         return [column.index_select(0, order) for column in columns]
 
