@@ -155,6 +155,7 @@ void gathered_inner_product_touched_grads(const typename Accumulator<Storage>::t
       Acc* const grad = grads + m * D;
       for (int64_t d = 0; d < D; ++d) grad[d] = 0;
       for (int64_t i = starts[m]; i < starts[m + 1]; ++i) {
+        if (i + kAhead < starts[M]) __builtin_prefetch(grad_scores + order[i + kAhead]);
         const int64_t b = order[i] / K;
         add_scaled(grad, grad_scores[order[i]], users + (user_ids ? user_ids[b] : b) * D, D);
       }
