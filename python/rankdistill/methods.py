@@ -60,6 +60,7 @@ METHODS: dict[str, type[Distillation]] = {
     "rce_kd": RejuvenatedCrossEntropyDistillation,
     "hetcomp": HeterogeneousCompression,
 }
+STUDENTS = {"concf": "multi_head"}  # of methods that teach one kind of model alone
 OF_A_TEACHER = ("teacher", "teacher_users", "teacher_items", "item_rankings", "full_rankings")
 OF_TRAJECTORIES = ("checkpoints", "observed")
 # What constructors are given, not by the settings.
@@ -132,6 +133,11 @@ def given_for(config: DistillConfig, dataset: Dataset) -> Given:
 def base_weight(methods: Sequence[MethodConfig], chosen: float | None) -> float:
     """Of the student's own loss beside these methods: as chosen, or as they are published."""
     return min(METHODS[m.name].default_base_weight for m in methods) if chosen is None else chosen
+
+
+def student_of(name: str) -> str:
+    """The model that a method teaches, as --student.name has it."""
+    return STUDENTS.get(name, "mf")
 
 
 def settings_of(name: str) -> dict[str, object]:
