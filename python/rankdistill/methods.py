@@ -80,13 +80,29 @@ class Given:
     seed: int = 0
     trajectories: Sequence[KeptTrajectory] = ()
 
+    def __post_init__(self) -> None:
+        sizes = self.dataset.n_users, self.dataset.n_items
+        known = [("rankings", (r.n_users, r.n_items)) for r in (self.rankings,) if r is not None]
+        if self.has_vectors:
+            known += [("teacher", (len(self.teacher.user_vectors()), len(self.teacher.item_vectors())))]
+        for name, found in known:
+            if found != sizes:
+                raise ValueError(
+                    f"methods: expected a {name.removesuffix('s')} of {sizes[0]} users × {sizes[1]} items, as the data "
+                    f"set; got {found[0]} × {found[1]}"
+                )
+
+    @property
+    def has_vectors(self) -> bool:
+        return hasattr(self.teacher, "user_vectors") and hasattr(self.teacher, "item_vectors")
+
     def value(self, name: str) -> object:
         """By the name of a constructor's argument; None for what is not at hand."""
         if name in ("exclude", "train"):
             return self.dataset.train.csr()
         if name in OF_TRAJECTORIES:
             return getattr(self, name)() if self.trajectories else None
-        if name not in OF_A_TEACHER or name == "teacher" or self.teacher is None:
+        if name not in OF_A_TEACHER or name == "teacher" or not self.has_vectors:
             return getattr(self, name, None)
         users, items = self.teacher.user_vectors().detach(), self.teacher.item_vectors().detach()
         if name == "teacher_users":
@@ -161,7 +177,10 @@ def make_method(name: str, given: Given, options: dict[str, object]) -> Distilla
             continue
         value = given.value(key)
         if value is None and parameter.default is inspect.Parameter.empty:
-            raise ValueError(f"method {name}: expected {missing(key)}; got none")
+            found = (
+                "none" if given.teacher is None or key not in OF_A_TEACHER else type(given.teacher).__name__
+            )
+            raise ValueError(f"method {name}: expected {missing(key)}; got {found}. {remedy(key)}")
         if key == "teacher" and "model" in METHODS[name].needs:
             value = copy.deepcopy(value)  # which the method trains
         if value is not None:
@@ -175,6 +194,17 @@ def missing(argument: str) -> str:
     if argument in OF_A_TEACHER:
         return "a teacher, a model's folder or file, for its vectors"
     return "rankings, a file or folder of rankdistill extract"
+
+
+def remedy(argument: str) -> str:
+    """How a caller gives what is missing."""
+    if argument in OF_TRAJECTORIES:
+        return "Give them as --trajectories, or as Given(trajectories=…)"
+    if argument == "teacher":
+        return "Give it as --teacher, or as Given(teacher=…); one that trains along is made by --new_teacher.width"
+    if argument in OF_A_TEACHER:
+        return "Give one with user_vectors() and item_vectors() as --teacher, or as Given(teacher=…)"
+    return "Give them as --rankings, or as Given(rankings=…)"
 
 
 def described(name: str) -> str:

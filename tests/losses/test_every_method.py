@@ -21,7 +21,6 @@ from tests.losses.every_method import (
     make_batch,
     make_student,
     objective,
-    without_train_items,
     world,
 )
 
@@ -48,11 +47,17 @@ def test_a_resumed_run_goes_on_bit_for_bit(name, tmp_path):
     whole.fit()
     trainer(name, replace(CONFIG, epochs=3), tmp_path / "parts").fit()
     trainer(name, CONFIG, tmp_path / "parts").fit()
-    expected, found = (load_checkpoint(tmp_path / part / "checkpoint.safetensors")[0] for part in ("whole", "parts"))
+    expected, found = (
+        load_checkpoint(tmp_path / part / "checkpoint.safetensors")[0] for part in ("whole", "parts")
+    )
     assert {g: t.keys() for g, t in expected.items()} == {g: t.keys() for g, t in found.items()}
-    different = [f"{g}/{k}" for g, named in expected.items() for k in named if not torch.equal(named[k], found[g][k])]
+    different = [
+        f"{g}/{k}" for g, named in expected.items() for k in named if not torch.equal(named[k], found[g][k])
+    ]
     assert not different
-    assert any(not torch.equal(tensor, before[key]) for key, tensor in expected["model"].items()), "it learned"
+    assert any(not torch.equal(tensor, before[key]) for key, tensor in expected["model"].items()), (
+        "it learned"
+    )
 
 
 @every_method
