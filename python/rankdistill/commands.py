@@ -37,6 +37,7 @@ from rankdistill.models.ranked import rankings_metadata, unseen_rankings
 from rankdistill.models.saved import MODEL_FILE, build_model, load_model, name_of, save_model
 from rankdistill.models.trajectory import KeptTrajectory, Trajectory
 from rankdistill.ops import inner_product_topk
+from rankdistill.pages import write_pages
 from rankdistill.rankings import extract_rankings
 from rankdistill.rankings.progress import logged
 from rankdistill.rankings.shards import remove_folder
@@ -217,7 +218,10 @@ def evaluate(config: EvaluateConfig) -> None:
 
 
 def methods(config: MethodsConfig) -> None:
-    print("\n\n".join(described(name) for name in METHODS))
+    if config.pages is None:
+        print("\n\n".join(described(name) for name in METHODS))
+    else:
+        print(f"{len(write_pages(config.pages))} pages: {config.pages}/")
 
 
 def recommend(config: RecommendConfig) -> None:

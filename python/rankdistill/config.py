@@ -275,7 +275,13 @@ class DistillConfig:
 
 @dataclass
 class MethodsConfig:
-    """`rankdistill methods`: the methods of distillation, with their sources, published weights and settings."""
+    """`rankdistill methods`: the methods of distillation, with their sources, published weights and settings.
+
+    Args:
+        pages: a folder to write a page of each into instead, or none.
+    """
+
+    pages: str | None = None
 
 
 @dataclass

@@ -42,6 +42,10 @@ class BidirectionalDistillation(Distillation):
         Every `period` epochs O(U·N·(D_t + D_s + log N)) time, 2^21 users × items at a time: some 200 MB, no [U, N]. State:
         8·period·J bytes per interaction, and the teacher. A batch: 2·J scores of both models per interaction.
 
+    Forms:
+        As released the learner's logit is not divided by a temperature. Train items' scores are multiplied by 0 there,
+        not left out (`train_items`). Its form for autoencoders (temperatures 2 and 10) is not offered.
+
     Source:
         Kweon, Kang and Yu, Bidirectional Distillation for Top-K Recommender System, WWW 2021. Published weights 0.5, beside
         a summed BPR loss of one negative, batch 128.

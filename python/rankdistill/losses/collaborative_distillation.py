@@ -22,7 +22,8 @@ class CollaborativeDistillation(Distillation):
     """Collaborative distillation (CD): click probabilities of unobserved items, drawn the likelier the better they rank.
 
     Once per epoch and user n positions of a ranking are drawn, each the better of two draws with weights
-    exp(−(position + 1)/temperature); the student's σ(score) there is to be the teacher's σ((score + shift)/softness).
+    exp(−(position + 1)/temperature); the student's σ(score) there is to be the teacher's σ((score + shift)/softness)
+    (`functional.collaborative_distillation`).
 
     Args:
         rankings: the teacher's lists with its scores, train items excluded (re-implementations keep 3000 items).
@@ -37,6 +38,15 @@ class CollaborativeDistillation(Distillation):
 
     Raises:
         RuntimeError: begin_epoch without a student where it guides.
+
+    Cost:
+        An epoch's draw: O(U·n·log K) time, 12·U·n bytes; where the student guides also its top K of every user. A batch: n
+        scores per unique user.
+
+    Forms:
+        The original code could not be had: what is matched are two re-implementations. They put 1e-10 within logarithms, where
+        here logits are used, and differ in `reduction`. What one of them calls the student's guide ranks by the teacher,
+        once; here it is the student, every epoch. Draws may repeat an item, as theirs do.
 
     Source:
         Lee et al., Collaborative Distillation for Top-N Recommendation, ICDM 2019; tournaments and lists of 3000 as in

@@ -49,6 +49,9 @@ class ConsensusLearning(Distillation):
         State: n_states + 1 times the model. A batch: O((users + items)·(N + U)·D/4) for the multinomials, and a backward
         pass per head and term for the balance.
 
+    Forms:
+        The released consensus lags one ranking behind, has no deviations at first and frozen ones later: `form`.
+
     Source:
         Kang et al., Consensus Learning from Heterogeneous Objectives for One-Class Collaborative Filtering, WWW 2022.
 
@@ -92,11 +95,8 @@ class ConsensusLearning(Distillation):
         )
         self.balance = HeadBalance(6, balance_learning_rate, asymmetry, reference_until)
         self.n_interesting, self.consensus_weight, self.period = n_listed // 2, consensus_weight, period
-        self.dropout, self.recommends, self._dropout = (
-            dropout,
-            recommends,
-            EpochDropout(seed),
-        )
+        self.dropout, self.recommends = dropout, recommends
+        self._dropout = EpochDropout(seed)
         self._epoch: int | None = None
 
     def begin_epoch(self, epoch: int, student: Student) -> None:

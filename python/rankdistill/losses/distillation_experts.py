@@ -27,6 +27,11 @@ class DistillationExperts(VectorDistillation):
         form: "released" (squared norm) or "paper" (the norm itself).
         seed: of initial values and noise.
 
+    Forms:
+        The paper prints the norm, the released code squares it. Positive and negative items are made unique each for
+        themselves, so that an item of both counts twice by a half, with two draws of noise. With early stopping the released
+        temperature gets to about 3e-3, not to its end.
+
     Source:
         Kang et al., DE-RRD: A Knowledge Distillation Framework for Recommender System, CIKM 2020, section 4.1.
         Published weight: 1e-2, summed over a batch of 1024.

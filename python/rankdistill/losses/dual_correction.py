@@ -18,7 +18,7 @@ class DualCorrection(Distillation):
     Every `period` epochs the student's ranks among the teacher's list are compared with the teacher's; at every batch
     n under- and n over-estimated items are drawn in proportion to tanh(sharpness·|rank difference|), without
     replacement, for each unique user (and, swapped, users for each unique positive item), for
-    `relaxed_ranking_distillation`. A row with fewer of them has as many as there are.
+    `functional.relaxed_ranking_distillation`. A row with fewer of them has as many as there are.
 
     Args:
         rankings: the teacher's lists, train items excluded (the released code keeps 500 items).
@@ -35,6 +35,11 @@ class DualCorrection(Distillation):
 
     Cost:
         A comparison: U·k scores, 4·U·k bytes kept. A batch: 2n scores per row.
+
+    Forms:
+        `among="catalogue"`, `floor=1e-5` and no item side are the form of KDs. Where a row has fewer under-estimated entries
+        than n, the released code draws entries of weight 0, on a GPU with an error; here there are as many as there are.
+        Under-estimated entries are in the teacher's order, over-estimated ones in any.
 
     Source:
         Lee and Kim, Dual Correction Strategy for Ranking Distillation in Top-N Recommender System, CIKM 2021. The paper

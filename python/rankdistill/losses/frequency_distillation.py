@@ -33,6 +33,13 @@ class FrequencyDistillation(VectorDistillation):
         dropout: of the projection, before each linear map.
         seed: of initial values and dropout.
 
+    Cost:
+        A batch: O(m·n_experts·D_t·(D_s + D_t)) time for its m unique entities and their neighbours.
+
+    Forms:
+        The released code hands its width ratio over as the number of networks: 5 of hidden width D_t, the default here. It
+        takes a row's first neighbour for the row itself, as the graphs here do.
+
     Source:
         Zhu and Zhang, Exploring Feature-based Knowledge Distillation for Recommender System: A Frequency Perspective,
         KDD 2025; defaults as in its released code, whose hidden width is D_t. Published weight: 0.5.

@@ -22,6 +22,13 @@ class FullTopologyDistillation(VectorDistillation):
         reduction: "sum" (the paper's, to which published weights belong) or "mean" over pairs.
         exact_value: False leaves a constant out of the loss's value, and most of its cost; gradients stay the same.
 
+    Cost:
+        A batch: O(n·D_t² + n·D_t·D_s) time for its n unique entities, no [n, n].
+
+    Forms:
+        As in the paper all ordered pairs count, the diagonal (0) too. The released cosine divides by norms as they are: one row
+        of zeros makes all NaN; here such a row has cosine 0 and gradient 0.
+
     Source:
         Kang et al., Topology Distillation for Recommender System, KDD 2021, section 3.2. Published weight: 1e-3,
         summed over a batch of 1024.

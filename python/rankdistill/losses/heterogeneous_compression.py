@@ -44,6 +44,11 @@ class HeterogeneousCompression(Distillation):
     Cost:
         K ids per user and checkpoint, not permutations of the catalogue. A batch: all scores of its users, tile by tile.
 
+    Forms:
+        The paper's relevance in D@k belongs to the teacher's rank, the released gain to the student's place, as here. The
+        release computes the base loss but does not add it, clamps scores at ±40 and floors masses at 1e-5, found by
+        subtraction, which cancels; here they are summed. KDs' form of one teacher has the base loss and other weights.
+
     Source:
         Kang et al., Distillation from Heterogeneous Models for Top-K Recommendation, WWW 2023. Published weight 0.01
         and no base loss. The released importance of items is a file; here it is the sum over teachers of the weights of

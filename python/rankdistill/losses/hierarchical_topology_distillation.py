@@ -36,6 +36,11 @@ class HierarchicalTopologyDistillation(VectorDistillation):
         start, end: temperatures, dimensionless, > 0.
         seed: of initial values and noise.
 
+    Forms:
+        The released code leaves out pairs of negative teacher cosine, by a mask made with `> 0`; compares a group with its own
+        members too, the paper's mask being commented out; and makes group means without gradients, so that Group(P, P) is a
+        constant. Its assignment loss has no half weight for items. It cannot run in float64; this can.
+
     Source:
         Kang et al., Topology Distillation for Recommender System, KDD 2021, section 3.3. Published weight: 1e-3,
         summed over a batch of 1024.

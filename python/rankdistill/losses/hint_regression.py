@@ -22,6 +22,12 @@ class HintRegression(VectorDistillation):
         normalized: compare directions alone.
         seed: of the initial values.
 
+    Cost:
+        A batch: O(n·D_s·D_t) time for its n unique users and items.
+
+    Forms:
+        The paper is about images: one hint per entity, its sum, half weights of items and `normalized` are the released code's.
+
     Source:
         Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015; for recommenders as in the released code of
         Preference-Consistent Knowledge Distillation.

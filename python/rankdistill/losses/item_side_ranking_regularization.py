@@ -48,6 +48,10 @@ class ItemSideRankingRegularization(Distillation):
     Cost:
         A batch: K + L scores per unique user, and as many per drawn item: nearly the whole catalogue at a batch of 1024.
 
+    Forms:
+        As released: every item drawn for one of the batch's users counts, interesting or not, and both sides are drawn anew
+        every epoch. The paper's weights 1e-3 and 5e-4 are the method's weight and `item_weight` times it.
+
     Source:
         Kang et al., Item-side ranking regularized distillation for recommender system, Information Sciences 580, 2021.
 

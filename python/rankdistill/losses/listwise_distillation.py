@@ -17,8 +17,8 @@ FORMS = ("list_net", "list_net_2", "list_mle")
 class ListwiseDistillation(Distillation):
     """Listwise distillation: the student's scores of the teacher's K best items of a user are to agree with the teacher's.
 
-    list_net: cross entropy of softmaxes (also known as softmax or KL distillation); list_net_2: of the first two places;
-    list_mle: the likelihood of the teacher's order, for which no score of the teacher is needed.
+    list_net (`functional.list_net`): cross entropy of softmaxes (also known as softmax or KL distillation); list_net_2: of the first two places;
+    list_mle (`functional.list_mle`): the likelihood of the teacher's order, for which no score of the teacher is needed.
 
     Args:
         rankings: the teacher's lists with its scores.
@@ -27,6 +27,14 @@ class ListwiseDistillation(Distillation):
         temperature: of both softmaxes, dimensionless, > 0; nothing is multiplied by its square.
         unique: whether a user of the batch counts once, or as often as it occurs (as released).
         reduction: "sum" (as released) or "mean" over users with a list.
+
+    Cost:
+        A batch: K scores per unique user.
+
+    Forms:
+        As released in KDs: summed, repeated users counted as often (`unique` changes it), no factor T². The Kullback–Leibler
+        form differs by the teacher's entropy, which has no gradient. Its code for two places clips scores at 60 and floors
+        1 − p at 1e-4; here both are exact.
 
     Source:
         Cao et al., ICML 2007; Xia et al., ICML 2008; Hinton et al., 2015.

@@ -25,6 +25,10 @@ class PersonalizedHintRegression(VectorDistillation):
             teacher vectors of its partners among the batch's positives (an entity without one keeps its own).
         seed: of the initial values.
 
+    Forms:
+        The paper's enriched vector, and the width of its network, are known from secondary notes alone; the re-implementation
+        has the enrichment commented out.
+
     Source:
         Kang et al., Personalized Knowledge Distillation for Recommender System, Knowledge-Based Systems 239, 2022. No
         code was released by its authors: "released" is a later re-implementation. Published weight: 1e-2.

@@ -35,6 +35,13 @@ class PreferenceConsistentDistillation(VectorDistillation):
         n_epochs, start, end: the experts' temperature, falling from start to end over n_epochs.
         seed: of initial values, noise and draws.
 
+    Cost:
+        A batch: that of distillation experts, and once more for its users and up to Q items of each.
+
+    Forms:
+        As released the student is held fixed on both sides of the consistency. The release can draw from the student's list
+        instead, and has a third form with a margin (`functional.list_mle`); neither is a setting here.
+
     Source:
         Zhu and Zhang, Preference-Consistent Knowledge Distillation for Recommender System, TKDE 2025; defaults as in
         its released code.

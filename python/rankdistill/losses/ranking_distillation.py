@@ -16,7 +16,7 @@ from rankdistill.sampling import STREAMS
 
 class RankingDistillation(Distillation):
     """Ranking distillation (RD): the teacher's K best items of a user are further positives, weighted by position and,
-    once the student has warmed up, by how far below the teacher's rank it ranks them.
+    once the student has warmed up, by how far below the teacher's rank it ranks them (`functional.ranking_distillation`).
 
     Args:
         rankings: the teacher's lists, train items excluded, for every user.
@@ -32,6 +32,11 @@ class RankingDistillation(Distillation):
 
     Cost:
         A batch: K + Q scores per unique user.
+
+    Forms:
+        The paper scales weights to sum 1 and mixes (1 − α)·base + α·distillation; the released code does neither, and adds.
+        It compares strictly, so ties favour the better rank, and counts columns from 0; `first_rank` is 1 and weights are
+        `normalized` in later re-implementations, which begin discrepancies at epoch 5 or 100.
 
     Source:
         Tang and Wang, Ranking Distillation: Learning Compact Ranking Models With High Performance for Recommender

@@ -19,7 +19,8 @@ ROWS_AT_ONCE = 4096
 
 class RejuvenatedCrossEntropyDistillation(Distillation):
     """Rejuvenated cross entropy (RCE-KD): cross entropy on the student's K best items, and on L items drawn from further
-    down its list together with the teacher's K best that it lacks; the more of these were drawn, the less the second.
+    down its list together with the teacher's K best that it lacks; the more of these were drawn, the less the second
+    (`functional.rejuvenated_cross_entropy`).
 
     Every epoch the student ranks the catalogue anew (train items included, as released) for its `n_ranked` best, from
     which the L items are drawn, likelier where more of the teacher's best stand at or behind a position.
@@ -39,6 +40,10 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
     Cost:
         An epoch: the student's top `n_ranked` of every user, 8·U·(K + L) bytes kept. A batch: 2K + L scores per unique
         user of student and teacher.
+
+    Forms:
+        As released train items are in both lists, and items of the teacher's that were drawn, or that the student has among
+        its best, are not counted again. The released code exponentiates raw scores; here no score overflows.
 
     Source:
         Zhu and Zhang, Rejuvenating Cross-Entropy Loss in Knowledge Distillation for Recommender Systems, 2025.

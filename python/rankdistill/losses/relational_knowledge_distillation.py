@@ -24,6 +24,10 @@ class RelationalKnowledgeDistillation(VectorDistillation):
         n_angle_entities: size of the sample, whose cube the angles' time grows with; None: all entities, exactly.
         seed: of the samples.
 
+    Forms:
+        What KDs calls RKD is the mean squared difference of Gram matrices: `FullTopologyDistillation` of kind "inner_product"
+        and reduction "mean". The original takes angles among all triples of a batch; here of a sample, or `None`.
+
     Source:
         Park et al., Relational Knowledge Distillation, CVPR 2019, section 3; the weights are those of its code.
 

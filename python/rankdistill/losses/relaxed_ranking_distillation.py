@@ -27,6 +27,12 @@ class RelaxedRankingDistillation(DrawnLists):
     Cost:
         An epoch's draw: O(U·(list length + L·log)) time, 4·U·(K + L) bytes. A batch: K + L scores per unique user.
 
+    Forms:
+        The paper's second sum begins at j = K, which counts an item twice; the released code, and this, sum the L
+        uninteresting items alone. The released code exponentiates raw scores (inf above 88); its later copies clip them at
+        80, or at 10 with 1e-8 within the logarithm, which nothing here needs. Its authors found later that the top of the
+        list alone, undrawn, does as well: a low temperature is nearly that.
+
     Source:
         Kang et al., DE-RRD: A Knowledge Distillation Framework for Recommender System, CIKM 2020, section 4.2.
         Published weight: 1e-3 with a BPR student, 1e-1 with NeuMF, summed over a batch of 1024.

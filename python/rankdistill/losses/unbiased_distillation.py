@@ -34,6 +34,10 @@ class UnbiasedDistillation(Distillation):
     Cost:
         An epoch's draw: O(U·K log K) time, 16·U·Σ n_pairs bytes. A batch: 2·Σ n_pairs scores per unique user.
 
+    Forms:
+        Shares of groups are rounded one by one, so 30 pairs in 4 groups are 32, as released. The released 1e-10 within the
+        logarithm is left out. In KDs train items can be drawn, by a comparison that never holds; here they are not listed.
+
     Source:
         Chen et al., Unbiased Knowledge Distillation for Recommendation, WSDM 2023. In the released code half of the
         pairs are an item with itself (a swap through a view); here pairs follow the law of the paper.
