@@ -32,7 +32,15 @@ _EXPORTS = {
         "UnbiasedDistillation",
         "VectorDistillation",
     ],
-    "rankdistill.models": ["MatrixFactorization"],
+    "rankdistill.models": [
+        "Factors",
+        "MatrixFactorization",
+        "ScoreTeacher",
+        "as_teacher",
+        "export_factors",
+        "export_program",
+        "load_factors",
+    ],
     "rankdistill.ops": [
         "catalogue_log_mass",
         "catalogue_plackett_luce",

@@ -19,6 +19,7 @@ from rankdistill.config import (
     DataConfig,
     DistillConfig,
     EvaluateConfig,
+    ExportConfig,
     ExtractConfig,
     MethodConfig,
     MethodsConfig,
@@ -31,9 +32,17 @@ from rankdistill.config import (
 from rankdistill.data import Dataset, load
 from rankdistill.files import replacing, write_text
 from rankdistill.methods import METHODS, Given, described, make_method
+from rankdistill.metrics import SCORES
 from rankdistill.metrics import evaluate as evaluate_model
-from rankdistill.models.saved import MODEL_FILE, build_model, load_model, save_model
-from rankdistill.ops import inner_product_topk
+from rankdistill.models import (
+    Factors,
+    ScoreTeacher,
+    as_teacher,
+    export_factors,
+    export_program,
+    load_factors,
+)
+from rankdistill.models.saved import MODEL_FILE, build_model, load_teacher, save_model
 from rankdistill.rankings import Rankings, extract_rankings
 from rankdistill.rankings.progress import logged
 from rankdistill.rankings.shards import remove_folder
@@ -136,10 +145,12 @@ def extract(config: ExtractConfig) -> None:
             "extract: expected either model, or user_vectors and item_vectors; got neither or both"
         )
     if config.model is not None:
-        model = load_model(config.model, dataset)
-        with torch.no_grad():
-            tables = model.user_vectors(), model.item_vectors()
+        teacher = as_teacher(load_teacher(config.model, dataset))
+        if isinstance(teacher, ScoreTeacher) or teacher.user_bias is not None:
+            return extract_in_memory(teacher, dataset, config)
+        tables, item_bias = (teacher.users, teacher.items), teacher.item_bias
     else:
+        item_bias = config.item_bias
         tables = tuple(
             Table.of("extract", f"{side}_vectors", getattr(config, f"{side}_vectors"))
             for side in ("user", "item")
@@ -153,7 +164,7 @@ def extract(config: ExtractConfig) -> None:
     folder = config.out + ".parts" * as_file
     with torchrun_processes() as rank:
         rankings = extract_rankings(
-            *tables, config.k, dataset.train.csr(), out=folder, item_bias=config.item_bias,
+            *tables, config.k, dataset.train.csr(), out=folder, item_bias=item_bias,
             memory_limit=config.memory_limit, shard_size=config.shard_size, divide=config.divide,
             resume=config.resume, progress=bar("rankings", config.progress), metadata=rankings_metadata(dataset),
         )  # fmt: skip
@@ -165,10 +176,19 @@ def extract(config: ExtractConfig) -> None:
     print(f"{rankings.n_users} users, {rankings.k} of {rankings.n_items} items each: {config.out}")
 
 
+def extract_in_memory(teacher, dataset: Dataset, config: ExtractConfig) -> None:
+    if not config.out.endswith(".safetensors"):
+        expected = "out as a .safetensors file for a teacher with a score function or user biases"
+        raise ValueError(f"extract: expected {expected}; got {config.out}")
+    with torchrun_processes() as process:
+        if not process:
+            rank(teacher, dataset, config.k, config.progress).save(config.out)
+
+
 def distill(config: DistillConfig) -> None:
     dataset = open_dataset(config.data)
-    rankings = Rankings.load(config.rankings, user_vocabulary=dataset.users, item_vocabulary=dataset.items)
-    teacher = None if config.teacher is None else load_model(config.teacher, dataset)
+    teacher = None if config.teacher is None else load_teacher(config.teacher, dataset)
+    rankings = rankings_of(config, teacher, dataset)
     given = Given(dataset, rankings, config.student.width, teacher, config.training.seed)
     terms = make_terms([config.method, *config.also], given)
     model, _, _ = fit(
@@ -178,9 +198,35 @@ def distill(config: DistillConfig) -> None:
     print_metrics(test_metrics(model, dataset))
 
 
+def rankings_of(config: DistillConfig, teacher, dataset: Dataset) -> Rankings:
+    if config.rankings is not None:
+        return Rankings.load(config.rankings, user_vocabulary=dataset.users, item_vocabulary=dataset.items)
+    if teacher is None:
+        raise ValueError("distill: expected rankings (as `extract` writes them) or a teacher; got neither")
+    return rank(teacher, dataset, max(m.list_length for m in (config.method, *config.also)), config.progress)
+
+
+def export(config: ExportConfig) -> None:
+    if config.data is None:
+        factors = load_factors(config.model)
+    else:
+        dataset = open_dataset(config.data)
+        factors = as_teacher(load_teacher(config.model, dataset))
+        if isinstance(factors, ScoreTeacher):
+            raise ValueError(
+                f"export: expected a model with vectors; got a function of scores in {config.model}"
+            )
+        factors = dataclasses.replace(factors, user_ids=dataset.users.ids, item_ids=dataset.items.ids)
+    if config.out.endswith(".pt2"):
+        export_program(factors, config.out, config.k, exclude=config.exclude)
+    else:
+        export_factors(factors, config.out)
+    print(f"{factors}: {config.out}")
+
+
 def evaluate(config: EvaluateConfig) -> None:
     dataset = open_dataset(config.data)
-    model = load_model(config.model, dataset)
+    model = load_teacher(config.model, dataset)
     part = getattr(dataset, config.part)
     metrics = evaluate_model(model, part.csr(), dataset.held_out_exclude(config.part), config.cutoffs)
     print_metrics(metrics)
@@ -194,14 +240,11 @@ def methods(config: MethodsConfig) -> None:
 
 def recommend(config: RecommendConfig) -> None:
     dataset = open_dataset(config.data)
-    model = load_model(config.model, dataset)
+    model = as_teacher(load_teacher(config.model, dataset))
     users = dataset.users.encode(config.users) if config.users else torch.arange(dataset.n_users)
     seen = dataset.train.csr()
-    with torch.no_grad():
-        best = [
-            inner_product_topk(model.user_vectors(ids), model.item_vectors(), config.k, seen.rows(ids))
-            for ids in users.split(8192)
-        ]
+    rows = 8192 if isinstance(model, Factors) else max(1, SCORES // dataset.n_items)
+    best = [model.topk(ids, config.k, seen.rows(ids)) for ids in users.split(rows)]
     lengths = torch.cat([part.lengths for part in best])
     rows = torch.arange(len(users)).repeat_interleave(lengths)
     kept = torch.arange(config.k) < lengths[:, None]
@@ -249,12 +292,15 @@ def make_terms(methods: Sequence[MethodConfig], given: Given) -> tuple[Term, ...
 
 
 def rank(model, dataset: Dataset, k: int, progress: bool) -> Rankings:
-    with torch.no_grad():
-        users, items = model.user_vectors(), model.item_vectors()
-    return Rankings.from_vectors(
-        users, items, k, dataset.train.csr(), batch_size=1024, progress=bar("rankings", progress),
+    teacher = as_teacher(model)
+    batch = {"batch_size": 1024} if isinstance(teacher, Factors) else {}
+    return teacher.rankings(
+        k,
+        dataset.train.csr(),
+        progress=bar("rankings", progress),
         metadata=rankings_metadata(dataset),
-    )  # fmt: skip
+        **batch,
+    )
 
 
 def rankings_metadata(dataset: Dataset) -> dict[str, str]:

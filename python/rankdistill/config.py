@@ -179,7 +179,8 @@ class ExtractConfig:
     Args:
         out: the folder of shards to write, or one file where the name ends with .safetensors.
         data: the interactions whose train items are left out.
-        model: a model's folder or file, as `train` wrote it.
+        model: a model's folder or file, as `train` wrote it, or anything that `distill` takes as a teacher; where
+            scores come from a function or have user biases, the rankings are made in memory, for one file.
         user_vectors: a table of user vectors (.npy, .npz or .safetensors), instead of `model`; "file#name" where
             the file holds several. Only .npz files are read into memory whole.
         item_vectors: a table of item vectors, beside `user_vectors`.
@@ -208,29 +209,52 @@ class ExtractConfig:
 
 @dataclass
 class DistillConfig:
-    """`rankdistill distill`: a student that learns from rankings.
+    """`rankdistill distill`: a student that learns from a teacher, or its rankings.
 
     Args:
-        rankings: the file or folder, as `extract` wrote it.
         out: the folder for the student, the checkpoint and the log.
+        rankings: the file or folder, as `extract` wrote it; the teacher's, in memory, where none is named.
+        teacher: a model's folder or file; factors, as `export` writes them or as users.npy,items.npy[,item_bias.npy];
+            or module:name, an object or a function of users that gives scores. Some methods need its vectors.
         data: the interactions.
         student: the small model.
         method: how it learns from the rankings.
         also: further methods beside it, each with its weight.
-        teacher: the teacher's folder or file, for methods that learn its vectors.
         training: how it is trained.
         progress: show progress bars on a terminal.
     """
 
-    rankings: str
     out: str
+    rankings: str | None = None
+    teacher: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     student: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     also: list[MethodConfig] = field(default_factory=list)
-    teacher: str | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
     progress: bool = True
+
+
+@dataclass
+class ExportConfig:
+    """`rankdistill export`: a trained model as a file for others: factors, or a program that ranks.
+
+    Factors are named arrays (users, items, item_bias, user_bias, user_ids, item_ids); a program of torch.export gives the
+    best k items of a batch of users by their row.
+
+    Args:
+        model: a model's folder or file, a checkpoint (its best weights), or anything that `distill` takes as a teacher.
+        out: a .npz or .safetensors file of factors, or a .pt2 program.
+        data: the interactions, whose ids the rows get where the model does not know them; none by default.
+        k: of a program, items per user.
+        exclude: whether the program takes items that users must not get: program(users, indptr, indices).
+    """
+
+    model: str
+    out: str
+    data: DataConfig | None = None
+    k: int = 100
+    exclude: bool = False
 
 
 @dataclass
@@ -243,7 +267,7 @@ class EvaluateConfig:
     """`rankdistill evaluate`: a model's metrics against the full catalogue.
 
     Args:
-        model: a model's folder or file.
+        model: a model's folder or file, or anything that `distill` takes as a teacher.
         data: the interactions.
         part: valid or test.
         cutoffs: positions.
@@ -262,7 +286,7 @@ class RecommendConfig:
     """`rankdistill recommend`: the best items of users, train items left out.
 
     Args:
-        model: a model's folder or file.
+        model: a model's folder or file, or anything that `distill` takes as a teacher.
         data: the interactions.
         users: external user ids; all users by default.
         k: items per user.
@@ -283,5 +307,6 @@ COMMANDS = {
     "distill": DistillConfig,
     "evaluate": EvaluateConfig,
     "recommend": RecommendConfig,
+    "export": ExportConfig,
     "methods": MethodsConfig,
 }

@@ -25,6 +25,7 @@ from rankdistill.losses import (
     RelaxedRankingDistillation,
     UnbiasedDistillation,
 )
+from rankdistill.models import as_teacher
 from rankdistill.rankings import Rankings
 
 METHODS: dict[str, type[Distillation]] = {
@@ -66,14 +67,14 @@ class Given:
             return self.dataset.train.csr()
         if name not in ("teacher_users", "teacher_items", "item_rankings"):
             return getattr(self, name)
-        if self.teacher is None:
+        if not hasattr(self.teacher, "user_vectors"):
             return None
         if name == "teacher_users":
-            return self.teacher.user_vectors().detach()
+            return self.teacher.user_vectors().detach().float()
         if name == "teacher_items":
-            return self.teacher.item_vectors().detach()
+            return self.teacher.item_vectors().detach().float()
         k, seen = min(LISTED_USERS, self.dataset.n_users), self.dataset.train.csr().transposed()
-        return Rankings.from_vectors(self.value("teacher_items"), self.value("teacher_users"), k, seen)
+        return as_teacher(self.teacher).swapped().rankings(k, seen)
 
 
 def settings_of(name: str) -> dict[str, object]:
@@ -97,8 +98,10 @@ def make_method(name: str, given: Given, options: dict[str, object]) -> Distilla
             continue
         value = given.value(key)
         if value is None and parameter.default is inspect.Parameter.empty:
+            got = "none" if given.teacher is None else f"a {type(given.teacher).__name__}, which has none"
             raise ValueError(
-                f"method {name}: expected a teacher, a model's folder or file, for its vectors; got none"
+                f"method {name}: expected a teacher with user and item vectors, as a model's folder, a file of factors or "
+                f"users.npy,items.npy; got {got}"
             )
         if value is not None:
             arguments[key] = value

@@ -153,7 +153,8 @@ def evaluate(
     Ties never favour low item ids: items are ranked under a permutation drawn from `seed`.
 
     Args:
-        model: with `user_vectors(ids)` and `item_vectors(ids)`, or with `score(users [B], items [B, N])`.
+        model: with `user_vectors(ids)` and `item_vectors(ids)` (and `item_bias` [N], or None), or with
+            `score(users [B], items [B, N])`.
         truth: [U, N] relevant items; users without any do not count.
         exclude: [U, N] items that are not ranked (train items; for test, validation items too).
         cutoffs: as in `ranking_metrics`.
@@ -214,7 +215,8 @@ def evaluate(
 
 def _vector_ranking(model, order: Tensor):
     """(users, excluded) → (k → best k items [B, k], items [B, K] → their ranks [B, K])."""
-    items = prepare_items(model.item_vectors(order))
+    bias = getattr(model, "item_bias", None)
+    items = prepare_items(model.item_vectors(order), None if bias is None else bias[order])
 
     def ranking(users: Tensor, excluded: CSR):
         vectors = model.user_vectors(users)
