@@ -83,7 +83,11 @@ def load_factors(path: str | os.PathLike) -> Factors:
         ValueError: a file of something else; arrays that do not fit each other.
 
     Example:
-        >>> teacher = load_factors("users.npy,items.npy")
+        >>> import numpy, tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> numpy.savez(f"{folder}/teacher.npz", users=numpy.ones((2, 3)), items=numpy.ones((4, 3)))
+        >>> load_factors(f"{folder}/teacher.npz")
+        Factors(2 users, 4 items, float64 of width 3)
     """
     text = os.fspath(path)
     if "," in text and not os.path.exists(text):
