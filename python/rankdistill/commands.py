@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from rankdistill import serving
 from rankdistill.config import (
+    BenchServingConfig,
     DataConfig,
     DistillConfig,
     EvaluateConfig,
@@ -207,21 +209,47 @@ def rankings_of(config: DistillConfig, teacher, dataset: Dataset) -> Rankings:
 
 
 def export(config: ExportConfig) -> None:
-    if config.data is None:
-        factors = load_factors(config.model)
-    else:
-        dataset = open_dataset(config.data)
-        factors = as_teacher(load_teacher(config.model, dataset))
-        if isinstance(factors, ScoreTeacher):
-            raise ValueError(
-                f"export: expected a model with vectors; got a function of scores in {config.model}"
-            )
-        factors = dataclasses.replace(factors, user_ids=dataset.users.ids, item_ids=dataset.items.ids)
+    factors = factors_of("export", config.model, config.data and open_dataset(config.data))
     if config.out.endswith(".pt2"):
         export_program(factors, config.out, config.k, exclude=config.exclude)
     else:
         export_factors(factors, config.out)
     print(f"{factors}: {config.out}")
+
+
+def factors_of(op: str, source: str, dataset: Dataset | None) -> Factors:
+    """Of a model; with a data set its rows are that one's, and have its ids."""
+    if dataset is None:
+        return load_factors(source)
+    factors = as_teacher(load_teacher(source, dataset))
+    if isinstance(factors, ScoreTeacher):
+        raise TypeError(f"{op}: expected a model with vectors; got a function of scores in {source}")
+    return dataclasses.replace(factors, user_ids=dataset.users.ids, item_ids=dataset.items.ids)
+
+
+def bench_serving(config: BenchServingConfig) -> None:
+    dataset = config.data and open_dataset(config.data)
+    device = torch.device(config.device)
+    sources = {"student": config.student} | ({"teacher": config.teacher} if config.teacher else {})
+    models = {
+        name: factors_of("bench-serving", source, dataset).to(device) for name, source in sources.items()
+    }
+    exclude = dataset and dataset.train.csr().to(device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads or before)
+    try:
+        rows = serving.measure(
+            models, config.k, config.batch_sizes, queries=config.queries, exclude=exclude,
+            prepares=config.prepared, warmup=config.warmup, seed=config.seed,
+        )  # fmt: skip
+        facts = serving.conditions(device, config.k, exclude, config.prepared)
+    finally:
+        torch.set_num_threads(before)
+    text = serving.as_text(rows, facts)
+    results = facts | {"models": sources, "rows": [dataclasses.asdict(row) for row in rows]}
+    write_text(Path(config.out) / "serving.json", json.dumps(results, indent=2) + "\n")
+    write_text(Path(config.out) / "serving.md", f"# Serving\n\n{text}\n")
+    print(f"{text}\n\nEverything is in {config.out}/")
 
 
 def evaluate(config: EvaluateConfig) -> None:

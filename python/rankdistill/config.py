@@ -258,6 +258,39 @@ class ExportConfig:
 
 
 @dataclass
+class BenchServingConfig:
+    """`rankdistill bench-serving`: latency, throughput and memory of exact top-k lists, student beside teacher.
+
+    Args:
+        student: a model's folder or file, or a file of factors.
+        teacher: another one, measured in turn with it; none by default.
+        data: the interactions whose train items are left out of the lists; none by default.
+        k: items per user.
+        batch_sizes: users per query.
+        queries: timed queries of every model and batch size, 100 or more.
+        threads: of torch and the kernels; as they are by default. The report says how many they were.
+        device: cpu or cuda.
+        prepared: whether the items are ordered and packed once, before the queries.
+        warmup: seconds of queries before the timed ones.
+        seed: of the users that ask.
+        out: the folder for serving.md and serving.json.
+    """
+
+    student: str
+    teacher: str | None = None
+    data: DataConfig | None = None
+    k: int = 100
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 256])
+    queries: int = 300
+    threads: int | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    prepared: bool = True
+    warmup: float = 1.0
+    seed: int = 0
+    out: str = "runs/serving"
+
+
+@dataclass
 class MethodsConfig:
     """`rankdistill methods`: the methods of distillation, with their sources, published weights and settings."""
 
@@ -308,5 +341,6 @@ COMMANDS = {
     "evaluate": EvaluateConfig,
     "recommend": RecommendConfig,
     "export": ExportConfig,
+    "bench-serving": BenchServingConfig,
     "methods": MethodsConfig,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -124,14 +125,17 @@ class Factors:
             self.items, self.users, self.user_bias, self.item_bias, self.item_ids, self.user_ids, self.source
         )
 
+    def to(self, device: torch.device | str) -> Factors:
+        """The same factors on `device`."""
+        return self._mapped(lambda table: table.to(device))
+
     def detached(self) -> Factors:
         """On the CPU, without gradients."""
-        tables = {
-            name: table.detach().cpu()
-            for name in ("users", "items", "item_bias", "user_bias")
-            if (table := getattr(self, name)) is not None
-        }
-        return replace(self, **tables)
+        return self._mapped(lambda table: table.detach().cpu())
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Factors:
+        names = ("users", "items", "item_bias", "user_bias")
+        return replace(self, **{n: change(t) for n in names if (t := getattr(self, n)) is not None})
 
     def aligned(self, dataset: Dataset) -> Factors:
         """The rows of a data set's users and items, in its order: found by their ids where the factors know them.
