@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from rankdistill import serving
+from rankdistill import seeds, serving
 from rankdistill.config import (
     BenchServingConfig,
     DataConfig,
@@ -133,9 +133,7 @@ def run(config: RunConfig) -> None:
 
 def train(config: TrainConfig) -> None:
     dataset = open_dataset(config.data)
-    model, _, _ = fit(dataset, config.model, config.training, (), Path(config.out), "train", config.progress)
-    save_model(Path(config.out) / MODEL_FILE, model, config.model.name, dataset)
-    print_metrics(test_metrics(model, dataset))
+    train_once_or_by_seed(config, config.model, dataset, lambda seed: ())
 
 
 def extract(config: ExtractConfig) -> None:
@@ -191,13 +189,43 @@ def distill(config: DistillConfig) -> None:
     dataset = open_dataset(config.data)
     teacher = None if config.teacher is None else load_teacher(config.teacher, dataset)
     rankings = rankings_of(config, teacher, dataset)
-    given = Given(dataset, rankings, config.student.width, teacher, config.training.seed)
-    terms = make_terms([config.method, *config.also], given)
-    model, _, _ = fit(
-        dataset, config.student, config.training, terms, Path(config.out), "distill", config.progress
-    )
-    save_model(Path(config.out) / MODEL_FILE, model, config.student.name, dataset)
-    print_metrics(test_metrics(model, dataset))
+
+    def terms(seed: int) -> tuple[Term, ...]:
+        given = Given(dataset, rankings, config.student.width, teacher, seed)
+        return make_terms([config.method, *config.also], given)
+
+    train_once_or_by_seed(config, config.student, dataset, terms)
+
+
+def train_once_or_by_seed(
+    config: TrainConfig | DistillConfig, model: ModelConfig, dataset: Dataset, terms_of
+) -> None:
+    """`terms_of` a seed."""
+    out = Path(config.out)
+
+    def train_one(seed: int, folder: Path):
+        training = dataclasses.replace(config.training, seed=seed)
+        made, _, _ = fit(dataset, model, training, terms_of(seed), folder, folder.name, config.progress)
+        save_model(folder / MODEL_FILE, made, model.name, dataset)
+        return made
+
+    if config.seeds is None:
+        if config.compare is not None:
+            raise ValueError(f"config: expected seeds beside compare={config.compare}; got none")
+        print_metrics(test_metrics(train_one(config.training.seed, out), dataset))
+        return
+    protocol = seeds.Protocol.of(dataset, config.training.metric)
+    other = None if config.compare is None else seeds.values_of(Path(config.compare), protocol)
+    settings = dataclasses.asdict(config)
+    for name in ("out", "seeds", "compare", "progress"):
+        del settings[name]
+    del settings["training"]["seed"]
+    runs = seeds.run_seeds(seeds.seeds_of(config.seeds), out, settings, protocol, train_one)
+    result = seeds.summary(runs, protocol, other)
+    text = seeds.as_text(result, config.compare)
+    write_text(out / "seeds.json", json.dumps(result | {"compared_with": config.compare}, indent=2) + "\n")
+    write_text(out / "seeds.md", f"# {len(runs)} seeds on {dataset.name}\n\n{text}\n")
+    print(f"{text}\n\nEverything is in {out}/")
 
 
 def rankings_of(config: DistillConfig, teacher, dataset: Dataset) -> Rankings:

@@ -160,6 +160,10 @@ class TrainConfig:
         model: the model.
         training: how it is trained.
         out: the folder for the model, the checkpoint and the log.
+        seeds: 0..4, or a list: trains once under each (instead of training.seed), in out/seed-0 and so on, and reports
+            means, deviations and tests. What is finished is not run again; data and teacher stay the same.
+        compare: with seeds, the folder of another run (with or without seeds) of the same data, such as that of the
+            undistilled student.
         progress: show progress bars on a terminal.
     """
 
@@ -167,6 +171,8 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    seeds: str | list[int] | None = None
+    compare: str | None = None
     progress: bool = True
 
 
@@ -221,6 +227,10 @@ class DistillConfig:
         method: how it learns from the rankings.
         also: further methods beside it, each with its weight.
         training: how it is trained.
+        seeds: 0..4, or a list: trains once under each (instead of training.seed), in out/seed-0 and so on, and reports
+            means, deviations and tests. What is finished is not run again; data and teacher stay the same.
+        compare: with seeds, the folder of another run (with or without seeds) of the same data, such as that of the
+            undistilled student.
         progress: show progress bars on a terminal.
     """
 
@@ -232,6 +242,8 @@ class DistillConfig:
     method: MethodConfig = field(default_factory=MethodConfig)
     also: list[MethodConfig] = field(default_factory=list)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    seeds: str | list[int] | None = None
+    compare: str | None = None
     progress: bool = True
 
 

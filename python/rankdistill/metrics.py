@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -177,6 +177,46 @@ def evaluate(
         >>> evaluate(model, truth, data.CSR.empty(3, 5), [5], ["recall", "auc"])["recall@5"]
         1.0
     """
+    totals: dict[str, float] = {}
+    count = 0
+    for users, values in _evaluated(model, truth, exclude, cutoffs, metrics, batch_size, seed):
+        count += len(users)
+        for name, value in values.items():
+            totals[name] = totals.get(name, 0.0) + float(value.sum())
+    return {name: total / count for name, total in totals.items()}
+
+
+def evaluate_users(
+    model,
+    truth: CSR,
+    exclude: CSR,
+    cutoffs: Sequence[int] = CUTOFFS,
+    metrics: Sequence[str] = ("recall", "ndcg", "hit_rate", "mrr", "precision"),
+    *,
+    batch_size: int = 4096,
+    seed: int = 0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What `evaluate` takes the means of: users [n] int64 with relevant items, and "name@cutoff" → [n] float64.
+
+    Example:
+        >>> users, values = evaluate_users(model, truth, exclude, cutoffs=[10])
+        >>> values["recall@10"].mean()
+    """
+    parts = list(_evaluated(model, truth, exclude, cutoffs, metrics, batch_size, seed))
+    values = {name: torch.cat([found[name] for _, found in parts]) for name in parts[0][1]}
+    return torch.cat([users for users, _ in parts]), values
+
+
+def _evaluated(
+    model,
+    truth: CSR,
+    exclude: CSR,
+    cutoffs: Sequence[int],
+    metrics: Sequence[str],
+    batch_size: int,
+    seed: int,
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Batches of users with relevant items, and their metrics."""
     for name in metrics:
         if name not in METRICS and name not in RANK_METRICS:
             known = ", ".join((*METRICS, *RANK_METRICS))
@@ -190,14 +230,14 @@ def evaluate(
     order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed)).to(users.device)
     place = torch.empty_like(order)
     place[order] = torch.arange(n_items, device=order.device)
-    totals: dict[str, float] = {}
     with torch.no_grad():
         if hasattr(model, "item_vectors"):
             ranking = _vector_ranking(model, order)
         else:
             ranking = _score_ranking(model, order)
             batch_size = max(1, min(batch_size, SCORES // max(n_items, 1)))
-        for batch in users.split(batch_size):
+    for batch in users.split(batch_size):
+        with torch.no_grad():
             relevant = _with_columns(truth.rows(batch), place)
             excluded = _with_columns(exclude.rows(batch), place)
             top, rank = ranking(batch, excluded)
@@ -208,9 +248,7 @@ def evaluate(
                 ranks, counts = rank(_padded(relevant)), relevant.counts.double()
                 candidates = n_items - excluded.counts.double()
                 values |= {name: RANK_METRICS[name](ranks, counts, candidates) for name in ranked}
-            for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + float(value.sum())
-    return {name: total / len(users) for name, total in totals.items()}
+        yield batch, values
 
 
 def _vector_ranking(model, order: Tensor):
