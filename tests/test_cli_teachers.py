@@ -121,7 +121,7 @@ def test_objects_and_functions_of_a_module_of_ones_own(teacher, tmp_path, monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["distill", *DATA, "--out=OUT/a"], "distill: expected rankings (as `extract` writes them) or a teacher; got neither"),
+        (["distill", *DATA, "--out=OUT/a"], "teacher: expected rankings (as `extract` writes them) or a teacher; got neither"),
         (["distill", *DATA, "--out=OUT/b", "--teacher=json:absent"], "expected a name in json; got 'absent'"),
         (["distill", *DATA, "--out=OUT/c", "--teacher=no_such_module:x"], "No module named 'no_such_module'"),
         (["distill", *DATA, "--out=OUT/d", "--teacher=json:decoder"], "as_teacher: expected two tables"),

@@ -47,11 +47,11 @@ LEVELS = {
     "methods": 6,
     "seeds": 6,
     "serving": 6,
-    "tuning": 6,
     "collect_env": 6,
-    "commands": 7,
-    "cli": 8,
-    "__main__": 9,
+    "tuning": 7,
+    "commands": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 MAY_PRINT = {"cli", "commands", "collect_env", "__main__"}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from rankdistill import seeds, serving
+from rankdistill import seeds, serving, tuning
 from rankdistill.config import (
     BenchServingConfig,
     DataConfig,
@@ -30,9 +30,10 @@ from rankdistill.config import (
     RunConfig,
     TrainConfig,
     TrainingConfig,
+    TuneConfig,
 )
 from rankdistill.data import Dataset, load
-from rankdistill.files import replacing, write_text
+from rankdistill.files import SETTINGS, expect_settings, replacing, write_text
 from rankdistill.methods import METHODS, Given, described, make_method
 from rankdistill.metrics import SCORES
 from rankdistill.metrics import evaluate as evaluate_model
@@ -50,7 +51,7 @@ from rankdistill.rankings.progress import logged
 from rankdistill.rankings.shards import remove_folder
 from rankdistill.rankings.tables import Table
 from rankdistill.report import Row, as_table, draw_curves
-from rankdistill.trainer import Term, Trainer
+from rankdistill.trainer import CHECKPOINT, Term, Trainer
 
 EMBEDDED, EMBEDDED_WEIGHT = "synthetic", 0.01  # the generated data set, and the weight of rrd that suits it
 
@@ -228,11 +229,11 @@ def train_once_or_by_seed(
     print(f"{text}\n\nEverything is in {out}/")
 
 
-def rankings_of(config: DistillConfig, teacher, dataset: Dataset) -> Rankings:
+def rankings_of(config: DistillConfig | TuneConfig, teacher, dataset: Dataset) -> Rankings:
     if config.rankings is not None:
         return Rankings.load(config.rankings, user_vocabulary=dataset.users, item_vocabulary=dataset.items)
     if teacher is None:
-        raise ValueError("distill: expected rankings (as `extract` writes them) or a teacher; got neither")
+        raise ValueError("teacher: expected rankings (as `extract` writes them) or a teacher; got neither")
     return rank(teacher, dataset, max(m.list_length for m in (config.method, *config.also)), config.progress)
 
 
@@ -243,6 +244,48 @@ def export(config: ExportConfig) -> None:
     else:
         export_factors(factors, config.out)
     print(f"{factors}: {config.out}")
+
+
+def tune(config: TuneConfig) -> None:
+    dataset, out, key = open_dataset(config.data), Path(config.out), f"valid/{config.training.metric}"
+    if not len(dataset.valid):
+        raise ValueError("tune: expected a data set with a validation part; got none")
+    if config.training.evaluate_test:
+        raise ValueError(
+            "tune: expected training.evaluate_test of false: only validation is looked at; got true"
+        )
+    ranges = tuning.ranges_of(config.method.name, config.method.weight, config.method.options, config.search)
+    settings = dataclasses.asdict(config)
+    for name in ("out", "trials", "storage", "progress"):
+        del settings[name]
+    expect_settings("tune", out / SETTINGS, settings)
+    teacher = None if config.teacher is None else load_teacher(config.teacher, dataset)
+    rankings = rankings_of(config, teacher, dataset)
+
+    def run_trial(folder: Path, parameters: dict) -> float:
+        method, training, student = tuning.applied(parameters, config.method, config.training, config.student)
+        given = Given(dataset, rankings, student.width, teacher, training.seed)
+        terms = make_terms([method, *config.also], given)
+        _, _, history = fit(dataset, student, training, terms, folder, folder.name, config.progress)
+        (folder / CHECKPOINT).unlink()
+        return max(record[key] for record in history if key in record)
+
+    trials = tuning.search(
+        out, ranges, run_trial, trials=config.trials, study=tuning.study_name(settings), seed=config.seed,
+        storage=config.storage,
+    )  # fmt: skip
+    best = tuning.best_of(trials)
+    chosen = tuning.applied(best.parameters, config.method, config.training, config.student)
+    names = ("rankings", "teacher", "data", "also")
+    to_distil = {name: settings[name] for name in names} | dict(
+        zip(("method", "training", "student"), map(dataclasses.asdict, chosen))
+    )
+    text = tuning.as_text(trials, config.training.metric)
+    results = {"best": dataclasses.asdict(best), "trials": [dataclasses.asdict(trial) for trial in trials]}
+    write_text(out / "trials.json", json.dumps(results, indent=2) + "\n")
+    write_text(out / "trials.md", f"# {config.method.name} on {dataset.name}\n\n{text}\n")
+    write_text(out / "best.yaml", json.dumps(to_distil, indent=2) + "\n")  # JSON is YAML
+    print(f"{text}\n\nThe best one: rankdistill distill --config {out}/best.yaml --out …")
 
 
 def factors_of(op: str, source: str, dataset: Dataset | None) -> Factors:

@@ -303,6 +303,46 @@ class BenchServingConfig:
 
 
 @dataclass
+class TuneConfig:
+    """`rankdistill tune`: the weight and settings of a method that are best on the validation part.
+
+    An interrupted search goes on where it was when the same command is given again; the test part is never looked at.
+
+    Args:
+        out: the folder of the search, with trials.md, trials.json and best.yaml, settings for `distill --config`.
+        rankings: as for `distill`.
+        teacher: as for `distill`.
+        data: the interactions; they need a validation part.
+        student: the small model.
+        method: how it learns; its weight and options are where the search begins from, or what it leaves alone.
+        also: further methods beside it, as they are.
+        training: how it is trained; `metric` is what is sought.
+        search: ranges by name: weight, options of the method, training.X or student.width. [low, high]; {low: 0.01,
+            high: 10, log: true}; {choices: [1, 5]}; null to leave one alone. By default the weight, and the temperature of
+            a method that has one: a hundredth to a hundred times, a tenth to ten times what they are.
+        trials: how many, those of an earlier call included.
+        seed: of the search.
+        storage: a database for Optuna, such as sqlite:///path.db, or a file that ends with .journal; study.db in `out` by
+            default.
+        progress: show progress bars on a terminal.
+    """
+
+    out: str
+    rankings: str | None = None
+    teacher: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    student: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    also: list[MethodConfig] = field(default_factory=list)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    search: dict[str, Any] = field(default_factory=dict)
+    trials: int = 30
+    seed: int = 0
+    storage: str | None = None
+    progress: bool = True
+
+
+@dataclass
 class MethodsConfig:
     """`rankdistill methods`: the methods of distillation, with their sources, published weights and settings."""
 
@@ -354,5 +394,6 @@ COMMANDS = {
     "recommend": RecommendConfig,
     "export": ExportConfig,
     "bench-serving": BenchServingConfig,
+    "tune": TuneConfig,
     "methods": MethodsConfig,
 }

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from rankdistill.data import Dataset
 from rankdistill.data.dataset import PARTS
-from rankdistill.files import replacing, write_text
+from rankdistill.files import SETTINGS, expect_settings, replacing
 from rankdistill.metrics import METRICS, evaluate_users
 from rankdistill.models.saved import MODEL_FILE, load_teacher
 from rankdistill.rankings.safetensors_files import read_header
@@ -25,7 +24,7 @@ from rankdistill.significance import WITHOUT_SCIPY, Comparison, compare_paired, 
 
 logger = logging.getLogger("rankdistill")
 
-SETTINGS, VALUES = "settings.json", "user_metrics.safetensors"
+VALUES = "user_metrics.safetensors"
 Values = dict[str, Tensor]
 
 
@@ -106,7 +105,7 @@ def run_seeds(
         protocol: what is measured.
         train: (seed, folder) → the trained model, which it has saved in the folder; resumes by itself.
     """
-    _expect_settings(out, json.loads(json.dumps(settings)))
+    expect_settings("seeds", out / SETTINGS, settings)
     results = {}
     for seed in seeds:
         folder = out / f"seed-{seed}"
@@ -150,29 +149,6 @@ def values_of(folder: Path, protocol: Protocol) -> dict[int | None, Values]:
             f"seeds: expected finished seeds or a model to compare with; got {folder}, which has neither"
         )
     return {None: protocol.values(load_teacher(str(folder), protocol.dataset))}
-
-
-def _expect_settings(out: Path, settings: dict) -> None:
-    path = out / SETTINGS
-    if not path.exists():
-        write_text(path, json.dumps(settings, indent=2) + "\n")
-        return
-    found = dict(_flat(json.loads(path.read_text())))
-    wanted = dict(_flat(settings))
-    for name in wanted | found:
-        if found.get(name) != wanted.get(name):
-            raise ValueError(
-                f"seeds: expected {name}={found.get(name)!r}, as {out} was begun with; got {wanted.get(name)!r}. "
-                "Choose another folder"
-            )
-
-
-def _flat(settings: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 @dataclass(frozen=True)
