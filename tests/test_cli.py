@@ -38,7 +38,18 @@ def test_help_is_fast_and_without_torch():
         assert result.returncode == 0
         assert all(
             command in result.stdout
-            for command in ("run", "train", "extract", "distill", "evaluate", "recommend", "methods")
+            for command in (
+                "run",
+                "train",
+                "extract",
+                "distill",
+                "evaluate",
+                "recommend",
+                "export",
+                "bench-serving",
+                "tune",
+                "methods",
+            )
         )
     assert min(times) < 0.5
 
