@@ -65,7 +65,12 @@ _EXPORTS = {
     ],
     "rankdistill.optim": ["LazyAdam", "LazySGD"],
     "rankdistill.ops.prepared_items": ["PreparedItems", "prepare_items"],
-    "rankdistill.rankings": ["Rankings", "distributed_inner_product_topk", "extract_rankings"],
+    "rankdistill.rankings": [
+        "Rankings",
+        "distributed_inner_product_topk",
+        "extract_rankings",
+        "rankings_from_table",
+    ],
     "rankdistill.trainer": ["Term", "Trainer"],
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

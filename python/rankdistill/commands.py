@@ -46,7 +46,8 @@ from rankdistill.models import (
     load_factors,
 )
 from rankdistill.models.saved import MODEL_FILE, build_model, load_teacher, save_model
-from rankdistill.rankings import Rankings, extract_rankings
+from rankdistill.rankings import Rankings, extract_rankings, rankings_from_table
+from rankdistill.rankings.listed import is_table
 from rankdistill.rankings.progress import logged
 from rankdistill.rankings.shards import remove_folder
 from rankdistill.rankings.tables import Table
@@ -230,6 +231,8 @@ def train_once_or_by_seed(
 
 
 def rankings_of(config: DistillConfig | TuneConfig, teacher, dataset: Dataset) -> Rankings:
+    if config.rankings is not None and is_table(config.rankings):
+        return rankings_from_table(config.rankings, dataset)
     if config.rankings is not None:
         return Rankings.load(config.rankings, user_vocabulary=dataset.users, item_vocabulary=dataset.items)
     if teacher is None:

@@ -219,7 +219,8 @@ class DistillConfig:
 
     Args:
         out: the folder for the student, the checkpoint and the log.
-        rankings: the file or folder, as `extract` wrote it; the teacher's, in memory, where none is named.
+        rankings: the file or folder, as `extract` wrote it; or a table of lists (csv, tsv, parquet: user, item, score), of
+            any recommender; the teacher's, in memory, where none is named.
         teacher: a model's folder or file; factors, as `export` writes them or as users.npy,items.npy[,item_bias.npy];
             or module:name, an object or a function of users that gives scores. Some methods need its vectors.
         data: the interactions.

@@ -199,8 +199,11 @@ def evaluate_users(
     """What `evaluate` takes the means of: users [n] int64 with relevant items, and "name@cutoff" → [n] float64.
 
     Example:
-        >>> users, values = evaluate_users(model, truth, exclude, cutoffs=[10])
-        >>> values["recall@10"].mean()
+        >>> from rankdistill import MatrixFactorization, data
+        >>> model, likes = MatrixFactorization(3, 5, width=2), torch.tensor([[0, 2, 2], [4, 0, 3]])
+        >>> truth = data.CSR.from_pairs(*likes, n_rows=3, n_columns=5)
+        >>> evaluate_users(model, truth, data.CSR.empty(3, 5), [5], ["recall"])
+        (tensor([0, 2]), {'recall@5': tensor([1., 1.], dtype=torch.float64)})
     """
     parts = list(_evaluated(model, truth, exclude, cutoffs, metrics, batch_size, seed))
     values = {name: torch.cat([found[name] for _, found in parts]) for name in parts[0][1]}
