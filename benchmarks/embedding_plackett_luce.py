@@ -1,0 +1,85 @@
+"""Plackett–Luce from embeddings, forward and backward, against the compositions that a user would write in torch."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import embedding
+
+from benchmarks.harness import Options, Shape, Work, run
+from benchmarks.plackett_luce import shifted_cumsum
+from rankdistill import embedding_plackett_luce
+
+SHAPES = [
+    Shape("long tail, 1M items", {"B": 4096, "K": 100, "L": 1000, "N": 1_000_000, "D": 64}),
+    Shape("KDs' defaults, 1M items", {"B": 1024, "K": 50, "L": 50, "N": 1_000_000, "D": 64}),
+    Shape("RRD on CiteULike", {"B": 900, "K": 40, "L": 40, "N": 25_181, "D": 20}),
+]
+
+
+def prepare(shape: Shape) -> tuple:
+    generator = torch.Generator().manual_seed(0)
+    users = torch.randn(shape["B"], shape["D"], generator=generator) * shape["D"] ** -0.25
+    items = torch.randn(shape["N"], shape["D"], generator=generator) * shape["D"] ** -0.25
+    item_ids = torch.randint(0, shape["N"], (shape["B"], shape["K"] + shape["L"]), generator=generator)
+    return users.requires_grad_(), items.requires_grad_(), item_ids, shape["K"]
+
+
+def forward_backward(losses):
+    def call(users, items, item_ids, K):
+        loss = losses(users, items, item_ids, K).sum()
+        return (loss.detach(), *torch.autograd.grad(loss, (users, items)))
+
+    return call
+
+
+def ours(sparse: bool):
+    return forward_backward(
+        lambda users, items, item_ids, K: embedding_plackett_luce(
+            users, items, item_ids, K, sparse_grad=sparse
+        )
+    )
+
+
+def composed(sparse: bool):
+    """Gathered vectors, a batched product, the max-shifted loss; torch's sparse gradient is not coalesced."""
+
+    def losses(users, items, item_ids, K):
+        scores = torch.bmm(embedding(item_ids, items, sparse=sparse), users[:, :, None])[:, :, 0]
+        return shifted_cumsum(scores[:, :K], scores[:, K:])
+
+    return forward_backward(losses)
+
+
+def gate(shape: Shape, args: tuple, outputs: dict) -> None:
+    users, items, item_ids, K = args
+    listed = [item_ids[:8].unique(return_inverse=True), users[:8].detach().double().requires_grad_()]
+    (touched, ids), rows = listed
+    table = items.detach()[touched].double()
+    scores = torch.einsum("bkd,bd->bk", table[ids], rows)
+    (by_user,) = torch.autograd.grad(shifted_cumsum(scores[:, :K], scores[:, K:]).sum(), (rows,))
+    first = next(iter(outputs.values()))
+    for name, (loss, grad_users, grad_items) in outputs.items():
+        dense = grad_items.to_dense() if grad_items.is_sparse else grad_items
+        kept = first[2].to_dense() if first[2].is_sparse else first[2]
+        torch.testing.assert_close(loss, first[0], rtol=1e-5, atol=0, msg=f"{name}: wrong")
+        torch.testing.assert_close(
+            grad_users[:8].double(), by_user, rtol=1e-4, atol=1e-4, msg=f"{name}: wrong"
+        )
+        torch.testing.assert_close(dense, kept, rtol=1e-4, atol=1e-4, msg=f"{name}: wrong")
+
+
+def work(shape: Shape) -> Work:
+    # Item vectors read once, and each touched row's gradient written once.
+    listed = shape["B"] * (shape["K"] + shape["L"])
+    touched = shape["N"] * (1 - (1 - 1 / shape["N"]) ** listed)
+    return Work(flops=6.0 * listed * shape["D"], bytes=4.0 * shape["D"] * (listed + touched))
+
+
+def main(options: Options) -> None:
+    variants = {
+        "rankdistill, sparse gradient": ours(sparse=True),
+        "rankdistill, dense gradient": ours(sparse=False),
+        "torch, sparse gradient": composed(sparse=True),
+        "torch, dense gradient": composed(sparse=False),
+    }
+    run("embedding_plackett_luce", SHAPES, prepare, variants, gate, work, options)
