@@ -66,14 +66,20 @@ def test_methods_are_described_and_can_all_be_chosen(capsys):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_distils(tmp_path, name, capsys):
-    options = {"listwise": "{n_listed: 20}", "pckd": "{list_length: 30}"}
+    options = {"listwise": "{n_listed: 20}", "pckd": "{list_length: 30}", "rce_kd": "{n_ranked: 60}",
+               "concf": "{n_listed: 20, period: 1, n_states: 1}", "hetcomp": "{n_listed: 20, n_compared: 10}"}  # fmt: skip
     more = [f"--method.options={options[name]}"] if name in options else []
+    more += ["--student.name=multi_head"] if name == "concf" else []
+    more += (
+        ["--training.keep_best=false"] if name == "hetcomp" else []
+    )  # or its trajectory might end with its first
     arguments = ["run", *SMALL, *TRAINING, f"--out={tmp_path}", "--teacher.width=8", "--student.width=4",
                  "--method.list_length=30", f"--method.name={name}", "--method.weight=1", *more]  # fmt: skip
     assert main(arguments) == 0
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert rows[1]["metrics"] != rows[2]["metrics"], "the student learned something else"
-    assert f"student + {name} (mf, 4)" in capsys.readouterr().out
+    model = "multi_head" if name == "concf" else "mf"
+    assert f"student + {name} ({model}, 4)" in capsys.readouterr().out
 
 
 def test_the_default_weight_is_that_of_the_embedded_data_set(tmp_path):

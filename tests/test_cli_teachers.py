@@ -118,14 +118,42 @@ def test_objects_and_functions_of_a_module_of_ones_own(teacher, tmp_path, monkey
     torch.testing.assert_close(biased, scored + torch.arange(60.0)[:, None], rtol=1e-5, atol=1e-5)
 
 
+def test_a_model_of_several_heads_is_exported_by_the_one_that_recommends(tmp_path):
+    out = tmp_path / "run"
+    assert (
+        main(["train", *SMALL, *TRAINING, f"--out={out}", "--model.name=multi_head", "--model.width=8"]) == 0
+    )
+    assert main(["export", f"--model={out}", f"--out={tmp_path}/f.npz"]) == 0
+    assert metrics(tmp_path / "f.npz", tmp_path) == metrics(out, tmp_path)
+
+
+def test_methods_that_read_no_rankings_and_teachers_that_train_along(teacher, tmp_path, capsys):
+    assert main(["export", f"--model={teacher}", f"--out={tmp_path}/f.npz"]) == 0
+    arguments = ["distill", *SMALL, *TRAINING, "--student.width=4", "--method.name=bd"]
+    assert main([*arguments, f"--teacher={tmp_path}/f.npz", f"--out={tmp_path}/a"]) == 1
+    assert "method bd: expected a teacher that can be trained along, a model's folder or file; got a Factors" in capsys.readouterr().err  # fmt: skip
+    assert main([*arguments, f"--teacher={teacher}", f"--out={tmp_path}/b", "--seeds=[0, 1]"]) == 0
+    for seed in (0, 1):
+        assert load_factors(tmp_path / "b" / f"seed-{seed}" / "teacher.safetensors").width == 16
+    assert main([*arguments, "--new_teacher.width=12", f"--out={tmp_path}/c", "--seeds=[0, 1]"]) == 0
+    new = [load_factors(tmp_path / "c" / f"seed-{seed}" / "teacher.safetensors").users for seed in (0, 1)]
+    assert new[0].shape[1] == 12
+    assert not torch.equal(*new)
+    capsys.readouterr()
+    assert main(["train", *SMALL, *TRAINING, f"--out={tmp_path}/d", "--seeds=0..1", "--trajectory.every=1",
+                 f"--trajectory.folder={tmp_path}/t"]) == 1  # fmt: skip
+    assert "config: expected each seed's own trajectory folder; got" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["distill", *DATA, "--out=OUT/a"], "teacher: expected rankings (as `extract` writes them) or a teacher; got neither"),
+        (["distill", *DATA, "--out=OUT/a"], "method rrd: expected rankings, a file or folder of rankdistill extract, or a teacher that makes them; got none"),
         (["distill", *DATA, "--out=OUT/b", "--teacher=json:absent"], "expected a name in json; got 'absent'"),
         (["distill", *DATA, "--out=OUT/c", "--teacher=no_such_module:x"], "No module named 'no_such_module'"),
         (["distill", *DATA, "--out=OUT/d", "--teacher=json:decoder"], "as_teacher: expected two tables"),
-        (["distill", *DATA, "--out=OUT/e", "--teacher=json:loads", "--method.name=de"], "JSON object must be"),
+        (["distill", *DATA, "--out=OUT/e", "--teacher=json:loads", "--method.name=de"], "got a ScoreTeacher, which has none"),
+        (["distill", *DATA, "--out=OUT/e", "--teacher=json:loads"], "JSON object must be"),
         (["distill", "--out=OUT/f", "--teacher=TEACHER"], "expected a model of this data set's users"),
         (["export", "--model=TEACHER", "--out=OUT/g.onnx"], "expected a .npz or .safetensors file; got"),
         (["export", "--model=OUT", "--out=OUT/g.npz"], "expected a folder with model.safetensors or checkpoint.safetensors"),

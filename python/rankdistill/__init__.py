@@ -12,7 +12,9 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "rankdistill.losses": [
         "Batch",
+        "BidirectionalDistillation",
         "CollaborativeDistillation",
+        "ConsensusLearning",
         "Distillation",
         "DistillationExperts",
         "DualCorrection",
@@ -35,6 +37,7 @@ _EXPORTS = {
     "rankdistill.models": [
         "Factors",
         "MatrixFactorization",
+        "MultiHeadFactorization",
         "ScoreTeacher",
         "as_teacher",
         "export_factors",

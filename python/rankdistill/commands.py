@@ -30,11 +30,12 @@ from rankdistill.config import (
     RunConfig,
     TrainConfig,
     TrainingConfig,
+    TrajectoryConfig,
     TuneConfig,
 )
 from rankdistill.data import Dataset, load
 from rankdistill.files import SETTINGS, expect_settings, replacing, write_text
-from rankdistill.methods import METHODS, Given, described, make_method
+from rankdistill.methods import METHODS, Given, base_weight, described, given_for, make_method
 from rankdistill.metrics import SCORES
 from rankdistill.metrics import evaluate as evaluate_model
 from rankdistill.models import (
@@ -45,16 +46,17 @@ from rankdistill.models import (
     export_program,
     load_factors,
 )
-from rankdistill.models.saved import MODEL_FILE, build_model, load_teacher, save_model
-from rankdistill.rankings import Rankings, extract_rankings, rankings_from_table
-from rankdistill.rankings.listed import is_table
+from rankdistill.models.ranked import rankings_metadata, unseen_rankings
+from rankdistill.models.saved import MODEL_FILE, build_model, load_teacher, name_of, save_model
+from rankdistill.models.trajectory import KeptTrajectory, Trajectory
+from rankdistill.rankings import extract_rankings
 from rankdistill.rankings.progress import logged
 from rankdistill.rankings.shards import remove_folder
 from rankdistill.rankings.tables import Table
 from rankdistill.report import Row, as_table, draw_curves
 from rankdistill.trainer import CHECKPOINT, Term, Trainer
 
-EMBEDDED, EMBEDDED_WEIGHT = "synthetic", 0.01  # the generated data set, and the weight of rrd that suits it
+TEACHER_FILE = "teacher.safetensors"  # a teacher that trained along
 
 
 def run(config: RunConfig) -> None:
@@ -69,13 +71,19 @@ def run(config: RunConfig) -> None:
         save_model(out / folder / MODEL_FILE, model, name, dataset)
         metrics = test_metrics(model, dataset)
         rows.append(Row(label, sum(p.numel() for p in model.parameters()), metrics, trainer.seconds))
-        curves[label] = [
-            (r["epoch"], r[key]) for r in history if (key := f"valid/{config.training.metric}") in r
-        ]
+        if history:
+            curves[label] = [
+                (r["epoch"], r[key]) for r in history if (key := f"valid/{config.training.metric}") in r
+            ]
 
     training = config.teacher_training or config.training
+    chosen = [config.method, *config.also]
+    kept = config.trajectory
+    if not kept.every and any("checkpoints" in METHODS[m.name].needs for m in chosen):
+        kept = dataclasses.replace(kept, every=max(1, training.epochs // 4))
+    trajectory = trajectory_for(kept, out / "teacher", dataset)
     teacher, trainer, history = fit(
-        dataset, config.teacher, training, (), out / "teacher", "teacher", config.progress
+        dataset, config.teacher, training, (), out / "teacher", "teacher", config.progress, trajectory
     )
     finish(
         f"teacher ({config.teacher.name}, {config.teacher.width})",
@@ -87,28 +95,32 @@ def run(config: RunConfig) -> None:
     )
 
     started = time.perf_counter()
-    chosen = [config.method, *config.also]
-    if (
-        config.data.source == EMBEDDED
-        and config.data.train is None
-        and config.method.name == "rrd"
-        and config.method.weight is None
-    ):
-        chosen[0] = dataclasses.replace(config.method, weight=EMBEDDED_WEIGHT)
-    rankings = rank(teacher, dataset, max(m.list_length for m in chosen), config.progress)
+    k = max(m.list_length for m in chosen)
+    rankings = unseen_rankings(teacher, dataset, k, bar("rankings", config.progress))
     rankings.save(out / "rankings.safetensors")
     extraction = time.perf_counter() - started
 
-    for label, folder, terms in (
-        ("student", "student", ()),
+    trajectories = [KeptTrajectory.load(trajectory.folder, dataset)] if trajectory else []
+    given = Given(dataset, rankings, config.student.width, teacher, config.training.seed, trajectories)
+    names = " + ".join(m.name for m in chosen)
+    for label, folder, terms, weight in (
+        ("student", "student", (), 1.0),
         (
-            f"student + {' + '.join(m.name for m in chosen)}",
+            f"student + {names}",
             "distilled",
-            make_terms(chosen, Given(dataset, rankings, config.student.width, teacher, config.training.seed)),
+            make_terms(chosen, given),
+            base_weight(chosen, config.base_weight),
         ),
     ):
         model, trainer, history = fit(
-            dataset, config.student, config.training, terms, out / folder, folder, config.progress
+            dataset,
+            config.student,
+            config.training,
+            terms,
+            out / folder,
+            folder,
+            config.progress,
+            base_weight=weight,
         )
         finish(
             f"{label} ({config.student.name}, {config.student.width})",
@@ -118,6 +130,9 @@ def run(config: RunConfig) -> None:
             trainer,
             config.student.name,
         )
+    for model in trained_teachers(terms):
+        label = f"teacher + {names} ({config.teacher.name}, {config.teacher.width})"
+        finish(label, "distilled_teacher", model, [], trainer, config.teacher.name)
 
     table = as_table(rows, teacher=0, undistilled=1)
     text = f"# Distillation on {dataset.name}\n\n{table}\n\nRankings: {rankings.k} items per user, {extraction:.1f} s.\n"
@@ -135,7 +150,21 @@ def run(config: RunConfig) -> None:
 
 def train(config: TrainConfig) -> None:
     dataset = open_dataset(config.data)
-    train_once_or_by_seed(config, config.model, dataset, lambda seed: ())
+    if config.seeds is not None and config.trajectory.folder is not None:
+        raise ValueError(
+            f"config: expected each seed's own trajectory folder; got trajectory.folder={config.trajectory.folder}"
+        )
+
+    def train_one(seed: int, folder: Path):
+        training = dataclasses.replace(config.training, seed=seed)
+        trajectory = trajectory_for(config.trajectory, folder, dataset)
+        model, _, _ = fit(
+            dataset, config.model, training, (), folder, folder.name, config.progress, trajectory
+        )
+        save_model(folder / MODEL_FILE, model, config.model.name, dataset)
+        return model
+
+    once_or_by_seed(config, dataset, train_one)
 
 
 def extract(config: ExtractConfig) -> None:
@@ -184,33 +213,37 @@ def extract_in_memory(teacher, dataset: Dataset, config: ExtractConfig) -> None:
         raise ValueError(f"extract: expected {expected}; got {config.out}")
     with torchrun_processes() as process:
         if not process:
-            rank(teacher, dataset, config.k, config.progress).save(config.out)
+            rankings = unseen_rankings(teacher, dataset, config.k, bar("rankings", config.progress))
+            rankings.save(config.out)
 
 
 def distill(config: DistillConfig) -> None:
     dataset = open_dataset(config.data)
-    teacher = None if config.teacher is None else load_teacher(config.teacher, dataset)
-    rankings = rankings_of(config, teacher, dataset)
-
-    def terms(seed: int) -> tuple[Term, ...]:
-        given = Given(dataset, rankings, config.student.width, teacher, seed)
-        return make_terms([config.method, *config.also], given)
-
-    train_once_or_by_seed(config, config.student, dataset, terms)
-
-
-def train_once_or_by_seed(
-    config: TrainConfig | DistillConfig, model: ModelConfig, dataset: Dataset, terms_of
-) -> None:
-    """`terms_of` a seed."""
-    out = Path(config.out)
+    chosen, trained = [config.method, *config.also], []
+    given = given_for(config, dataset, bar("rankings", config.progress))
 
     def train_one(seed: int, folder: Path):
+        terms = make_terms(chosen, given.under(seed, config.new_teacher))
         training = dataclasses.replace(config.training, seed=seed)
-        made, _, _ = fit(dataset, model, training, terms_of(seed), folder, folder.name, config.progress)
-        save_model(folder / MODEL_FILE, made, model.name, dataset)
-        return made
+        model, _, _ = fit(
+            dataset, config.student, training, terms, folder, folder.name, config.progress,
+            base_weight=base_weight(chosen, config.base_weight),
+        )  # fmt: skip
+        save_model(folder / MODEL_FILE, model, config.student.name, dataset)
+        for teacher in trained_teachers(terms):
+            save_model(folder / TEACHER_FILE, teacher, name_of(teacher), dataset)
+            trained.append((folder / TEACHER_FILE, teacher))
+        return model
 
+    once_or_by_seed(config, dataset, train_one)
+    for path, teacher in trained:
+        print(f"\nteacher: {path}")
+        print_metrics(test_metrics(teacher, dataset))
+
+
+def once_or_by_seed(config: TrainConfig | DistillConfig, dataset: Dataset, train_one) -> None:
+    """`train_one` (seed, folder) gives a trained model, which it has saved."""
+    out = Path(config.out)
     if config.seeds is None:
         if config.compare is not None:
             raise ValueError(f"config: expected seeds beside compare={config.compare}; got none")
@@ -228,16 +261,6 @@ def train_once_or_by_seed(
     write_text(out / "seeds.json", json.dumps(result | {"compared_with": config.compare}, indent=2) + "\n")
     write_text(out / "seeds.md", f"# {len(runs)} seeds on {dataset.name}\n\n{text}\n")
     print(f"{text}\n\nEverything is in {out}/")
-
-
-def rankings_of(config: DistillConfig | TuneConfig, teacher, dataset: Dataset) -> Rankings:
-    if config.rankings is not None and is_table(config.rankings):
-        return rankings_from_table(config.rankings, dataset)
-    if config.rankings is not None:
-        return Rankings.load(config.rankings, user_vocabulary=dataset.users, item_vocabulary=dataset.items)
-    if teacher is None:
-        raise ValueError("teacher: expected rankings (as `extract` writes them) or a teacher; got neither")
-    return rank(teacher, dataset, max(m.list_length for m in (config.method, *config.also)), config.progress)
 
 
 def export(config: ExportConfig) -> None:
@@ -262,14 +285,17 @@ def tune(config: TuneConfig) -> None:
     for name in ("out", "trials", "storage", "progress"):
         del settings[name]
     expect_settings("tune", out / SETTINGS, settings)
-    teacher = None if config.teacher is None else load_teacher(config.teacher, dataset)
-    rankings = rankings_of(config, teacher, dataset)
+    at_hand = given_for(config, dataset, bar("rankings", config.progress))
 
     def run_trial(folder: Path, parameters: dict) -> float:
         method, training, student = tuning.applied(parameters, config.method, config.training, config.student)
-        given = Given(dataset, rankings, student.width, teacher, training.seed)
-        terms = make_terms([method, *config.also], given)
-        _, _, history = fit(dataset, student, training, terms, folder, folder.name, config.progress)
+        chosen = [method, *config.also]
+        given = dataclasses.replace(at_hand, student_width=student.width)
+        terms = make_terms(chosen, given.under(training.seed, config.new_teacher))
+        _, _, history = fit(
+            dataset, student, training, terms, folder, folder.name, config.progress,
+            base_weight=base_weight(chosen, config.base_weight),
+        )  # fmt: skip
         (folder / CHECKPOINT).unlink()
         return max(record[key] for record in history if key in record)
 
@@ -279,7 +305,7 @@ def tune(config: TuneConfig) -> None:
     )  # fmt: skip
     best = tuning.best_of(trials)
     chosen = tuning.applied(best.parameters, config.method, config.training, config.student)
-    names = ("rankings", "teacher", "data", "also")
+    names = ("rankings", "teacher", "data", "also", "base_weight", "new_teacher", "trajectories")
     to_distil = {name: settings[name] for name in names} | dict(
         zip(("method", "training", "student"), map(dataclasses.asdict, chosen))
     )
@@ -379,11 +405,18 @@ def fit(
     folder: Path,
     label: str,
     progress: bool,
+    trajectory: Trajectory | None = None,
+    base_weight: float = 1.0,
 ):
     """A trained model, its trainer and its history."""
     made = build_model(model.name, dataset, model.width, seed=training.seed)
-    trainer = Trainer(made, dataset, training, terms, folder=folder, progress=bar(label, progress))
+    trainer = Trainer(
+        made, dataset, training, terms, base_weight=base_weight, after_epoch=trajectory, folder=folder,
+        progress=bar(label, progress),
+    )  # fmt: skip
     history = trainer.fit()
+    if trajectory is not None:
+        trajectory.finish(made, trainer.learned_epochs)
     return made, trainer, history
 
 
@@ -393,24 +426,14 @@ def make_terms(methods: Sequence[MethodConfig], given: Given) -> tuple[Term, ...
     return tuple(map(Term, weights, made))
 
 
-def rank(model, dataset: Dataset, k: int, progress: bool) -> Rankings:
-    teacher = as_teacher(model)
-    batch = {"batch_size": 1024} if isinstance(teacher, Factors) else {}
-    return teacher.rankings(
-        k,
-        dataset.train.csr(),
-        progress=bar("rankings", progress),
-        metadata=rankings_metadata(dataset),
-        **batch,
-    )
+def trajectory_for(config: TrajectoryConfig, out: Path, dataset: Dataset) -> Trajectory | None:
+    folder = out / "trajectory" if config.folder is None else config.folder
+    return Trajectory(folder, config.every, config.k, dataset) if config.every else None
 
 
-def rankings_metadata(dataset: Dataset) -> dict[str, str]:
-    return {
-        "user_vocabulary": dataset.users.sha256,
-        "item_vocabulary": dataset.items.sha256,
-        "data": dataset.name,
-    }
+def trained_teachers(terms: Sequence[Term]) -> list:
+    """The teachers that have trained along."""
+    return [t.method.trained_teacher for t in terms if t.method.trained_teacher is not None]
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from rankdistill.checkpoint import FORMAT
 from rankdistill.data.ids import as_ids
 from rankdistill.files import replacing
 from rankdistill.models.factors import Factors
+from rankdistill.models.kinds import MODELS
 from rankdistill.ops import checks
 from rankdistill.rankings.safetensors_files import Entry, read_header
 from rankdistill.rankings.tables import Table
@@ -162,30 +163,39 @@ def _of_npz(path: str) -> Factors:
 def _of_safetensors(path: str) -> Factors:
     entries, metadata = read_header(OP, path)
     if FORMAT in metadata:
-        entries = _of_a_model(path, entries, json.loads(metadata[FORMAT]))
+        tables, entries = _of_a_model(path, entries, json.loads(metadata[FORMAT]))
     elif "rankdistill.rankings" in metadata:
         raise ValueError(
             f"{OP}: expected factors, or a model; got {path}, a file of rankings: it is given as rankings, not as a teacher"
         )
-    _expect_tables(path, entries)
-    tables = {name: entries[name].tensor() for name in TABLES if name in entries}
+    else:
+        _expect_tables(path, entries)
+        tables = {name: entries[name].tensor() for name in TABLES if name in entries}
     ids = {
         name: found for name in ("user_ids", "item_ids") if (found := ids_of(path, name, entries)) is not None
     }
     return Factors(**tables, **ids, source=path)
 
 
-def _of_a_model(path: str, entries: dict[str, Entry], facts: dict) -> dict[str, Entry]:
-    """A model's tables by the names of factors; of a checkpoint the weights that training would end with."""
+def _of_a_model(
+    path: str, entries: dict[str, Entry], facts: dict
+) -> tuple[dict[str, Tensor], dict[str, Entry]]:
+    """A model's vectors and the entries of its ids; of a checkpoint the weights that training would end with."""
     best = facts.get("config", {}).get("keep_best") and any(name.startswith("best/") for name in entries)
-    group = "best" if best else "model"
-    weights = {name.partition("/")[2] for name in entries if name.startswith(f"{group}/")}
-    if weights != {"user_table", "item_table"}:
-        raise ValueError(
-            f"{OP}: expected a model of a user_table and an item_table; got {', '.join(sorted(weights)) or 'none'} in {path}"
-        )
+    group = "best/" if best else "model/"
+    weights = {n.removeprefix(group): e.tensor() for n, e in entries.items() if n.startswith(group)}
     ids = {name.removeprefix("ids/"): entry for name, entry in entries.items() if name.startswith("ids/")}
-    return {"users": entries[f"{group}/user_table"], "items": entries[f"{group}/item_table"], **ids}
+    if set(weights) == {"user_table", "item_table"}:
+        return {"users": weights["user_table"], "items": weights["item_table"]}, ids
+    if facts.get("model") not in MODELS:
+        raise ValueError(
+            f"{OP}: expected a model, or a checkpoint of user_table and item_table; got "
+            f"{', '.join(sorted(weights)) or 'none'} in {path}"
+        )
+    model = MODELS[facts["model"]](len(weights["user_table"]), len(weights["item_table"]), facts["width"])
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        return {"users": model.user_vectors(), "items": model.item_vectors()}, ids
 
 
 def _expect_tables(path: str, names) -> None:

@@ -12,11 +12,10 @@ from rankdistill.checkpoint import load_checkpoint, save_checkpoint
 from rankdistill.data.dataset import Dataset
 from rankdistill.models.factor_files import ids_as_tensor, is_model_file
 from rankdistill.models.factors import Factors
-from rankdistill.models.matrix_factorization import MatrixFactorization
+from rankdistill.models.kinds import MODELS
 from rankdistill.models.teachers import ScoreTeacher, as_teacher
 
 MODEL_FILE = "model.safetensors"
-MODELS = {"mf": MatrixFactorization}
 
 
 def build_model(name: str, dataset: Dataset, width: int, seed: int = 0) -> nn.Module:
@@ -24,6 +23,14 @@ def build_model(name: str, dataset: Dataset, width: int, seed: int = 0) -> nn.Mo
     if name not in MODELS:
         raise ValueError(f"build_model: expected a model of {', '.join(MODELS)}; got {name!r}")
     return MODELS[name](dataset.n_users, dataset.n_items, width, seed=seed)
+
+
+def name_of(model: nn.Module) -> str:
+    """By which `build_model` knows a model's class."""
+    for name, made in MODELS.items():
+        if type(model) is made:
+            return name
+    raise TypeError(f"save_model: expected a model of {', '.join(MODELS)}; got {type(model).__name__}")
 
 
 def save_model(path: str | os.PathLike, model: nn.Module, name: str, dataset: Dataset) -> None:
