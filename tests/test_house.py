@@ -41,13 +41,17 @@ LEVELS = {
     "checkpoint": 4,
     "losses": 4,
     "models": 5,
+    "report": 5,
+    "significance": 5,
     "trainer": 6,
     "methods": 6,
-    "report": 6,
+    "seeds": 6,
+    "serving": 6,
     "collect_env": 6,
-    "commands": 7,
-    "cli": 8,
-    "__main__": 9,
+    "tuning": 7,
+    "commands": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 MAY_PRINT = {"cli", "commands", "collect_env", "__main__"}
 
