@@ -17,6 +17,10 @@ from tests.cases import CASES
 from tests.ops.test_properties import assert_within
 
 DEVICE = torch.device("cpu")
+FULLY = (
+    torch.float32,
+    torch.bfloat16,
+)  # dtypes of which the interpreter takes all cases; of others the first
 
 
 def there(value):
@@ -121,7 +125,8 @@ def sample_arguments(op: str, users, items, ids, user_ids, bias) -> tuple:
 def check_cases(op: str) -> None:
     for dtype in DTYPES:
         for sample in CASES[op].samples(dtype):
-            check(op, sample.name, dtype, sample.args)
+            if DEVICE.type != "cpu" or dtype in FULLY or sample.name.startswith("plain"):
+                check(op, sample.name, dtype, sample.args)
         for name, *given in more_samples(op, dtype):
             args = sample_arguments(op, *given)
             if op == "embedding_plackett_luce" and name.startswith("scores of 4"):
