@@ -445,8 +445,8 @@ class Catalogue(NamedTuple):
         if skipped_mass <= 0 or not N:
             return None
         tiles = triton.cdiv(N, BLOCK_N)
-        norms = norms_above(self.items).new_zeros(tiles * BLOCK_N)
-        norms[:N] = norms_above(self.items)
+        norms = torch.zeros(tiles * BLOCK_N, dtype=torch.float32, device=self.items.device)
+        norms[:N] = norms_above(self.items.float())
         biases = norms.new_zeros(tiles)
         if self.item_bias is not None:
             padded = norms.new_full((tiles * BLOCK_N,), -math.inf)
@@ -454,7 +454,9 @@ class Catalogue(NamedTuple):
             biases = padded.view(tiles, BLOCK_N).amax(1)
         least = floors + math.log(skipped_mass / N)
         tile_norms = norms.view(tiles, BLOCK_N).amax(1)
-        return Skipping(*(t.to(self.dtype) for t in (norms_above(self.users), least, tile_norms, biases)))
+        return Skipping(
+            *(t.to(self.dtype) for t in (norms_above(self.users.float()), least, tile_norms, biases))
+        )
 
     def mass(self, skipping: Skipping | None) -> tuple[Tensor, Tensor, Tensor]:
         """Log-masses, tops and sums [B]."""

@@ -126,10 +126,15 @@ def skipped_blocks() -> None:
             p = (scores - value.cpu().double()[:, None]).exp()
             # An item that counts as nothing held less than its part of the share.
             bound = (grad.abs().double()[:, None] * share * items.double().norm(dim=1).amax()).expand(70, 8)
-            assert ((grads[0].cpu().double() - (grad.double()[:, None] * p) @ items.double()).abs() <= bound + 1e-3).all()  # fmt: skip
+            assert ((grads[0].cpu().double() - (grad.double()[:, None] * p) @ items.double()).abs() <= bound + 5e-3).all()  # fmt: skip
             alone = [there(users[:1]), given[1], given[2][:2], given[3], given[4]]
             assert same(backend["forward"](*alone, share)[0], value[:1])
-        assert low.max() > 1e-3, "a large share skipped nothing"
+            assert (grads[1][-50:] == 0).all(), "the last items, of small norms, were not skipped"
+        # In float64 their weights do not vanish by themselves.
+        given = [t.double() if isinstance(t, Tensor) and t.is_floating_point() else t for t in given]
+        for share, skips in ((0.0, False), (0.1, True)):
+            grads = backend["backward"](there(grad), *given, *backend["forward"](*given, share)[1:], share)
+            assert (grads[1][-50:-1] == 0).all() == skips
     print("checked skipped blocks")
 
 
