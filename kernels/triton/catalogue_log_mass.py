@@ -20,31 +20,40 @@ from torch import Tensor
 
 LOWEST = tl.constexpr(-float("inf"))
 NO_ITEM = tl.constexpr(2**62)
-BLOCK_R, BLOCK_N = 64, 64
+BLOCK_R, BLOCK_N = 64, 64  # half the rows where gradients are summed, which would spill
 SEGMENTS = 32
 PART_BYTES = 64 << 20  # of the segments' gradients by users, which exist for some rows at a time
 SUM_BLOCK = 256
+MOST_WIDTH = {
+    2: 128,
+    4: 64,
+    8: 32,
+}  # of a table's rows, and of a gradient's, in one piece, by bytes of a number
 
 
 @triton.jit
 def product(left, right, total, PRECISION: tl.constexpr):
     """total + left · right, of operands in their storage or widened to the total's dtype."""
-    if PRECISION == "storage":
-        return tl.dot(left, right, total)
     wide: tl.constexpr = total.dtype
-    return tl.dot(left.to(wide), right.to(wide), total, input_precision=PRECISION, out_dtype=wide)
+    if PRECISION == "storage":
+        total = tl.dot(left, right, total)
+    else:
+        total = tl.dot(left.to(wide), right.to(wide), total, input_precision=PRECISION, out_dtype=wide)
+    return total
 
 
 @triton.jit
 def weighted(weights, table, total, PRECISION: tl.constexpr):
     """total + weights · table. A weight beside bfloat16 numbers is two of them, its high and its low half."""
-    if PRECISION == "storage":
-        if table.dtype == tl.bfloat16:
-            high = weights.to(tl.bfloat16)
-            total = tl.dot(high, table, total)
-            return tl.dot((weights - high.to(tl.float32)).to(tl.bfloat16), table, total)
-        return product(weights, table, total, "tf32x3")
-    return product(weights, table, total, PRECISION)
+    if PRECISION != "storage":
+        total = product(weights, table, total, PRECISION)
+    elif table.dtype == tl.bfloat16:
+        high = weights.to(tl.bfloat16)
+        total = tl.dot(high, table, total)
+        total = tl.dot((weights - high.to(tl.float32)).to(tl.bfloat16), table, total)
+    else:
+        total = product(weights, table, total, "tf32x3")
+    return total
 
 
 @triton.jit
@@ -65,11 +74,14 @@ def score_tile(
     """[BLOCK_R, BLOCK_N] scores, -inf past the catalogue; `users` is the rows' tile where one block holds the width."""
     d = tl.arange(0, BLOCK_D)
     scores = tl.zeros([BLOCK_R, BLOCK_N], dtype)
-    for block in range(D_BLOCKS):
-        if D_BLOCKS > 1:
-            users = table_tile(users_ptr, rows, real, block * BLOCK_D + d, stride_users_row, D)
-        items = table_tile(items_ptr, columns, there, block * BLOCK_D + d, stride_items_row, D)
+    if D_BLOCKS == 1:
+        items = table_tile(items_ptr, columns, there, d, stride_items_row, D)
         scores = product(users, items.T, scores, PRECISION)
+    else:
+        for block in range(D_BLOCKS):
+            some_users = table_tile(users_ptr, rows, real, block * BLOCK_D + d, stride_users_row, D)
+            some_items = table_tile(items_ptr, columns, there, block * BLOCK_D + d, stride_items_row, D)
+            scores = product(some_users, some_items.T, scores, PRECISION)
     if HAS_BIAS:
         bias = tl.load(bias_ptr + columns.to(tl.int64) * stride_bias, mask=there, other=0.0)
         scores += bias.to(dtype)[None, :]
@@ -170,7 +182,9 @@ def catalogue_log_mass_forward_kernel(
     real = rows < B
     segment = tl.program_id(1)
     dtype: tl.constexpr = tops_ptr.dtype.element_ty
-    users = table_tile(users_ptr, rows, real, tl.arange(0, BLOCK_D), stride_users_row, D)
+    users = rows
+    if D_BLOCKS == 1:
+        users = table_tile(users_ptr, rows, real, tl.arange(0, BLOCK_D), stride_users_row, D)
     at, end, excluded = edges_of(edges_ptr, indices_ptr, rows, real, segment, SEGMENTS, EXCLUDES)
     list_at, list_end, listed = edges_of(listed_edges_ptr, listed_ptr, rows, real, segment, SEGMENTS, LISTS)
     if SKIPS:
@@ -253,7 +267,9 @@ def catalogue_log_mass_users_kernel(
     segment = tl.program_id(1)
     g = tl.program_id(2) * BLOCK_G + tl.arange(0, BLOCK_G)
     dtype: tl.constexpr = parts_ptr.dtype.element_ty
-    users = table_tile(users_ptr, rows, real, tl.arange(0, BLOCK_D), stride_users_row, D)
+    users = rows
+    if D_BLOCKS == 1:
+        users = table_tile(users_ptr, rows, real, tl.arange(0, BLOCK_D), stride_users_row, D)
     tops = tl.load(tops_ptr + rows, mask=real, other=0.0)
     scales = tl.load(scales_ptr + rows, mask=real, other=0.0)
     at, end, excluded = edges_of(edges_ptr, indices_ptr, rows, real, segment, SEGMENTS, EXCLUDES)
@@ -332,7 +348,9 @@ def catalogue_log_mass_items_kernel(
             kept = kept_rows(norms, floors, tile_norms_ptr, tile_biases_ptr, tile, real)
             any_kept = tl.max(kept.to(tl.int32), 0)
         if any_kept > 0:
-            users = table_tile(users_ptr, rows, real, tl.arange(0, BLOCK_D), stride_users_row, D)
+            users = rows
+            if D_BLOCKS == 1:
+                users = table_tile(users_ptr, rows, real, tl.arange(0, BLOCK_D), stride_users_row, D)
             scores = score_tile(
                 users_ptr, users, items_ptr, bias_ptr, rows, real, columns, there, stride_users_row, stride_items_row,
                 stride_bias, D, dtype, HAS_BIAS, PRECISION, BLOCK_R, BLOCK_N, BLOCK_D, D_BLOCKS,
@@ -418,8 +436,7 @@ class Catalogue(NamedTuple):
 
     def options(self, skipping: Skipping | None) -> dict:
         D, dtype = self.users.shape[1], self.users.dtype
-        most = {2: 128, 4: 64, 8: 32}[dtype.itemsize]
-        block = max(16, min(triton.next_power_of_2(max(D, 1)), most))
+        block = max(16, triton.next_power_of_2(D)) if MOST_WIDTH[dtype.itemsize] >= D else 32
         return {
             "HAS_BIAS": self.item_bias is not None,
             "EXCLUDES": self.excluded is not None,
@@ -431,12 +448,12 @@ class Catalogue(NamedTuple):
             "BLOCK_N": BLOCK_N,
             "BLOCK_D": block,
             "D_BLOCKS": triton.cdiv(D, block),
-            "num_warps": 4 if dtype.itemsize < 8 else 8,
+            "num_warps": 8,
         }
 
     def block_g(self) -> int:
         """Columns of a gradient that a program adds up."""
-        most = {2: 128, 4: 64, 8: 32}[self.users.dtype.itemsize]
+        most = MOST_WIDTH[self.users.dtype.itemsize]
         return max(16, min(triton.next_power_of_2(max(self.users.shape[1], 1)), most))
 
     def skipping(self, skipped_mass: float, floors: Tensor) -> Skipping | None:
@@ -494,7 +511,7 @@ class Catalogue(NamedTuple):
         chunks = max(triton.cdiv(D, block), 1)
         catalogue_log_mass_items_kernel[(triton.cdiv(N, BLOCK_N), chunks)](
             *self.arguments(skipping), tops, scales, grad_items, grad_bias, *self.sizes(), BLOCK_G=block,
-            **self.options(skipping),
+            **self.options(skipping) | {"BLOCK_R": BLOCK_R // 2},
         )  # fmt: skip
         together = max(PART_BYTES // max(self.segments * D * self.dtype.itemsize, 1) // BLOCK_R, 1) * BLOCK_R
         for first in range(0, B if D else 0, together):
@@ -502,9 +519,9 @@ class Catalogue(NamedTuple):
             part, skips = self.of(rows), skipping and skipping.of(rows)
             R = rows.stop - rows.start
             parts = self.empty(self.segments, R, D)
-            catalogue_log_mass_users_kernel[(triton.cdiv(R, BLOCK_R), self.segments, chunks)](
+            catalogue_log_mass_users_kernel[(triton.cdiv(R, BLOCK_R // 2), self.segments, chunks)](
                 *part.arguments(skips), tops[rows], scales[rows], parts, *part.sizes(), BLOCK_G=block,
-                **part.options(skips),
+                **part.options(skips) | {"BLOCK_R": BLOCK_R // 2},
             )  # fmt: skip
             catalogue_log_mass_sum_kernel[(triton.cdiv(R * D, SUM_BLOCK),)](
                 parts, grad_users[rows], R * D, SEGMENTS=self.segments, BLOCK=SUM_BLOCK

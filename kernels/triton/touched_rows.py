@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK_CHUNKS = 16
+TILE = 2048  # numbers of a chunk's rows
 INT32_KEYS = 2**31 - 1
 
 
@@ -161,12 +162,12 @@ def add_rows(
     n, D = found.keys.numel(), sums.shape[1]
     if not n * D * len(sums):
         return sums
-    block_d = min(triton.next_power_of_2(D), 128)
-    block_p = min(max(2048 // block_d, 32), 256)
+    block_d = min(triton.next_power_of_2(D), 64)
+    block_p = min(max(TILE // block_d, 32), 256)
     grid = triton.cdiv(n, block_p), triton.cdiv(D, block_d)
     entering, leaving = torch.empty((2, grid[0], D), dtype=sums.dtype, device=sums.device)
     shared = {
-        "HAS_TARGETS": targets is not None, "ADDS": adds, "BLOCK_P": block_p, "BLOCK_D": block_d, "num_warps": 2
+        "HAS_TARGETS": targets is not None, "ADDS": adds, "BLOCK_P": block_p, "BLOCK_D": block_d, "num_warps": 4
     }  # fmt: skip
     keys, order, n_rows = found
     places = keys if targets is None else targets  # any pointer serves where there are none

@@ -23,12 +23,7 @@ from triton.runtime.jit import JITFunction
 from tests.case import randint, randn
 from tests.ops.ranking_triton_compile import Driver, needs
 
-WIDTHS = {
-    torch.float32: (20, 64, 200),
-    torch.float64: (20, 64),
-    torch.float16: (64,),
-    torch.bfloat16: (64, 200),
-}
+WIDTHS = {torch.float32: (64, 200), torch.float64: (20,), torch.float16: (64,), torch.bfloat16: (100,)}
 B, N, K = 70, 3000, 90
 
 
@@ -71,7 +66,7 @@ def call_all(D: int, dtype: torch.dtype) -> None:
         ):
             backward(losses, *tables, *saved[1:], item_bias)
     touched_rows.touched_rows_coalesce(user_ids, users, B)
-    for lists, item_bias, share in (((None, None), None, 0.0), (exclude, bias, 0.0), (exclude, bias, 0.5)):
+    for lists, item_bias, share in (((None, None), None, 0.0), (exclude, bias, 0.5)):
         given = users, items, *lists, item_bias
         catalogue_log_mass.catalogue_log_mass_forward(*given, share)
         catalogue_log_mass.catalogue_log_mass_backward(losses, *given, losses, losses, share)
