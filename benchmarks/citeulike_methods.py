@@ -20,6 +20,9 @@ from rankdistill.files import write_text
 from rankdistill.methods import METHODS, Given, make_method
 
 LIST_LENGTH = 500
+COMPARED = [
+    name for name, method in METHODS.items() if method.default_base_weight
+]  # those beside the base loss
 
 
 def study(methods: list[str], seeds: list[int], epochs: int, out: Path) -> None:
@@ -67,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, default=101)
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=COMPARED, default=COMPARED)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()

@@ -6,27 +6,10 @@
 #include "csrc/dtypes.h"
 #include "csrc/isa.h"
 #include "csrc/pointers.h"
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 RANKDISTILL_DECLARE(CatalogueLogMassTable, catalogue_log_mass_table)
 
 namespace py = pybind11;
-
-namespace {
-
-// Asks for large pages in memory that is about to be filled for the first time: small ones cost a tenth of a forward.
-void ask_for_large_pages(uintptr_t address, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  const uintptr_t page = 4096, first = (address + page - 1) / page * page, end = (address + bytes) / page * page;
-  if (address && end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
-#else
-  (void)address, (void)bytes;
-#endif
-}
-
-}  // namespace
 
 void bind_catalogue_log_mass(py::module_& m) {
   typedef py::call_guard<py::gil_scoped_release> Unlocked;
@@ -35,8 +18,6 @@ void bind_catalogue_log_mass(py::module_& m) {
         [](int dtype, uintptr_t users, uintptr_t items, uintptr_t bias, uintptr_t indptr, uintptr_t indices,
            uintptr_t log_masses, uintptr_t tops, uintptr_t sums, uintptr_t kept, uintptr_t kept_tops, int64_t B,
            int64_t N, int64_t D, double log_share) {
-          const int64_t block = catalogue_log_mass_table().block_items;
-          ask_for_large_pages(kept, (N + block - 1) / block * block * B * (dtype == static_cast<int>(DType::f64) ? 8 : 4));
           const int failed = catalogue_log_mass_table().forward[checked_dtype(dtype)](
               pointer<const void>(users), pointer<const void>(items), pointer<const void>(bias),
               pointer<const int64_t>(indptr), pointer<const int64_t>(indices), pointer<void>(log_masses),

@@ -173,8 +173,10 @@ def luce_grad_budget(dtype, grad):
 def luce_overload_calls(args, kwargs):
     scores, tail, lengths = args
     tail = scores.new_empty((len(scores), 0)) if tail is None else tail[:, None] if tail.dim() == 1 else tail
-    yield "plackett_luce_forward", (scores, tail, lengths)
-    yield "plackett_luce_backward", (randn(len(scores), seed=8), scores.detach(), tail.detach(), lengths)
+    yield "plackett_luce_forward", (scores, tail, lengths, True)
+    scores, tail = scores.detach(), tail.detach()
+    _, *kept = torch.ops.rankdistill.plackett_luce_forward(scores, tail, lengths, True)
+    yield "plackett_luce_backward", (randn(len(scores), seed=8), scores, tail, lengths, *kept)
 
 
 PLACKETT_LUCE = Case(

@@ -38,7 +38,18 @@ def test_help_is_fast_and_without_torch():
         assert result.returncode == 0
         assert all(
             command in result.stdout
-            for command in ("run", "train", "extract", "distill", "evaluate", "recommend", "methods")
+            for command in (
+                "run",
+                "train",
+                "extract",
+                "distill",
+                "evaluate",
+                "recommend",
+                "export",
+                "bench-serving",
+                "tune",
+                "methods",
+            )
         )
     assert min(times) < 0.5
 
@@ -55,14 +66,20 @@ def test_methods_are_described_and_can_all_be_chosen(capsys):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_distils(tmp_path, name, capsys):
-    options = {"listwise": "{n_listed: 20}", "pckd": "{list_length: 30}"}
+    options = {"listwise": "{n_listed: 20}", "pckd": "{list_length: 30}", "rce_kd": "{n_ranked: 60}",
+               "concf": "{n_listed: 20, period: 1, n_states: 1}", "hetcomp": "{n_listed: 20, n_compared: 10}"}  # fmt: skip
     more = [f"--method.options={options[name]}"] if name in options else []
+    more += ["--student.name=multi_head"] if name == "concf" else []
+    more += (
+        ["--training.keep_best=false"] if name == "hetcomp" else []
+    )  # or its trajectory might end with its first
     arguments = ["run", *SMALL, *TRAINING, f"--out={tmp_path}", "--teacher.width=8", "--student.width=4",
                  "--method.list_length=30", f"--method.name={name}", "--method.weight=1", *more]  # fmt: skip
     assert main(arguments) == 0
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert rows[1]["metrics"] != rows[2]["metrics"], "the student learned something else"
-    assert f"student + {name} (mf, 4)" in capsys.readouterr().out
+    model = "multi_head" if name == "concf" else "mf"
+    assert f"student + {name} ({model}, 4)" in capsys.readouterr().out
 
 
 def test_the_default_weight_is_that_of_the_embedded_data_set(tmp_path):
@@ -130,7 +147,9 @@ def test_a_teachers_vectors_are_learned_where_it_is_named(tmp_path, teacher, cap
         "--method.name=de",
     ]
     assert main(command) == 1
-    message = "method de: expected a teacher, a model's folder or file, for its vectors; got none"
+    message = (
+        "method de: expected a teacher with user and item vectors, as a model's folder, a file of factors"
+    )
     assert message in capsys.readouterr().err
     assert main([*command, f"--teacher={teacher}"]) == 0
     assert (tmp_path / "s" / "model.safetensors").is_file()
@@ -183,7 +202,11 @@ def test_rankings_from_embedding_files(tmp_path, teacher):
             1,
             "expected training.metric of recall",
         ),
-        (["evaluate", *DATA, "--model=OUT/absent"], 1, "expected a model file; got"),
+        (
+            ["evaluate", *DATA, "--model=OUT/absent"],
+            1,
+            "expected a model's folder or file, or a file of factors; got",
+        ),
         (["evaluate", "--model=TEACHER"], 1, "expected a model of this data set's users"),
         (["recommend", *DATA, "--model=TEACHER", "--users=[nobody]"], 1, "nobody"),
         (["extract", *DATA, "--out=OUT/c"], 1, "expected either model, or user_vectors and item_vectors"),

@@ -146,6 +146,14 @@ def test_early_stopping_keeps_the_best(dataset):
     assert trainer.evaluate()["valid/recall@20"] == pytest.approx(max(values))
 
 
+def test_another_seed_shuffles_otherwise(dataset):
+    positions = torch.arange(1000)
+    orders = [
+        make(dataset, replace(CONFIG, seed=seed))._shuffled(0, positions)[0] for seed in (0, 1, 2**40 + 1)
+    ]
+    assert not any(torch.equal(a, b) for i, a in enumerate(orders) for b in orders[i + 1 :])
+
+
 def test_another_seed_is_another_run(dataset):
     first, second = (make(dataset, replace(CONFIG, epochs=1, seed=seed)) for seed in (0, 1))
     first.fit()

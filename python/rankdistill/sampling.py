@@ -32,6 +32,8 @@ STREAMS = {
     "user_experts": 16,
     "item_experts": 17,
     "consistency": 18,
+    "teacher_negatives": 19,
+    "student_negatives": 20,
 }
 
 
@@ -57,6 +59,11 @@ def within_row_positions(rows: Tensor) -> Tensor:
     positions = torch.empty_like(rows)
     positions[order] = index - torch.cummax(starts, 0).values if len(rows) else index
     return positions
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of a torch generator for an epoch: 32 bits, since a processor's generator reads no more of it."""
+    return ((seed ^ (seed >> 32)) * 0x9E3779B9 + epoch) & 0xFFFFFFFF
 
 
 def sample_negatives(
@@ -193,6 +200,34 @@ def rank_discrepancy_weights(student_ranks: Tensor, sharpness: float) -> tuple[T
     return scaled.clamp_min(0).tanh(), (-scaled).clamp_min(0).tanh()
 
 
+def bidirectional_weights(
+    teacher_ranks: Tensor,
+    student_ranks: Tensor,
+    teacher_sharpness: float = 1e-4,
+    student_sharpness: float = 1e-2,
+) -> tuple[Tensor, Tensor]:
+    """Weights of items as negatives of a teacher and a student that learn from each other, by their ranks.
+
+    With δ = student rank − teacher rank: exp(teacher_sharpness·δ) for the teacher, over the row's largest, so that none
+    overflows; tanh(max(−student_sharpness·δ, 0)) for the student, which learns from what it ranks too high.
+
+    Args:
+        teacher_ranks, student_ranks: [R, N] int64, 0 is best; -1 where an item is not ranked, which has weight 0.
+        teacher_sharpness, student_sharpness: dimensionless, >= 0.
+
+    Returns:
+        weights for the teacher, and for the student, [R, N] float64. Where both rank alike, the student has none.
+
+    Source:
+        Kweon et al., Bidirectional Distillation for Top-K Recommender System, WWW 2021, as released.
+    """
+    none = (teacher_ranks < 0) | (student_ranks < 0)
+    delta = (student_ranks - teacher_ranks).double()
+    scaled = (delta * teacher_sharpness).masked_fill(none, -torch.inf)
+    best = scaled.amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).min) if delta.numel() else scaled
+    return (scaled - best).exp(), (-delta * student_sharpness).clamp_min(0).tanh().masked_fill(none, 0)
+
+
 def shared_position_weights(in_teachers_top: Tensor, temperature: float, most: int = 50) -> Tensor:
     """Weights of a student's list for `weighted_sample`: the more of the teacher's top stands at or behind a position.
 
@@ -214,7 +249,14 @@ def shared_position_weights(in_teachers_top: Tensor, temperature: float, most: i
 
 
 def sample_with_replacement(
-    rows: Tensor, weights: Tensor, users: Tensor, positions: Tensor, *, seed: int, epoch: int, stream: int
+    rows: Tensor,
+    weights: Tensor,
+    users: Tensor,
+    positions: Tensor,
+    *,
+    seed: int,
+    epoch: Tensor | int,
+    stream: int,
 ) -> Tensor:
     """One column per entry, each drawn anew in proportion to a row of weights.
 
@@ -225,7 +267,7 @@ def sample_with_replacement(
         rows: [n] int64, which row of `weights` each entry draws from.
         weights: [R, M] float32 or float64, finite and ≥ 0.
         users, positions: [n] int64, the entry's counter: a draw depends on its row of weights and these alone.
-        seed, epoch, stream: name the draw.
+        seed, epoch, stream: name the draw; epochs may differ, [n] int64.
 
     Returns:
         columns [n] int64; -1 where a row's weights are all 0.

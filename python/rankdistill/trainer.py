@@ -24,7 +24,7 @@ from rankdistill.losses.distillation import Batch, Distillation
 from rankdistill.metrics import CUTOFFS, METRICS, evaluate
 from rankdistill.optim import LazySGD, make_optimizers
 from rankdistill.optim.choice import LAZY
-from rankdistill.sampling import sample_negatives, within_row_positions
+from rankdistill.sampling import epoch_seed, sample_negatives, within_row_positions
 
 logger = logging.getLogger("rankdistill")
 
@@ -49,6 +49,7 @@ class Trainer:
         config: see `TrainingConfig`.
         terms: what is added to the model's own loss.
         base_weight: of the model's own loss (0 for methods that learn from the teacher alone).
+        after_epoch: called with each epoch's number and the model, after it has learned (such as a `Trajectory`).
         folder: where the checkpoint and the log go; None to keep nothing.
         progress: wraps the range of epochs (such as tqdm).
 
@@ -69,12 +70,13 @@ class Trainer:
         terms: Sequence[Term | tuple[float, Distillation]] = (),
         *,
         base_weight: float = 1.0,
+        after_epoch: Callable[[int, nn.Module], None] | None = None,
         folder: str | Path | None = None,
         progress: Callable = iter,
     ) -> None:
         self.model, self.dataset, self.config = model, dataset, config or TrainingConfig()
         self.terms = [Term(*term) for term in terms]
-        self.base_weight = base_weight
+        self.base_weight, self.after_epoch = base_weight, after_epoch
         self.folder = None if folder is None else Path(folder)
         self.progress = progress
         # A seed from here on would not change the model that was handed in: the caller seeds that.
@@ -112,6 +114,8 @@ class Trainer:
             started = time.perf_counter()
             loss = self.train_epoch(epoch)
             self.seconds += time.perf_counter() - started
+            if self.after_epoch is not None:
+                self.after_epoch(epoch, self.model)
             record = {"epoch": epoch, "loss": loss, "seconds": round(self.seconds, 3)}
             if self._evaluates(epoch):
                 record |= self.evaluate()
@@ -164,6 +168,11 @@ class Trainer:
                 loss = loss + teacher_loss
         return loss
 
+    @property
+    def learned_epochs(self) -> int:
+        """How many epochs the model has learned for: with the weights of the best validation, fewer than it ran."""
+        return self.best_epoch + 1 if self.config.keep_best and self.best else self.epoch
+
     def evaluate(self) -> dict[str, float]:
         """Metrics of the validation part, "valid/name@cutoff", and of the test part where asked for."""
         name, _, cutoff = self.config.metric.partition("@")
@@ -200,7 +209,7 @@ class Trainer:
         return self._shuffled(epoch, self._users, self._positives, drawn)
 
     def _shuffled(self, epoch: int, *columns: torch.Tensor):
-        generator = torch.Generator().manual_seed((self.config.seed << 32) + epoch & 0x7FFFFFFFFFFFFFFF)
+        generator = torch.Generator().manual_seed(epoch_seed(self.config.seed, epoch))
         order = torch.randperm(len(columns[0]), generator=generator)
         return [column.index_select(0, order) for column in columns]
 

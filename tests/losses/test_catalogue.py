@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from rankdistill import functional
+from rankdistill.data import CSR
 from rankdistill.functional import (
     catalogue_cross_entropy,
     heterogeneous_compression,
@@ -15,6 +17,7 @@ from rankdistill.functional import (
     unordered_ranking_distillation,
 )
 from rankdistill.ops import catalogue_log_mass
+from tests.case import generator, randn
 from tests.catalogue_cases import tables
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -79,3 +82,34 @@ def test_unordered_lists_do_not_know_their_order():
     torch.testing.assert_close(unordered_ranking_distillation(scores, rest), expected)
     assert torch.equal(unordered_ranking_distillation(scores, rest, torch.tensor([0])), torch.zeros(1))
     assert unordered_ranking_distillation(-1e4 * scores, rest).isfinite().all()
+
+
+def test_multinomial_likelihood_by_its_definition():
+    users, items = (
+        randn(*shape, seed=s).double().requires_grad_() for s, shape in ((1, (4, 3)), (2, (9, 3)))
+    )
+    dense = torch.rand(4, 9, generator=generator(3)) < 0.4
+    dense[2] = False
+    observed = CSR.from_any(dense)
+    f = lambda u, i: functional.multinomial_likelihood(u, i, observed)
+    expected = -(users @ items.T).log_softmax(1)[dense].sum()
+    assert f(users, items).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert torch.autograd.gradcheck(f, (users, items))
+    found, wanted = (torch.autograd.grad(loss, (users, items)) for loss in (f(users, items), expected))
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert (found[0][2] == 0).all(), "a user without items learns nothing"
+    assert functional.multinomial_likelihood(users[:0], items, CSR.empty(0, 9)).item() == 0
+    assert functional.multinomial_likelihood(400 * users, 400 * items, observed).isfinite()
+    with pytest.raises(IndexError, match="multinomial_likelihood"):
+        functional.multinomial_likelihood(users, items[:2], observed)
+
+
+def test_metric_hinge_and_balance_refuse_other_shapes():
+    pair = torch.ones(3), torch.ones(2)
+    with pytest.raises(ValueError, match=r"^metric_learning: expected negative of shape \[3\]"):
+        functional.metric_learning(*pair)
+    with pytest.raises(ValueError, match="^balanced_gradient_norms: expected relative_losses as norms"):
+        functional.balanced_gradient_norms(*pair)
+    found = functional.balanced_gradient_norms(torch.tensor([1.0, 5.0]), torch.tensor([1.0, 3.0]), 1.0)
+    assert found.tolist() == [1.5, 4.5], "the mean of 3, times losses relative to their mean of 2"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rankdistill import functional
+from rankdistill.functional.membership import is_in
 from tests.case import generator, randint
 from tests.losses.vectors import golden_tensors
 
@@ -85,3 +86,13 @@ def test_bad_arguments():
         functional.advance_checkpoints(
             torch.zeros(4, 2).long(), None, randint(0, 9, (4, 6)), randint(0, 9, (2, 3, 4, 6)), 1
         )
+
+
+def test_membership_by_its_definition():
+    ids, others = randint(-1, 12, (2, 5, 6), seed=1), randint(-1, 12, (5, 3), seed=2)
+    found = is_in(ids, others)
+    for at in torch.cartesian_prod(*map(torch.arange, ids.shape)).tolist():
+        one = int(ids[tuple(at)])
+        assert bool(found[tuple(at)]) == (one >= 0 and one in others[at[1]].tolist())
+    assert not is_in(ids, others[:, :0]).any()
+    assert is_in(ids[..., :0], others).shape == (2, 5, 0)

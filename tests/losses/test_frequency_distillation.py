@@ -120,6 +120,12 @@ def test_dropout_is_drawn_anew_and_alike_in_an_epoch():
     kept = method.train().kept((100_000,), 0.2)
     assert kept.mean().item() == pytest.approx(1, abs=0.01)
     assert sorted(set(kept.tolist())) == [0.0, 1.25]
+    drawn = []
+    for seed, epoch in ((0, 3), (0, 4), (1, 3), (1 << 40, 3)):
+        method = FrequencyDistillation(*tables, random_train(), D_S, seed=seed)
+        method.begin_epoch(epoch)
+        drawn.append(tuple(method.kept((30,), 0.5).tolist()))
+    assert len(set(drawn)) == 4, "seeds and epochs draw differently"
 
 
 def test_parts_are_stored_and_bad_input_is_refused():

@@ -132,7 +132,7 @@ def test_bad_settings(checkpoints, train):
         make(checkpoints, train, n_listed=31)
     with pytest.raises(ValueError, match=r"observed of 24 rows, as exclude; got \[3, 2\]"):
         HeterogeneousCompression(checkpoints, train, torch.zeros(3, 2).long(), 20, 10)
-    with pytest.raises(ValueError, match="reduction sum or mean; got 'none'"):
+    with pytest.raises(ValueError, match="reduction as one of sum, mean; got 'none'"):
         make(checkpoints, train, reduction="none")
     with pytest.raises(RuntimeError, match="expected begin_epoch before the first batch"):
         make(checkpoints, train)(student(), torch.tensor([0]))

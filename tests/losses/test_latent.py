@@ -250,7 +250,7 @@ def test_bad_input():
     users, items = teacher_tables()
     with pytest.raises(ValueError, match="expected teacher_items of two dimensions and one width"):
         HintRegression(users, items[:, :3], D_S)
-    with pytest.raises(ValueError, match="expected form released or paper; got 'both'"):
+    with pytest.raises(ValueError, match="expected form as one of released, paper; got 'both'"):
         PersonalizedHintRegression(users, items, D_S, form="both")
     with pytest.raises(ValueError, match="expected n_experts of 1 or more; got 0"):
         DistillationExperts(users, items, D_S, n_experts=0)

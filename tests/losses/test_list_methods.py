@@ -343,6 +343,25 @@ def test_rejuvenated_cross_entropy_looks_where_the_student_does(rankings, teache
         assert set(drawn) <= set(best[user].tolist())
 
 
+def test_rejuvenated_cross_entropy_of_one_item_and_of_short_lists(teacher):
+    """K = L = 1: the student's own list is certain; the teacher's best counts beside the drawn item, if it is neither."""
+    student, scorer = Tables(randn(U, 4, seed=1), randn(N, 4, seed=2)), Tables(*teacher)
+    lists = Rankings.from_vectors(*teacher, 1)
+    lists.indices[5] = -1  # a user of whom the teacher ranks nothing
+    method = RejuvenatedCrossEntropyDistillation(lists, scorer, 1, 1, 3)
+    method.begin_epoch(0, student)
+    scores = [(m.user_table @ m.item_table.T).detach() for m in (scorer, student)]
+    for user in (0, 5, 9, 21):
+        best, drawn = int(lists.indices[user, 0]), int(method._sampled[user, 0])
+        own = int(scores[1][user].argmax())
+        ids = [drawn] + ([best] if best not in (-1, drawn, own) else [])
+        wanted, given = (s[user, ids] for s in scores)
+        wider = -(wanted.softmax(0) * given.log_softmax(0)).sum().item()
+        expected = math.exp(-3.0 * (best == drawn)) * wider
+        assert method(student, torch.tensor([user])).item() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert method(student, torch.arange(0)).item() == 0
+
+
 def test_dual_correction_draws_what_is_ranked_wrongly(rankings, item_rankings, teacher):
     right = Tables(*teacher)
     method = DualCorrection(rankings, item_rankings, 5)
@@ -375,7 +394,7 @@ def test_dual_correction_draws_what_is_ranked_wrongly(rankings, item_rankings, t
             r"n_sampled in \[1, 40\]; got 41",
         ),
         (lambda r: RankingDistillation(r, 5, n_sampled=0), "n_sampled of 1 or more; got 0"),
-        (lambda r: RankingDistillation(r, reduction="none"), "reduction sum or mean; got 'none'"),
+        (lambda r: RankingDistillation(r, reduction="none"), "reduction as one of sum, mean; got 'none'"),
         (lambda r: UnbiasedDistillation(r, CSR.empty(U, 3)), "exclude of 200 items, as rankings; got 3"),
         (lambda r: UnbiasedDistillation(r, CSR.empty(U, N), 0), "n_pairs of 1 or more; got 0"),
     ],

@@ -273,11 +273,11 @@ def test_rkd_samples_angles_anew_for_every_batch_and_alike_in_an_epoch():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="expected form of released, masked, paper; got 'exact'"):
+    with pytest.raises(ValueError, match="expected form as one of released, masked, paper; got 'exact'"):
         METHODS["hierarchical"](form="exact")
     with pytest.raises(ValueError, match=r"expected gamma in \[0, 1\]; got 2"):
         METHODS["hierarchical"](gamma=2)
-    with pytest.raises(ValueError, match="expected group_term entities or groups"):
+    with pytest.raises(ValueError, match="expected group_term as one of entities, groups"):
         METHODS["hierarchical"](group_term="second")
     with pytest.raises(ValueError, match="expected n_angle_entities of 0 or more"):
         METHODS["rkd"](n_angle_entities=-1)
@@ -285,3 +285,13 @@ def test_bad_input():
         functional.hierarchical_topology_distillation(
             randn(2, 2), randn(2, 2), torch.tensor([0, 1]), "second"
         )
+
+
+def test_samples_of_angles_belong_to_seed_and_epoch():
+    student, batch, found = make_student(), make_batch(), {}
+    for seed, epoch in ((0, 1), (0, 2), (1, 1), (0, 1)):
+        method = METHODS["rkd"](n_angle_entities=6, seed=seed)
+        method.begin_epoch(epoch)
+        loss = method(student, batch).item()
+        assert found.setdefault((seed, epoch), loss) == loss
+    assert len(set(found.values())) == 3

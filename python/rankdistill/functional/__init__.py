@@ -5,9 +5,15 @@ from rankdistill.functional.catalogue import (
     catalogue_cross_entropy,
     heterogeneous_compression,
     joined_log_mass,
+    multinomial_likelihood,
     unordered_ranking_distillation,
 )
 from rankdistill.functional.checkpoints import advance_checkpoints, ranking_discrepancy
+from rankdistill.functional.consensus import (
+    balanced_gradient_norms,
+    consensus_learning,
+    metric_learning,
+)
 from rankdistill.functional.latent import (
     distillation_experts,
     expert_routing,
@@ -25,6 +31,7 @@ from rankdistill.functional.ranking import (
 )
 from rankdistill.functional.reduction import REDUCTIONS, reduce_rows
 from rankdistill.functional.responses import (
+    bidirectional_distillation,
     calibrated_listwise_distillation,
     collaborative_distillation,
     importance_aware_ranking_distillation,
@@ -42,10 +49,13 @@ __all__ = [
     "REDUCTIONS",
     "advance_checkpoints",
     "annealed_temperature",
+    "balanced_gradient_norms",
     "bayesian_personalized_ranking",
+    "bidirectional_distillation",
     "calibrated_listwise_distillation",
     "catalogue_cross_entropy",
     "collaborative_distillation",
+    "consensus_learning",
     "discrepancy_weights",
     "distillation_experts",
     "expert_routing",
@@ -59,6 +69,8 @@ __all__ = [
     "joined_log_mass",
     "list_mle",
     "list_net",
+    "metric_learning",
+    "multinomial_likelihood",
     "personalized_hint_regression",
     "pointwise_distillation",
     "position_weights",

@@ -75,6 +75,40 @@ def joined_log_mass(log_masses: list[Tensor]) -> Tensor:
     return stacked.masked_fill(empty, 0).logsumexp(0).masked_fill(empty, -torch.inf)
 
 
+def multinomial_likelihood(users: Tensor, items: Tensor, observed: object) -> Tensor:
+    """The negative log-likelihood of each user's observed items under a softmax over the whole catalogue.
+
+    loss = Σ_b Σ_{i in observed_b} [ log Σ_n e^score(b, n) − score(b, i) ], score(b, n) = <users[b], items[n]>
+
+    Args:
+        users: [B, D] float.
+        items: [N, D] float, of the same dtype.
+        observed: item ids of each row, as CSR, as `exclude` in `inner_product_topk`.
+
+    Returns:
+        A scalar: the sum over rows and items.
+
+    Cost:
+        That of `catalogue_log_mass`, and O(observed·D) time and memory; no [B, N] scores.
+
+    Source:
+        Liang et al., Variational Autoencoders for Collaborative Filtering, WWW 2018, equation 2; without the 1e-12 that
+        the released code of ConCF adds to probabilities.
+
+    Example:
+        >>> likes = torch.tensor([0, 2]), torch.tensor([0, 3])
+        >>> multinomial_likelihood(torch.zeros(1, 2), torch.ones(4, 2), likes) / torch.tensor(4.0).log()
+        tensor(2.)
+    """
+    op = "multinomial_likelihood"
+    indptr, indices = exclusion_lists(op, observed, users)
+    check_exclusions_anywhere(op, indptr, indices, len(items))
+    counts = indptr.diff()
+    rows = torch.arange(len(users), device=users.device).repeat_interleave(counts)
+    given = (users[rows] * items[indices]).sum()
+    return (catalogue_log_mass(users, items) * counts).sum() - given
+
+
 def unordered_ranking_distillation(listed: Tensor, rest: Tensor, lengths: Tensor | None = None) -> Tensor:
     """HetComp's easy loss: every listed item against the rest alone, whatever the order among the listed.
 

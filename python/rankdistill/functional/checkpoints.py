@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from rankdistill.functional.membership import is_in
 from rankdistill.ops import checks
 
 
@@ -49,10 +50,7 @@ def ranking_discrepancy(
         return torch.zeros(
             torch.broadcast_shapes(student.shape[:-1], teacher.shape[:-1]), dtype=torch.float64
         )
-    student, teacher = torch.broadcast_tensors(student, teacher)
-    ordered = teacher.sort(dim=-1).values.contiguous()
-    places = torch.searchsorted(ordered, student.contiguous()).clamp_max(k - 1)
-    shared = (ordered.gather(-1, places) == student) & (student >= 0)
+    shared = is_in(student, teacher)
     positions = torch.arange(k, dtype=torch.float64, device=student.device)
     gains = (torch.exp2((-positions / sharpness).exp()) - 1) / torch.log2(positions + 2)
     ndcg = (shared * gains).sum(-1) / gains.sum()

@@ -33,7 +33,12 @@ def pointwise_distillation(teacher: Tensor, student: Tensor, reduction: str = "m
     """
     op = "pointwise_distillation"
     checks.expect(student.shape == teacher.shape, op, f"student of shape {list(teacher.shape)}", student)
-    losses = binary_cross_entropy_with_logits(student, teacher.detach().sigmoid(), reduction="none")
+    return towards(op, teacher, student, reduction)
+
+
+def towards(op: str, wanted: Tensor, given: Tensor, reduction: str) -> Tensor:
+    """Binary cross entropy of the probabilities of two logits; no gradient reaches those wanted."""
+    losses = binary_cross_entropy_with_logits(given, wanted.detach().sigmoid(), reduction="none")
     return reduce_rows(op, losses, None, reduction)
 
 
@@ -63,9 +68,36 @@ def collaborative_distillation(
     op = "collaborative_distillation"
     checks.expect(student.shape == teacher.shape, op, f"student of shape {list(teacher.shape)}", student)
     checks.expect(temperature > 0, op, "a temperature above 0", temperature)
-    wanted = ((teacher.detach() + shift) / temperature).sigmoid()
-    losses = binary_cross_entropy_with_logits(student, wanted, reduction="none")
-    return reduce_rows(op, losses, None, reduction)
+    return towards(op, (teacher + shift) / temperature, student, reduction)
+
+
+def bidirectional_distillation(
+    partner: Tensor, learner: Tensor, temperature: float = 5.0, reduction: str = "sum"
+) -> Tensor:
+    """Bidirectional distillation (BD): what either of two models learns from the other's scores of its negatives.
+
+    loss_b = −q log σ(learner_b) − (1 − q) log(1 − σ(learner_b)), q = σ(partner_b / temperature)
+
+    Args:
+        partner, learner: scores of one shape (logits) of the learner's negatives; no gradient reaches the partner's. The
+            learner's are not divided by the temperature.
+        temperature: dimensionless, > 0.
+        reduction: "sum" (as the released code), "mean" or "none".
+
+    Returns:
+        A scalar; the shape of the scores for "none".
+
+    Source:
+        Kweon, Kang and Yu, Bidirectional Distillation for Top-K Recommender System, WWW 2021, as released.
+
+    Example:
+        >>> bidirectional_distillation(torch.zeros(1), torch.zeros(1))
+        tensor(0.6931)
+    """
+    op = "bidirectional_distillation"
+    checks.expect(learner.shape == partner.shape, op, f"learner of shape {list(partner.shape)}", learner)
+    checks.expect(temperature > 0, op, "a temperature above 0", temperature)
+    return towards(op, partner / temperature, learner, reduction)
 
 
 def importance_aware_ranking_distillation(

@@ -1,6 +1,8 @@
 """The methods as modules, one file each; `Distillation` is what they share."""
 
+from rankdistill.losses.bidirectional_distillation import BidirectionalDistillation
 from rankdistill.losses.collaborative_distillation import CollaborativeDistillation
+from rankdistill.losses.consensus_learning import ConsensusLearning
 from rankdistill.losses.distillation import Batch, Distillation, VectorDistillation
 from rankdistill.losses.distillation_experts import DistillationExperts
 from rankdistill.losses.dual_correction import DualCorrection
@@ -21,7 +23,9 @@ from rankdistill.losses.unbiased_distillation import UnbiasedDistillation
 
 __all__ = [
     "Batch",
+    "BidirectionalDistillation",
     "CollaborativeDistillation",
+    "ConsensusLearning",
     "Distillation",
     "DistillationExperts",
     "DualCorrection",

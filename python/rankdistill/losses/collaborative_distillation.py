@@ -9,6 +9,7 @@ from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_scores, unique_rows
+from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice, expect_reduction
 from rankdistill.ops import inner_product_topk
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import tournament_positions
@@ -67,16 +68,13 @@ class CollaborativeDistillation(Distillation):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if guide not in GUIDES:
-            raise ValueError(f"{name}: expected guide as one of {', '.join(GUIDES)}; got {guide!r}")
+        expect_choice(name, "guide", guide, GUIDES)
         if guide == "student" and teacher is None:
             raise ValueError(
                 f"{name}: expected a teacher with score(users, items) for the student's guide; got None"
             )
-        if n_samples < 1:
-            raise ValueError(f"{name}: expected n_samples of 1 or more; got {n_samples}")
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
+        expect_at_least(name, 1, n_samples=n_samples)
+        expect_reduction(name, reduction)
         object.__setattr__(
             self, "teacher", teacher
         )  # not a part of this module: neither trained nor saved with it
@@ -121,10 +119,7 @@ class CollaborativeDistillation(Distillation):
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's interactions; a user counts as often as it occurs."""
-        if self._items is None:
-            raise RuntimeError(
-                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
-            )
+        expect_begun(type(self).__name__, self._items)
         users, counts = unique_rows(batch)
         self._items, self._scores = self._items.to(users.device), self._scores.to(users.device)
         items = self._items.index_select(0, users)

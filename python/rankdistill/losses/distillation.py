@@ -35,12 +35,13 @@ class Distillation(nn.Module):
     parameters: give them to the optimiser. All that a resume needs is in `state_dict`; `begin_epoch` after a
     resume then goes on as if nothing had happened.
 
-    `needs` names what the teacher must provide, of "rankings", "scores", "user_vectors", "item_vectors" and
-    "checkpoints" (rankings of several moments of its training).
+    `needs` names what the teacher must provide, of "rankings", "scores", "user_vectors", "item_vectors",
+    "checkpoints" (rankings of several moments of its training) and "model" (the teacher itself, which trains along).
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     default_weight: ClassVar[float] = 1.0
+    default_base_weight: ClassVar[float] = 1.0  # of the student's own loss beside it; 0 where there is none
 
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Redraws, refreshes or advances for `epoch` (0-based). Called once per epoch, in order."""
@@ -54,6 +55,11 @@ class Distillation(nn.Module):
         raise NotImplementedError(
             f"{type(self).__name__}: expected a forward(student, batch); got a class without one"
         )
+
+    @property
+    def trained_teacher(self) -> nn.Module | None:
+        """The teacher that trains together with the student, where there is one."""
+        return None
 
     def teacher_loss(self, student: Student, batch: Batch) -> Tensor | None:
         """The loss of a teacher that trains together with the student (its parameters are the module's); else None.

@@ -7,6 +7,7 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts, gumbel_noise
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.losses.settings import expect_choice
 from rankdistill.sampling import STREAMS
 
 
@@ -55,8 +56,7 @@ class DistillationExperts(VectorDistillation):
     ) -> None:
         super().__init__(teacher_users, teacher_items)
         functional.annealed_temperature(0, n_epochs, start, end)  # complains
-        if form not in ("released", "paper"):
-            raise ValueError(f"{type(self).__name__}: expected form released or paper; got {form!r}")
+        expect_choice(type(self).__name__, "form", form, ("released", "paper"))
         self.form, self.seed, self.schedule = form, seed, (n_epochs, start, end)
         self.user = SelectedExperts(n_experts, student_width, self.teacher_width, seed=seed)
         self.item = SelectedExperts(n_experts, student_width, self.teacher_width, seed=seed + 2)

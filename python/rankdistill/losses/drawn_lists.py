@@ -10,6 +10,7 @@ from torch import Tensor
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_above_the_rest, unique_rows
+from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction
 from rankdistill.ops import complement_sample, position_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS
@@ -44,11 +45,8 @@ class DrawnLists(Distillation):
                 f"{name}: expected exclude of {rankings.n_users} users × {rankings.n_items} items, as rankings; "
                 f"got {exclude.n_rows} × {exclude.n_columns}"
             )
-        for argument, value in (("n_interesting", n_interesting), ("n_uninteresting", n_uninteresting)):
-            if value < 0:
-                raise ValueError(f"{name}: expected {argument} of 0 or more; got {value}")
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
+        expect_at_least(name, 0, n_interesting=n_interesting, n_uninteresting=n_uninteresting)
+        expect_reduction(name, reduction)
         self.rankings, self.exclude = rankings, exclude.to("cpu")
         self.n_interesting, self.n_uninteresting = n_interesting, n_uninteresting
         self.temperature, self.reduction, self.seed = temperature, reduction, seed
@@ -84,10 +82,7 @@ class DrawnLists(Distillation):
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's unique users; `batch` may be their ids alone, [B] int64."""
-        if self._items is None:
-            raise RuntimeError(
-                f"{self.method or type(self).__name__}: expected begin_epoch before the first batch; got none"
-            )
+        expect_begun(self.method or type(self).__name__, self._items)
         users, _ = unique_rows(batch)
         return self.loss_of(student, users)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import unique_rows
 from rankdistill.losses.rank_correction import RankCorrection
+from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice, expect_reduction
 from rankdistill.rankings import Rankings
 
 
@@ -65,13 +66,9 @@ class DualCorrection(Distillation):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        for argument, value in (("n_samples", n_samples), ("period", period)):
-            if value < 1:
-                raise ValueError(f"{name}: expected {argument} of 1 or more; got {value}")
-        if among not in ("list", "catalogue"):
-            raise ValueError(f"{name}: expected among as one of list, catalogue; got {among!r}")
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
+        expect_at_least(name, 1, n_samples=n_samples, period=period)
+        expect_choice(name, "among", among, ("list", "catalogue"))
+        expect_reduction(name, reduction)
         self.user_side = RankCorrection(
             rankings, sharpness, among, floor, False, ("underestimated", "overestimated")
         )
@@ -94,10 +91,7 @@ class DualCorrection(Distillation):
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's unique users, and of its unique positive items where the item side counts."""
-        if self._epoch is None:
-            raise RuntimeError(
-                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
-            )
+        expect_begun(type(self).__name__, self._epoch)
         draw = (self.n_samples, self.reduction, self.seed, (self._epoch << 16) + self._step)
         self._step += 1
         loss = self.user_side.loss(type(self).__name__, student, unique_rows(batch)[0], *draw)

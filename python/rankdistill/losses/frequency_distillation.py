@@ -10,6 +10,8 @@ from rankdistill.data.csr import CSR
 from rankdistill.data.graphs import co_occurrence_graph
 from rankdistill.experts import Experts
 from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
+from rankdistill.losses.dropout import EpochDropout
+from rankdistill.losses.settings import expect_within
 
 
 class FrequencyDistillation(VectorDistillation):
@@ -62,8 +64,7 @@ class FrequencyDistillation(VectorDistillation):
     ) -> None:
         super().__init__(teacher_users, teacher_items)
         for name, value in (("alpha", alpha), ("graph_dropout", graph_dropout), ("dropout", dropout)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{type(self).__name__}: expected {name} in [0, 1]; got {value}")
+            expect_within(type(self).__name__, name, value, 0, 1)
         train = CSR.from_any(train).to("cpu")
         users, items = train.pairs()
         of_items = CSR.from_pairs(items, users, train.n_columns, train.n_rows)
@@ -74,23 +75,17 @@ class FrequencyDistillation(VectorDistillation):
             self.register_buffer(f"{side}_values", graph.values(), persistent=False)
         widths = student_width, self.teacher_width, self.teacher_width
         self.user, self.item = (Experts(n_experts, *widths, seed=seed + side) for side in (0, 1))
-        self.alpha, self.normalized, self.seed = alpha, normalized, seed
+        self.alpha, self.normalized = alpha, normalized
         self.graph_dropout, self.dropout = graph_dropout, dropout
-        self._generator = torch.Generator(self.teacher_users.device)
+        self._dropout = EpochDropout(seed)
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
         """Begins the epoch's dropout."""
-        if self._generator.device != self.teacher_users.device:
-            self._generator = torch.Generator(self.teacher_users.device)
-        self._generator.manual_seed((self.seed << 32) + epoch & 0x7FFFFFFFFFFFFFFF)
+        self._dropout.begin(epoch, self.teacher_users.device)
 
     def kept(self, shape: tuple[int, ...], share_dropped: float) -> Tensor:
         """Dropout's factors: 0, or 1 over the share that is kept."""
-        device = self._generator.device
-        if not self.training or share_dropped == 0:
-            return torch.ones(shape, device=device)
-        drawn = torch.rand(shape, generator=self._generator, device=device)
-        return (drawn >= share_dropped) / max(1 - share_dropped, 1e-12)
+        return self._dropout.factors(shape, share_dropped if self.training else 0)
 
     def filter_rows(self, rows: Entities) -> tuple[Tensor, Tensor]:
         """H's rows [n, m] (torch.sparse_csr) over the entities that they touch, and those entities' ids [m]."""

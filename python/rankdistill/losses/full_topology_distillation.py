@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.losses.settings import expect_reduction
 
 
 class FullTopologyDistillation(VectorDistillation):
@@ -44,8 +45,7 @@ class FullTopologyDistillation(VectorDistillation):
         exact_value: bool = True,
     ) -> None:
         super().__init__(teacher_users, teacher_items)
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"{type(self).__name__}: expected reduction sum or mean; got {reduction!r}")
+        expect_reduction(type(self).__name__, reduction)
         self.kind, self.reduction, self.exact_value = kind, reduction, exact_value
 
     def forward(self, student: Student, batch: Batch) -> Tensor:

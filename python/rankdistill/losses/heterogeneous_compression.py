@@ -11,6 +11,7 @@ from rankdistill.data.csr import CSR
 from rankdistill.losses.checkpoint_knowledge import CheckpointKnowledge
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import tables, unique_rows
+from rankdistill.losses.settings import expect_begun, expect_reduction
 from rankdistill.rankings import Rankings
 
 
@@ -60,6 +61,7 @@ class HeterogeneousCompression(Distillation):
 
     needs = frozenset({"checkpoints"})
     default_weight = 1e-2
+    default_base_weight = 0.0
 
     def __init__(
         self,
@@ -82,8 +84,7 @@ class HeterogeneousCompression(Distillation):
                 f"{type(self).__name__}: expected observed of {self.exclude.n_rows} rows, as exclude; "
                 f"got {list(observed.shape)}"
             )
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"{type(self).__name__}: expected reduction sum or mean; got {reduction!r}")
+        expect_reduction(type(self).__name__, reduction)
         self.knowledge = CheckpointKnowledge(checkpoints, self.exclude, n_listed, n_compared)
         self.observed = observed[:, : n_listed // 10].long()
         self.period, self.looseness, self.decay = period, looseness, decay
@@ -102,10 +103,7 @@ class HeterogeneousCompression(Distillation):
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's unique users."""
-        if self._top is None:
-            raise RuntimeError(
-                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
-            )
+        expect_begun(type(self).__name__, self._top)
         users, _ = unique_rows(batch)
         rows, device, ordered = users.cpu(), users.device, self.knowledge.is_last
         user_table, item_table = tables(student, users, self._top[rows], False)

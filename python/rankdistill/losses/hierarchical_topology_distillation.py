@@ -8,6 +8,7 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts, gumbel_noise
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.losses.settings import expect_choice, expect_within
 from rankdistill.sampling import STREAMS
 
 # positive_only, leave_out_own, detach_means of `functional.hierarchical_topology_distillation`
@@ -65,12 +66,9 @@ class HierarchicalTopologyDistillation(VectorDistillation):
         super().__init__(teacher_users, teacher_items)
         name = type(self).__name__
         functional.annealed_temperature(0, n_epochs, start, end)  # complains
-        if form not in FORMS:
-            raise ValueError(f"{name}: expected form of {', '.join(FORMS)}; got {form!r}")
-        if group_term not in ("entities", "groups"):
-            raise ValueError(f"{name}: expected group_term entities or groups; got {group_term!r}")
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"{name}: expected gamma in [0, 1]; got {gamma}")
+        expect_choice(name, "form", form, FORMS)
+        expect_choice(name, "group_term", group_term, ("entities", "groups"))
+        expect_within(name, "gamma", gamma, 0, 1)
         self.form, self.group_term, self.gamma, self.seed = form, group_term, gamma, seed
         self.n_groups, self.schedule = n_groups, (n_epochs, start, end)
         self.user = SelectedExperts(n_groups, student_width, self.teacher_width, seed=seed)

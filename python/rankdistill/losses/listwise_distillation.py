@@ -7,6 +7,7 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
+from rankdistill.losses.settings import expect_choice, expect_reduction, expect_within
 from rankdistill.ops import plackett_luce
 from rankdistill.rankings import Rankings
 
@@ -49,12 +50,9 @@ class ListwiseDistillation(Distillation):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if not 0 < n_listed <= rankings.k:
-            raise ValueError(f"{name}: expected n_listed in [1, {rankings.k}], as rankings; got {n_listed}")
-        if form not in FORMS:
-            raise ValueError(f"{name}: expected form as one of {', '.join(FORMS)}; got {form!r}")
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
+        expect_within(name, "n_listed", n_listed, 1, rankings.k, ", as rankings")
+        expect_choice(name, "form", form, FORMS)
+        expect_reduction(name, reduction)
         self.rankings, self.n_listed, self.form = rankings, n_listed, form
         self.temperature, self.unique, self.reduction = temperature, unique, reduction
 

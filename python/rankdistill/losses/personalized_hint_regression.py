@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from rankdistill import functional
 from rankdistill.experts import linear_parameters
 from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
+from rankdistill.losses.settings import expect_choice
 
 
 class PersonalizedHintRegression(VectorDistillation):
@@ -48,8 +49,7 @@ class PersonalizedHintRegression(VectorDistillation):
         seed: int = 0,
     ) -> None:
         super().__init__(teacher_users, teacher_items)
-        if form not in ("released", "paper"):
-            raise ValueError(f"{type(self).__name__}: expected form released or paper; got {form!r}")
+        expect_choice(type(self).__name__, "form", form, ("released", "paper"))
         self.form = form
         D_t = self.teacher_width
         H = D_t + D_t * student_width if hidden_width is None else hidden_width

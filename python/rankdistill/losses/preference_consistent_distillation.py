@@ -8,6 +8,7 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts, gumbel_noise
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.losses.settings import expect_begun
 from rankdistill.ops import position_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS
@@ -107,10 +108,7 @@ class PreferenceConsistentDistillation(VectorDistillation):
         return selected.routing(teacher, noise, self.temperature)
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
-        if self._preferred is None:
-            raise RuntimeError(
-                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
-            )
+        expect_begun(type(self).__name__, self._preferred)
         loss = 0.0
         for rows in self.sides(student, batch):
             routing = self.routing(rows.side, rows.ids, rows.teacher, rows.part)

@@ -8,6 +8,7 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
+from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction, expect_within
 from rankdistill.ops import complement_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS
@@ -59,14 +60,9 @@ class RankingDistillation(Distillation):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if not 0 < n_listed <= rankings.indices.shape[1]:
-            raise ValueError(
-                f"{name}: expected n_listed in [1, {rankings.indices.shape[1]}], as rankings; got {n_listed}"
-            )
-        if n_sampled < 1:
-            raise ValueError(f"{name}: expected n_sampled of 1 or more; got {n_sampled}")
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
+        expect_within(name, "n_listed", n_listed, 1, rankings.k, ", as rankings")
+        expect_at_least(name, 1, n_sampled=n_sampled)
+        expect_reduction(name, reduction)
         self.rankings, self.n_listed, self.n_sampled = rankings, n_listed, n_sampled
         self.position_weights = functional.position_weights(n_listed, temperature)
         self.sharpness, self.start_epoch, self.normalized = sharpness, start_epoch, normalized
@@ -95,10 +91,7 @@ class RankingDistillation(Distillation):
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's interactions; a user counts as often as it occurs."""
-        if self._epoch is None:
-            raise RuntimeError(
-                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
-            )
+        expect_begun(type(self).__name__, self._epoch)
         users, counts = unique_rows(batch)
         rows = users.to(self.rankings.indices.device)
         items = self.rankings.indices[rows, : self.n_listed].long().to(users.device)

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
+from rankdistill.functional.membership import is_in
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
+from rankdistill.losses.settings import expect_begun, expect_reduction, expect_within
 from rankdistill.ops import inner_product_topk, weighted_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS, shared_position_weights
@@ -23,7 +25,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
     which the L items are drawn, likelier where more of the teacher's best stand at or behind a position.
 
     Args:
-        rankings: the teacher's lists, K items or more, train items included.
+        full_rankings: the teacher's lists, K items or more, train items included.
         teacher: anything with `score(users, items)`.
         n_listed: K.
         n_sampled: L.
@@ -55,7 +57,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
 
     def __init__(
         self,
-        rankings: Rankings,
+        full_rankings: Rankings,
         teacher: Student,
         n_listed: int = 50,
         n_sampled: int = 50,
@@ -68,18 +70,19 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if not 0 < n_listed <= rankings.k:
-            raise ValueError(f"{name}: expected n_listed in [1, {rankings.k}], as rankings; got {n_listed}")
-        if not n_listed <= n_ranked <= rankings.n_items:
-            raise ValueError(f"{name}: expected n_ranked in [{n_listed}, {rankings.n_items}]; got {n_ranked}")
-        if not 0 < n_sampled <= n_ranked:
-            raise ValueError(f"{name}: expected n_sampled in [1, {n_ranked}]; got {n_sampled}")
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
+        expect_within(name, "n_listed", n_listed, 1, full_rankings.k, ", as full_rankings")
+        expect_within(name, "n_ranked", n_ranked, n_listed, full_rankings.n_items)
+        expect_within(name, "n_sampled", n_sampled, 1, n_ranked)
+        expect_reduction(name, reduction)
         object.__setattr__(
             self, "teacher", teacher
         )  # not a part of this module: neither trained nor saved with it
-        self.rankings, self.n_listed, self.n_sampled, self.n_ranked = rankings, n_listed, n_sampled, n_ranked
+        self.rankings, self.n_listed, self.n_sampled, self.n_ranked = (
+            full_rankings,
+            n_listed,
+            n_sampled,
+            n_ranked,
+        )
         self.temperature, self.position_temperature = temperature, position_temperature
         self.sharpness, self.reduction, self.seed = sharpness, reduction, seed
         self._own: Tensor | None = None  # [U, K] int64, the student's best
@@ -103,10 +106,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's interactions; a user counts as often as it occurs."""
-        if self._own is None:
-            raise RuntimeError(
-                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
-            )
+        expect_begun(type(self).__name__, self._own)
         users, counts = unique_rows(batch)
         rows = users.cpu()
         best = self.rankings.indices[rows, : self.n_listed].long()
@@ -130,10 +130,3 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
             "none",
         )
         return reduce_interactions(losses, counts, self.reduction)
-
-
-def is_in(ids: Tensor, others: Tensor) -> Tensor:
-    """Which of each row's ids [n, K] are among the others [n, M] of the row."""
-    ordered = others.sort(dim=1).values.contiguous()
-    at = torch.searchsorted(ordered, ids.contiguous()).clamp_max(others.shape[1] - 1)
-    return ordered.gather(1, at) == ids

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.losses.settings import expect_at_least
+from rankdistill.sampling import epoch_seed
 
 
 class RelationalKnowledgeDistillation(VectorDistillation):
@@ -46,17 +48,14 @@ class RelationalKnowledgeDistillation(VectorDistillation):
         seed: int = 0,
     ) -> None:
         super().__init__(teacher_users, teacher_items)
-        if n_angle_entities is not None and n_angle_entities < 0:
-            raise ValueError(
-                f"{type(self).__name__}: expected n_angle_entities of 0 or more; got {n_angle_entities}"
-            )
+        expect_at_least(type(self).__name__, 0, n_angle_entities=n_angle_entities or 0)
         self.distance_weight, self.angle_weight = distance_weight, angle_weight
         self.n_angle_entities, self.seed = n_angle_entities, seed
         self._generator = torch.Generator()
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
         """Begins the epoch's samples."""
-        self._generator.manual_seed((self.seed << 32) + epoch & 0x7FFFFFFFFFFFFFFF)
+        self._generator.manual_seed(epoch_seed(self.seed, epoch))
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
         sides = self.together(student, batch)

@@ -10,6 +10,7 @@ from rankdistill.data.csr import CSR
 from rankdistill.data.popularity import popularity_groups
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
+from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import within_group_pairs
 
@@ -65,10 +66,8 @@ class UnbiasedDistillation(Distillation):
             raise ValueError(
                 f"{name}: expected exclude of {rankings.n_items} items, as rankings; got {exclude.n_columns}"
             )
-        if n_pairs < 1:
-            raise ValueError(f"{name}: expected n_pairs of 1 or more; got {n_pairs}")
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"{name}: expected reduction sum or mean; got {reduction!r}")
+        expect_at_least(name, 1, n_pairs=n_pairs)
+        expect_reduction(name, reduction)
         self.groups = popularity_groups(
             torch.bincount(exclude.indices.cpu(), minlength=exclude.n_columns), n_groups
         )
@@ -85,10 +84,7 @@ class UnbiasedDistillation(Distillation):
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's interactions; a user counts as often as it occurs."""
-        if self._pairs is None:
-            raise RuntimeError(
-                f"{type(self).__name__}: expected begin_epoch before the first batch; got none"
-            )
+        expect_begun(type(self).__name__, self._pairs)
         users, counts = unique_rows(batch)
         self._pairs = self._pairs.to(users.device)
         pairs = self._pairs.index_select(0, users)

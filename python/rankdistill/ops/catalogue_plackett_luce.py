@@ -13,7 +13,6 @@ from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhe
 from rankdistill.ops.gathered_inner_product import forward_native as gathered_scores
 from rankdistill.ops.gathered_inner_product import row_grads
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
-from rankdistill.ops.plackett_luce import backward_native as list_backward
 from rankdistill.ops.plackett_luce import forward_native as list_forward
 from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
 from rankdistill.ops.triton_kernels import triton_or
@@ -166,16 +165,15 @@ def forward_native(users, items, item_ids, lengths, exclude_indptr, exclude_indi
     losses, mass = call.empty(B), tuple(call.empty(B) for _ in range(3))
     if not with_slopes:
         call.sum_mass(slice(0, B), mass, ())
-        losses = list_forward(scores, mass[0][:, None], lengths)
+        losses, *_ = list_forward(scores, mass[0][:, None], lengths, with_slopes)
         return losses, *(call.empty(*shape) for shape in NO_SLOPES)
     list_slopes, mass_slopes, grads = call.empty(B, K), call.empty(B), call.table_gradients()
     pieces, kept = call.pieces()
     for rows in pieces:
         call.sum_mass(rows, mass, kept)
         luce = scores[rows], mass[0][rows, None], lengths[rows]
-        losses[rows] = list_forward(*luce)
-        list_slopes[rows], by_mass = list_backward(torch.ones_like(losses[rows]), *luce)
-        mass_slopes[rows] = by_mass[:, 0]
+        losses[rows], list_slopes[rows], tail_terms = list_forward(*luce, with_slopes)
+        mass_slopes[rows] = tail_terms[:, 1]  # the tail is its own top
         call.add_mass_gradients(mass_slopes, mass, grads, rows, kept)
     call.add_list_gradients(list_slopes, grads)
     return losses, list_slopes, mass_slopes, *mass[1:], *grads

@@ -13,20 +13,31 @@ from rankdistill.reference import plackett_luce as reference
 
 OP = "plackett_luce"
 
-LIBRARY.define(f"{OP}_forward(Tensor scores, Tensor tail, Tensor? lengths) -> Tensor")
 LIBRARY.define(
-    f"{OP}_backward(Tensor grad_losses, Tensor scores, Tensor tail, Tensor? lengths) -> (Tensor, Tensor)"
+    f"{OP}_forward(Tensor scores, Tensor tail, Tensor? lengths, bool with_slopes) -> (Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(
+    f"{OP}_backward(Tensor grad_losses, Tensor scores, Tensor tail, Tensor? lengths, Tensor slopes,"
+    " Tensor tail_terms) -> (Tensor, Tensor)"
 )
 
 
 @torch.library.register_fake(f"rankdistill::{OP}_forward", lib=LIBRARY)
-def _(scores, tail, lengths):
-    return scores.new_empty(scores.shape[:1], dtype=accumulator_dtype(scores.dtype))
+def _(scores, tail, lengths, with_slopes):
+    wide = accumulator_dtype(scores.dtype)
+    return scores.new_empty(scores.shape[:1], dtype=wide), *empty_slopes(scores, with_slopes)
 
 
 @torch.library.register_fake(f"rankdistill::{OP}_backward", lib=LIBRARY)
-def _(grad_losses, scores, tail, lengths):
+def _(grad_losses, scores, tail, lengths, slopes, tail_terms):
     return scores.new_empty(scores.shape), tail.new_empty(tail.shape)
+
+
+def empty_slopes(scores: Tensor, with_slopes: bool) -> tuple[Tensor, Tensor]:
+    """What a forward keeps: slopes of the lists [B, K], and of each tail top and scale [B, 2]. CUDA keeps nothing."""
+    (B, K), wide = scores.shape, accumulator_dtype(scores.dtype)
+    rows = B if with_slopes and scores.device.type != "cuda" else 0
+    return scores.new_empty((rows, K), dtype=wide), scores.new_empty((rows, 2), dtype=wide)
 
 
 def check_lengths(scores: Tensor, lengths: Tensor | None) -> None:
@@ -34,13 +45,19 @@ def check_lengths(scores: Tensor, lengths: Tensor | None) -> None:
         checks.check_indices(OP, "lengths", lengths.contiguous(), 0, scores.shape[1] + 1)
 
 
-def forward_reference(scores, tail, lengths):
+def forward_reference(scores, tail, lengths, with_slopes):
+    slopes, tail_terms = empty_slopes(scores, with_slopes)
     if scores.device.type == "cpu":
         check_lengths(scores, lengths)
-    return reference.plackett_luce_forward(scores, tail, lengths)
+        if with_slopes:
+            slopes, *terms = (
+                t.to(slopes.dtype) for t in reference.plackett_luce_slopes(scores, tail, lengths)
+            )
+            tail_terms = torch.stack(terms, 1)
+    return reference.plackett_luce_forward(scores, tail, lengths), slopes, tail_terms
 
 
-def backward_reference(grad_losses, scores, tail, lengths):
+def backward_reference(grad_losses, scores, tail, lengths, slopes, tail_terms):
     if scores.device.type == "cpu":
         check_lengths(scores, lengths)
     return reference.plackett_luce_backward(grad_losses, scores, tail, lengths)
@@ -51,43 +68,69 @@ def rows(matrix: Tensor) -> Tensor:
     return matrix if matrix.shape[1] <= 1 or matrix.stride(1) == 1 else matrix.contiguous()
 
 
-def forward_native(scores, tail, lengths):
+def forward_native(scores, tail, lengths, with_slopes):
     scores, tail = rows(scores), rows(tail)
     lengths = None if lengths is None else lengths.contiguous()
     check_lengths(scores, lengths)
     losses = torch.empty(scores.shape[0], dtype=accumulator_dtype(scores.dtype))
+    slopes, tail_terms = empty_slopes(scores, with_slopes)
     _native.plackett_luce_forward(
         DTYPE_CODES[scores.dtype], address(scores), scores.stride(0), address(tail), tail.stride(0),
-        address(lengths), address(losses), *scores.shape, tail.shape[1],
+        address(lengths), address(losses), address(slopes) if with_slopes else 0,
+        address(tail_terms) if with_slopes else 0, *scores.shape, tail.shape[1],
     )  # fmt: skip
-    return losses
+    return losses, slopes, tail_terms
 
 
-def backward_native(grad_losses, scores, tail, lengths):
+def backward_native(grad_losses, scores, tail, lengths, slopes, tail_terms):
     wide = accumulator_dtype(scores.dtype)
-    scores, tail, grad_losses = rows(scores), rows(tail), grad_losses.to(wide).contiguous()
+    tail, grad_losses = rows(tail), grad_losses.to(wide).contiguous()
     lengths = None if lengths is None else lengths.contiguous()
     check_lengths(scores, lengths)
     grad_scores, grad_tail = torch.empty(scores.shape, dtype=wide), torch.empty(tail.shape, dtype=wide)
     _native.plackett_luce_backward(
-        DTYPE_CODES[scores.dtype], address(grad_losses), address(scores), scores.stride(0), address(tail),
-        tail.stride(0), address(lengths), address(grad_scores), address(grad_tail), *scores.shape, tail.shape[1],
+        DTYPE_CODES[scores.dtype], address(grad_losses), address(tail), tail.stride(0), address(lengths),
+        address(slopes), address(tail_terms), address(grad_scores), address(grad_tail), *scores.shape,
+        tail.shape[1],
     )  # fmt: skip
     return grad_scores.to(scores.dtype), grad_tail.to(tail.dtype)
+
+
+def triton_kernels():
+    """The Triton launchers, whose backward works everything out again: a kernel's reads cost more than its sums."""
+    launchers = triton_or(OP, "forward", "backward")
+    if not isinstance(launchers, dict):
+        return launchers
+
+    def forward(scores, tail, lengths, with_slopes):
+        return launchers["forward"](scores, tail, lengths), *empty_slopes(scores, with_slopes)
+
+    def backward(grad_losses, scores, tail, lengths, slopes, tail_terms):
+        return launchers["backward"](grad_losses, scores, tail, lengths)
+
+    return {"forward": forward, "backward": backward}
 
 
 REFERENCE = {"forward": forward_reference, "backward": backward_reference}
 NATIVE = {"forward": forward_native, "backward": backward_native}
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"triton": triton_or(OP, "forward", "backward"), "reference": REFERENCE})
+implement(OP, "CUDA", {"triton": triton_kernels(), "reference": REFERENCE})
 
 
 def _setup(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
+    *tensors, ctx.with_slopes = inputs
+    _, slopes, tail_terms = output
+    ctx.mark_non_differentiable(slopes, tail_terms)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, slopes, tail_terms)
 
 
-def _backward(ctx, grad_losses):
-    return *torch.ops.rankdistill.plackett_luce_backward(grad_losses, *ctx.saved_tensors), None
+def _backward(ctx, grad_losses, *_):
+    if not ctx.with_slopes:
+        raise RuntimeError(f"{OP}: expected a call with_slopes for a backward; got one without")
+    if grad_losses is None:
+        return (None,) * 4
+    return *torch.ops.rankdistill.plackett_luce_backward(grad_losses, *ctx.saved_tensors), None, None
 
 
 torch.library.register_autograd(f"rankdistill::{OP}_forward", _backward, setup_context=_setup, lib=LIBRARY)
@@ -121,8 +164,8 @@ def plackett_luce(scores: Tensor, tail: Tensor | None = None, lengths: Tensor | 
         IndexError: a length out of range (CPU).
 
     Cost:
-        O(B·(K + L)) time, forward and backward; no memory beyond the results. Rows may be strided: views of one
-        [B, K + L] tensor are not copied.
+        O(B·(K + L)) time, forward and backward; B·(K + 2) numbers kept for the backward (CPU). Rows may be
+        strided: views of one [B, K + L] tensor are not copied.
 
     Source:
         Kang et al., DE-RRD, CIKM 2020, equation 8 (relaxed ranking distillation); Xia et al., ListMLE, ICML 2008
@@ -148,4 +191,5 @@ def plackett_luce(scores: Tensor, tail: Tensor | None = None, lengths: Tensor | 
         )
         checks.expect(lengths.shape[0] == B, OP, f"lengths with {B} entries, as scores has rows", lengths)
     checks.expect_no_forward_ad(OP, scores, tail)
-    return torch.ops.rankdistill.plackett_luce_forward(scores, tail, lengths)
+    with_slopes = torch.is_grad_enabled() and (scores.requires_grad or tail.requires_grad)
+    return torch.ops.rankdistill.plackett_luce_forward(scores, tail, lengths, with_slopes)[0]

@@ -20,12 +20,53 @@ def ensemble_rankings(lists: Tensor, k: int, temperature: float = 10.0) -> Tenso
     Cost:
         O(U·M·K·log(M·K)) time, O(U·M·K) memory.
     """
-    M, U, K = lists.shape
     if temperature <= 0:
         raise ValueError(f"ensemble_rankings: expected a temperature above 0; got {temperature}")
-    weights = torch.exp(-torch.arange(K, dtype=torch.float64, device=lists.device) / temperature).repeat(M)
+    return merged_rankings(lists, position_weights(lists, temperature), k)
+
+
+def consensus_rankings(
+    lists: Tensor,
+    deviations: Tensor | None,
+    k: int,
+    temperature: float = 10.0,
+    deviation_temperature: float = 100.0,
+) -> Tensor:
+    """The k items of each user that several rankings place high, and have long placed alike (ConCF).
+
+    An item's sum over the lists that have it: exp(−position/temperature) + exp(−deviation/deviation_temperature).
+
+    Args:
+        lists: [M, U, K] int64, several rankings of each user, best first, each item once; -1 for none.
+        deviations: [M, U, K] float, the standard deviations of these items' positions over time; None for 0.
+        k: items of the result.
+        temperature, deviation_temperature: > 0.
+
+    Returns, Cost: as `ensemble_rankings`.
+
+    Source:
+        Kang et al., ConCF, WWW 2022, as released.
+    """
+    for name, value in (("temperature", temperature), ("deviation_temperature", deviation_temperature)):
+        if value <= 0:
+            raise ValueError(f"consensus_rankings: expected {name} above 0; got {value}")
+    spread = torch.zeros(()) if deviations is None else deviations.double()
+    weights = position_weights(lists, temperature) + (-spread.to(lists.device) / deviation_temperature).exp()
+    return merged_rankings(lists, weights, k)
+
+
+def position_weights(lists: Tensor, temperature: float) -> Tensor:
+    """[M, U, K] float64 exp(−position/temperature)."""
+    positions = torch.arange(lists.shape[2], dtype=torch.float64, device=lists.device)
+    return torch.exp(-positions / temperature).expand(lists.shape)
+
+
+def merged_rankings(lists: Tensor, weights: Tensor, k: int) -> Tensor:
+    """The k items of each user with the largest sum of weights [M, U, K] over lists, as `ensemble_rankings`."""
+    M, U, K = lists.shape
     ids, order = lists.permute(1, 0, 2).reshape(U, M * K).sort(dim=1, stable=True)
-    weights = torch.where(ids >= 0, weights[order], 0.0)
+    weights = weights.permute(1, 0, 2).reshape(U, M * K).gather(1, order)
+    weights = torch.where(ids >= 0, weights, 0.0)
     first = torch.ones_like(ids, dtype=torch.bool)
     first[:, 1:] = ids[:, 1:] != ids[:, :-1]
     group = first.cumsum(1) - 1  # in order of id

@@ -31,12 +31,12 @@ def philox4x32_10(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> 
 
 
 def words(
-    users: Tensor, positions: Tensor, epoch: int, stream: int, blocks: Tensor | int, seed: int
+    users: Tensor, positions: Tensor, epoch: Tensor | int, stream: int, blocks: Tensor | int, seed: int
 ) -> Tensor:
     """[..., 4] words of each counter (user, position, epoch, stream and block)."""
     device = users.device
     blocks = torch.as_tensor(blocks, device=device)
-    epochs = torch.tensor(epoch & WORD, device=device)
+    epochs = torch.as_tensor(epoch, device=device) & WORD
     return torch.stack(
         philox4x32_10((users & WORD, positions & WORD, epochs, blocks | (stream << 24)), seed), dim=-1
     )

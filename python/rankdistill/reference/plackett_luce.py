@@ -40,22 +40,31 @@ def plackett_luce_forward(scores: Tensor, tail: Tensor, lengths: Tensor | None) 
     return terms.sum(1).masked_fill(misfit, torch.nan).to(wide)
 
 
-def plackett_luce_backward(
-    grad_losses: Tensor, scores: Tensor, tail: Tensor, lengths: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    dtype = scores.dtype
-    grad_losses, scores, tail = grad_losses.double(), scores.double(), tail.double()
+def plackett_luce_slopes(
+    scores: Tensor, tail: Tensor, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each loss's derivatives by its list [B, K]; of its tail, exp(tail - tops [B]) * scales [B]. All in float64."""
+    scores, tail = scores.double(), tail.double()
     valid, misfit = counted(scores, lengths)
     tops, sums, tail_top = suffix_pairs(scores, tail, valid)
-    grad_scores = torch.zeros_like(scores)
+    slopes = torch.zeros_like(scores)
     top, total = torch.cat([tops, tail_top[:, None]], 1)[:, 0], torch.zeros_like(tail_top)
     for j in range(scores.shape[1]):  # total * e^-top = sum over i <= j of 1 / (sums[i] * e^tops[i])
         more = total * (tops[:, j] - top).exp() + 1 / sums[:, j]
         top, total = tops[:, j].where(valid[:, j], top), more.where(valid[:, j], total)
-        grad_scores[:, j] = grad_losses * ((scores[:, j] - top).exp() * total - 1)
-    grad_tail = (grad_losses * total)[:, None] * (tail - top[:, None]).exp()
-    grad_tail = grad_tail.masked_fill(~valid.any(1, keepdim=True), 0)
-    return (
-        grad_scores.masked_fill(~valid, 0).masked_fill(misfit[:, None], torch.nan).to(dtype),
-        grad_tail.masked_fill(misfit[:, None], torch.nan).to(dtype),
-    )
+        slopes[:, j] = (scores[:, j] - top).exp() * total - 1
+    slopes = slopes.masked_fill(~valid, 0).masked_fill(misfit[:, None], torch.nan)
+    scales = (total * (tail_top - top).exp()).masked_fill(~valid.any(1), 0).masked_fill(misfit, torch.nan)
+    return slopes, tail_top.where(tail_top > -torch.inf, 0), scales
+
+
+def plackett_luce_backward(
+    grad_losses: Tensor, scores: Tensor, tail: Tensor, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    valid, misfit = counted(scores, lengths)
+    slopes, tops, scales = plackett_luce_slopes(scores, tail, lengths)
+    grad_losses = grad_losses.double()
+    grad_scores = (grad_losses[:, None] * slopes).masked_fill(~(valid | misfit[:, None]), 0)
+    grad_tail = (grad_losses * scales)[:, None] * (tail.double() - tops[:, None]).exp()
+    grad_tail = grad_tail.masked_fill(~(valid.any(1) | misfit)[:, None], 0)
+    return grad_scores.to(scores.dtype), grad_tail.to(scores.dtype)

@@ -1,0 +1,146 @@
+"""Consensus learning as a module: heterogeneous objectives over shared vectors, and the ranking that they agree on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rankdistill import functional
+from rankdistill.data.csr import CSR
+from rankdistill.losses.consensus_queue import ConsensusQueue
+from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.dropout import EpochDropout
+from rankdistill.losses.head_balance import HeadBalance, gradient_norms
+from rankdistill.losses.head_objectives import listed_scores, own_loss, touched
+from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice, expect_within
+
+FORMS = ("released", "paper")
+BOUNDS = (0.5, 2.0)  # of the weights of the consensus' terms
+
+
+class ConsensusLearning(Distillation):
+    """Consensus learning (ConCF): a model with several heads learns from the ranking that its own heads agree on.
+
+    loss = Σ_h w_h·loss_h + consensus_weight·Σ_h clip(w_h)·RRD_h(consensus), over the heads of `MultiHeadFactorization`;
+    the item side's multinomial is no part of the second sum. The weights balance what the heads' gradients do to the
+    shared vectors. Every `period` epochs all heads rank the catalogue; from the sixth time on the items that they place
+    high, and have kept placing alike, are the consensus: its first half is to be ranked in order, above its second.
+
+    Args:
+        train: the train items of every user.
+        n_listed: K, items of a user's consensus.
+        consensus_weight: of the second sum.
+        period: epochs between two rankings, the first after epoch 0.
+        n_states: over how many rankings deviations are taken.
+        position_temperature, deviation_temperature: of `consensus_rankings`.
+        form: "paper" (the latest ranks and their deviations) or "released" (those of the ranking before; no deviations at
+            first, then always those of rankings 1 to n_states).
+        balance_learning_rate, asymmetry, reference_until: of the weights; published: the model's own rate of 0.01.
+        dropout: in the heads' bottoms, in [0, 1].
+        recommends: the head whose scores the model recommends by.
+        seed: of the dropout.
+
+    Contract:
+        It is the model's whole objective: nothing of a teacher, no base loss beside it. Weights, states and consensus are
+        in `state_dict`; a run that is resumed goes on exactly.
+
+    Cost:
+        A ranking: for 6 heads a top-K, and n_states times the ranks of K items, of every user: O(U·N·D/4) each; no [U, N].
+        State: n_states + 1 times the model. A batch: O((users + items)·(N + U)·D/4) for the multinomials, and a backward
+        pass per head and term for the balance.
+
+    Source:
+        Kang et al., Consensus Learning from Heterogeneous Objectives for One-Class Collaborative Filtering, WWW 2022.
+
+    Example:
+        >>> from rankdistill.data import CSR
+        >>> train = CSR.from_pairs(torch.tensor([0, 1]), torch.tensor([3, 0]), n_rows=2, n_columns=5)
+        >>> student, method = MultiHeadFactorization(2, 5, width=8), ConsensusLearning(train)
+        >>> method.begin_epoch(0, student)
+        >>> loss = method(student, Batch(torch.tensor([0, 1]), torch.tensor([3, 0]), torch.tensor([1, 2])))
+    """
+
+    default_base_weight = 0.0
+
+    def __init__(
+        self,
+        train: CSR,
+        n_listed: int = 100,
+        consensus_weight: float = 0.005,
+        period: int = 10,
+        n_states: int = 5,
+        position_temperature: float = 10.0,
+        deviation_temperature: float = 100.0,
+        form: str = "paper",
+        balance_learning_rate: float = 0.01,
+        asymmetry: float = 0.15,
+        reference_until: int = 10,
+        dropout: float = 0.1,
+        recommends: str = "ranking",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        expect_at_least(name, 1, period=period, n_states=n_states)
+        expect_at_least(name, 2, n_listed=n_listed)
+        expect_choice(name, "form", form, FORMS)
+        expect_within(name, "dropout", dropout, 0, 1)
+        train = CSR.from_any(train).to("cpu")
+        self.train_sides = train, train.transposed()
+        self.queue = ConsensusQueue(
+            train, n_listed, n_states, position_temperature, deviation_temperature, form == "released"
+        )
+        self.balance = HeadBalance(6, balance_learning_rate, asymmetry, reference_until)
+        self.n_interesting, self.consensus_weight, self.period = n_listed // 2, consensus_weight, period
+        self.dropout, self.recommends, self._dropout = (
+            dropout,
+            recommends,
+            EpochDropout(seed),
+        )
+        self._epoch: int | None = None
+
+    def begin_epoch(self, epoch: int, student: Student) -> None:
+        """Adds the student's state and makes the consensus anew, every `period` epochs after epoch 0."""
+        if not hasattr(student, "head_vectors"):
+            raise TypeError(
+                f"{type(self).__name__}: expected a student with heads, MultiHeadFactorization (multi_head); "
+                f"got {type(student).__name__}"
+            )
+        student.recommend_by(self.recommends)
+        self._epoch = epoch
+        self._dropout.begin(epoch, student.user_table.device)
+        if epoch > 0 and (epoch - 1) % self.period == 0:
+            self.queue.add(student)
+
+    def forward(self, student: Student, batch: Batch) -> Tensor:
+        """The whole objective; where gradients are on, the weights then make a step."""
+        expect_begun(type(self).__name__, self._epoch)
+        read = touched(student, batch, self.queue.consensus)
+        own, scores = [], []
+        for head in student.heads:
+            users, items = self.vectors(student, head, read)
+            own.append(own_loss(student, head, read, users, items, self.train_sides))
+            if head != "item_multinomial":
+                scores.append(listed_scores(head, read, users, items))
+        weights = self.balance.weights.to(own[0])
+        loss = (weights * torch.stack(own)).sum()
+        lengths = (read.listed >= 0).sum(1).clamp(max=self.n_interesting)
+        shared = None
+        if bool((lengths > 0).any()):
+            shared = functional.consensus_learning(
+                torch.stack(scores), weights[:-1], self.n_interesting, lengths, BOUNDS
+            )
+            loss = loss + self.consensus_weight * shared
+        if torch.is_grad_enabled():
+            inputs = read.user_rows, read.item_rows
+            norms = gradient_norms(inputs, own, scores, shared, weights, self.consensus_weight, BOUNDS)
+            self.balance.step(self._epoch, torch.stack(own).detach(), *norms)
+        return loss
+
+    def vectors(self, student: Student, head: str, read) -> tuple[Tensor, Tensor]:
+        """A head's vectors of the batch's users and items, each with dropout of its own."""
+        both = []
+        for side, ids, rows in (("user", read.users, read.user_rows), ("item", read.items, read.item_rows)):
+            factors = self._dropout.factors((len(ids), rows.shape[1] // 2), self.dropout)
+            both.append(student.head_vectors(head, side, ids, rows, factors))
+        return tuple(both)

@@ -1,0 +1,91 @@
+"""Weights of several objectives, moved so that none outweighs the others in the shared vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rankdistill import functional
+
+LEAST = 0.01  # of a weight
+ADAM = (0.9, 0.999, 1e-8)
+
+
+class HeadBalance(nn.Module):
+    """H positive weights of sum H and their own Adam, as GradNorm has them; all of it in `state_dict`.
+
+    Args:
+        n_heads: H.
+        learning_rate: of the weights.
+        asymmetry: of `functional.balanced_gradient_norms`.
+        reference_until: losses are relative to those of the last batch up to this epoch.
+    """
+
+    def __init__(self, n_heads: int, learning_rate: float, asymmetry: float, reference_until: int) -> None:
+        super().__init__()
+        self.learning_rate, self.asymmetry, self.reference_until = learning_rate, asymmetry, reference_until
+        for name, value in (("weights", 1.0), ("reference", 1.0), ("first", 0.0), ("second", 0.0)):
+            self.register_buffer(name, torch.full((n_heads,), value, dtype=torch.float64))
+        self.register_buffer("steps", torch.tensor(0))
+
+    @torch.no_grad()
+    def step(self, epoch: int, losses: Tensor, norms: Tensor, slopes: Tensor) -> None:
+        """One step on Σ_h |norms_h − targets_h|.
+
+        losses [H]; norms [H], of the weighted gradients, and their derivatives by the weights, slopes [H].
+        """
+        losses, norms, slopes = losses.double(), norms.double(), slopes.double()
+        if epoch <= self.reference_until:
+            self.reference.copy_(losses)
+        relative = (losses / self.reference.clamp_min(1e-12)).clamp_min(1e-12)
+        targets = functional.balanced_gradient_norms(norms, relative, self.asymmetry)
+        gradient = (norms - targets).sign() * slopes
+        self.steps += 1
+        fast, slow, eps = ADAM
+        self.first.lerp_(gradient, 1 - fast)
+        self.second.lerp_(gradient.square(), 1 - slow)
+        mean = self.first / (1 - fast ** int(self.steps))
+        spread = (self.second / (1 - slow ** int(self.steps))).sqrt()
+        moved = self.weights - self.learning_rate * mean / (spread + eps)
+        self.weights.copy_((len(moved) * moved / moved.sum()).clamp_min(LEAST))
+
+
+def gradient_norms(
+    inputs: tuple[Tensor, Tensor],
+    own: list[Tensor],
+    scores: list[Tensor],
+    shared: Tensor | None,
+    weights: Tensor,
+    factor: float,
+    bounds: tuple[float, float],
+) -> tuple[Tensor, Tensor]:
+    """Per head ‖∂/∂inputs[0]‖ + ½‖∂/∂inputs[1]‖ of weights_h·own_h + factor·shared_h, and its derivative by weights_h.
+
+    `shared` is None or the sum over the first heads of what each makes of its `scores`, times its weight clipped to bounds.
+    """
+    # Each head's graph is walked for itself: through a stack of all, every walk would pass through every head.
+    options = {"retain_graph": True, "allow_unused": True}
+    slopes = () if shared is None else torch.autograd.grad(shared, scores, **options)
+    found = []
+    for h, weight in enumerate(weights):
+        clipped = weight.clamp(*bounds)
+        rises = factor * (clipped == weight) / clipped  # of the second term, by the weight
+        mine, theirs = torch.autograd.grad(own[h], inputs, **options), (None, None)
+        if h < len(slopes):
+            theirs = torch.autograd.grad(scores[h], inputs, slopes[h], **options)
+        parts = [norm_and_slope(*two, weight, factor, rises) for two in zip(mine, theirs)]
+        found.append([first + second / 2 for first, second in zip(*parts)])
+    return tuple(torch.stack(part) for part in zip(*found))
+
+
+def norm_and_slope(
+    own: Tensor | None, shared: Tensor | None, weight: Tensor, factor: float, rises: Tensor
+) -> tuple[Tensor, Tensor]:
+    """‖weight·own + factor·shared‖ and its derivative by the weight, by which factor·shared grows as rises·shared."""
+    if own is None and shared is None:
+        return weight * 0, weight * 0
+    own = torch.zeros_like(shared) if own is None else own
+    shared = torch.zeros_like(own) if shared is None else shared
+    whole = weight * own + factor * shared
+    norm = whole.norm()
+    return norm, (whole * (own + rises * shared)).sum() / norm.clamp_min(torch.finfo(norm.dtype).tiny)

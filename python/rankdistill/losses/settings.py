@@ -1,0 +1,35 @@
+"""What methods check alike: their settings, and that an epoch has begun."""
+
+from __future__ import annotations
+
+REDUCTIONS = ("sum", "mean")
+
+
+def expect_choice(method: str, setting: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{method}: expected {setting} as one of {', '.join(known)}; got {value!r}")
+
+
+def expect_reduction(method: str, reduction: object) -> None:
+    expect_choice(method, "reduction", reduction, REDUCTIONS)
+
+
+def expect_at_least(method: str, least: int, **settings: int) -> None:
+    """Whole numbers by name, each `least` or more."""
+    for setting, value in settings.items():
+        if value < least:
+            raise ValueError(f"{method}: expected {setting} of {least} or more; got {value}")
+
+
+def expect_within(
+    method: str, setting: str, value: float, least: float, most: float, whose: str = ""
+) -> None:
+    """`whose` says where `most` comes from, such as ", as rankings"."""
+    if not least <= value <= most:
+        raise ValueError(f"{method}: expected {setting} in [{least}, {most}]{whose}; got {value}")
+
+
+def expect_begun(method: str, drawn: object) -> None:
+    """What `begin_epoch` makes is there."""
+    if drawn is None:
+        raise RuntimeError(f"{method}: expected begin_epoch before the first batch; got none")
