@@ -63,6 +63,7 @@ METHODS: dict[str, type[Distillation]] = {
     "rce_kd": RejuvenatedCrossEntropyDistillation,
     "hetcomp": HeterogeneousCompression,
 }
+STUDENTS = {"concf": "multi_head"}  # of methods that teach one kind of model alone
 OF_A_TEACHER = ("teacher", "teacher_users", "teacher_items", "item_rankings", "full_rankings")
 OF_TRAJECTORIES = ("checkpoints", "observed")
 # What constructors are given, not by the settings.
@@ -81,6 +82,22 @@ class Given:
     teacher: object | None = None
     seed: int = 0
     trajectories: Sequence[KeptTrajectory] = ()
+
+    def __post_init__(self) -> None:
+        sizes = self.dataset.n_users, self.dataset.n_items
+        known = [("rankings", (r.n_users, r.n_items)) for r in (self.rankings,) if r is not None]
+        if self.has_vectors:
+            known += [("teacher", (len(self.teacher.user_vectors()), len(self.teacher.item_vectors())))]
+        for name, found in known:
+            if found != sizes:
+                raise ValueError(
+                    f"methods: expected a {name.removesuffix('s')} of {sizes[0]} users × {sizes[1]} items, as the data "
+                    f"set; got {found[0]} × {found[1]}"
+                )
+
+    @property
+    def has_vectors(self) -> bool:
+        return hasattr(self.teacher, "user_vectors") and hasattr(self.teacher, "item_vectors")
 
     def value(self, name: str) -> object:
         """By the name of a constructor's argument; None for what is not at hand."""
@@ -154,6 +171,11 @@ def base_weight(methods: Sequence[MethodConfig], chosen: float | None) -> float:
     return min(METHODS[m.name].default_base_weight for m in methods) if chosen is None else chosen
 
 
+def student_of(name: str) -> str:
+    """The model that a method teaches, as --student.name has it."""
+    return STUDENTS.get(name, "mf")
+
+
 def settings_of(name: str) -> dict[str, object]:
     """A method's settings with their defaults."""
     parameters = inspect.signature(METHODS[name]).parameters
@@ -175,9 +197,8 @@ def make_method(name: str, given: Given, options: dict[str, object]) -> Distilla
             continue
         value = given.value(key)
         if value is None and parameter.default is inspect.Parameter.empty:
-            raise ValueError(
-                f"method {name}: expected {missing(key)}; got {described_teacher(given.teacher)}"
-            )
+            found = described_teacher(given.teacher) if key in OF_A_TEACHER else "none"
+            raise ValueError(f"method {name}: expected {missing(key)}; got {found}. {remedy(key)}")
         if key == "teacher" and "model" in METHODS[name].needs:
             if not isinstance(value, torch.nn.Module):
                 raise ValueError(
@@ -202,6 +223,17 @@ def missing(argument: str) -> str:
 
 def described_teacher(teacher: object) -> str:
     return "none" if teacher is None else f"a {type(teacher).__name__}, which has none"
+
+
+def remedy(argument: str) -> str:
+    """How a caller gives what is missing."""
+    if argument in OF_TRAJECTORIES:
+        return "Give them as --trajectories, or as Given(trajectories=…)"
+    if argument == "teacher":
+        return "Give it as --teacher, or as Given(teacher=…); one that trains along is made by --new_teacher.width"
+    if argument in OF_A_TEACHER:
+        return "Give one with user_vectors() and item_vectors() as --teacher, or as Given(teacher=…)"
+    return "Give them as --rankings, or as Given(rankings=…)"
 
 
 def described(name: str) -> str:

@@ -112,6 +112,8 @@ class ConsensusLearning(Distillation):
         if epoch > 0 and (epoch - 1) % self.period == 0:
             self.queue.add(student)
 
+    # Gradients are taken within it, more than once: what torch.compile makes of a part may be walked only once.
+    @torch.compiler.disable
     def forward(self, student: Student, batch: Batch) -> Tensor:
         """The whole objective; where gradients are on, the weights then make a step."""
         expect_begun(type(self).__name__, self._epoch)

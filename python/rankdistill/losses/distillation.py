@@ -91,12 +91,20 @@ class VectorDistillation(Distillation):
     Args:
         teacher_users: [U, D_t] float.
         teacher_items: [N, D_t] float. Neither is in `state_dict`.
+        student_width: D_s, where the method has parts made for it; None for any.
+
+    Raises:
+        ValueError: tables of two widths, a student of another width than `student_width`.
+        IndexError: a user or an item that the teacher's tables have no row for.
     """
 
     needs = frozenset({"user_vectors", "item_vectors"})
 
-    def __init__(self, teacher_users: Tensor, teacher_items: Tensor) -> None:
+    def __init__(
+        self, teacher_users: Tensor, teacher_items: Tensor, student_width: int | None = None
+    ) -> None:
         super().__init__()
+        self.student_width = student_width
         for name, table in (("teacher_users", teacher_users), ("teacher_items", teacher_items)):
             if table.dim() != 2 or table.shape[1] != teacher_users.shape[1]:
                 raise ValueError(
@@ -114,7 +122,18 @@ class VectorDistillation(Distillation):
         found = torch.cat(unique) if unique else self.teacher_users.new_empty(0, dtype=torch.int64)
         parts = torch.cat([torch.full_like(u, at) for at, u in enumerate(unique)]) if unique else found
         teacher = self.teacher_users if side == "user" else self.teacher_items
+        for ids_of_part in unique:  # ascending
+            if len(ids_of_part) and int(ids_of_part[-1]) >= len(teacher):
+                raise IndexError(
+                    f"{type(self).__name__}: expected {side}s in [0, {len(teacher)}), as teacher_{side}s; "
+                    f"got {int(ids_of_part[-1])}"
+                )
         vectors = student.user_vectors(found) if side == "user" else student.item_vectors(found)
+        if self.student_width is not None and vectors.shape[1] != self.student_width:
+            raise ValueError(
+                f"{type(self).__name__}: expected a student's {side} vectors of width {self.student_width}, "
+                f"as student_width; got {vectors.shape[1]}"
+            )
         weights = torch.full((len(found),), weight, dtype=vectors.dtype, device=vectors.device)
         return Entities(side, found, teacher.index_select(0, found), vectors, weights, parts)
 

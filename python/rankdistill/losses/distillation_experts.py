@@ -54,7 +54,7 @@ class DistillationExperts(VectorDistillation):
         form: str = "released",
         seed: int = 0,
     ) -> None:
-        super().__init__(teacher_users, teacher_items)
+        super().__init__(teacher_users, teacher_items, student_width)
         functional.annealed_temperature(0, n_epochs, start, end)  # complains
         expect_choice(type(self).__name__, "form", form, ("released", "paper"))
         self.form, self.seed, self.schedule = form, seed, (n_epochs, start, end)

@@ -62,7 +62,7 @@ class FrequencyDistillation(VectorDistillation):
         dropout: float = 0.2,
         seed: int = 0,
     ) -> None:
-        super().__init__(teacher_users, teacher_items)
+        super().__init__(teacher_users, teacher_items, student_width)
         for name, value in (("alpha", alpha), ("graph_dropout", graph_dropout), ("dropout", dropout)):
             expect_within(type(self).__name__, name, value, 0, 1)
         train = CSR.from_any(train).to("cpu")
@@ -117,10 +117,11 @@ class FrequencyDistillation(VectorDistillation):
         for rows in self.sides(student, batch):
             filtered, touched = self.filter_rows(rows)
             near = self.rows(student, rows.side, touched)
+            projected = self.project(getattr(self, rows.side), near.student)
+            # Sparse products know no half precision.
+            with torch.autocast(filtered.device.type, enabled=False):
+                wanted, found = (filtered @ x.to(filtered.dtype) for x in (near.teacher, projected))
             loss = loss + functional.frequency_distillation(
-                filtered @ near.teacher.to(filtered.dtype),
-                filtered @ self.project(getattr(self, rows.side), near.student),
-                self.normalized,
-                weights=rows.weights,
+                wanted, found, self.normalized, weights=rows.weights
             )
         return loss

@@ -63,7 +63,7 @@ class HierarchicalTopologyDistillation(VectorDistillation):
         end: float = 1e-10,
         seed: int = 0,
     ) -> None:
-        super().__init__(teacher_users, teacher_items)
+        super().__init__(teacher_users, teacher_items, student_width)
         name = type(self).__name__
         functional.annealed_temperature(0, n_epochs, start, end)  # complains
         expect_choice(name, "form", form, FORMS)

@@ -44,7 +44,7 @@ class HintRegression(VectorDistillation):
         normalized: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(teacher_users, teacher_items)
+        super().__init__(teacher_users, teacher_items, student_width)
         self.normalized = normalized
         generator = torch.Generator().manual_seed(seed)
         for side in ("user", "item"):

@@ -48,7 +48,7 @@ class PersonalizedHintRegression(VectorDistillation):
         form: str = "released",
         seed: int = 0,
     ) -> None:
-        super().__init__(teacher_users, teacher_items)
+        super().__init__(teacher_users, teacher_items, student_width)
         expect_choice(type(self).__name__, "form", form, ("released", "paper"))
         self.form = form
         D_t = self.teacher_width

@@ -68,7 +68,7 @@ class PreferenceConsistentDistillation(VectorDistillation):
         end: float = 1e-10,
         seed: int = 0,
     ) -> None:
-        super().__init__(teacher_users, teacher_items)
+        super().__init__(teacher_users, teacher_items, student_width)
         functional.annealed_temperature(0, n_epochs, start, end)  # complains
         if (rankings.n_users, rankings.n_items) != (len(teacher_users), len(teacher_items)):
             raise ValueError(

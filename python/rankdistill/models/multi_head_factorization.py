@@ -102,7 +102,7 @@ class MultiHeadFactorization(nn.Module):
             return torch.cat([hidden, one], 1)
         if head in ("binary", "squared"):
             return torch.cat([hidden * made.weight, one * made.bias] if side == "user" else [hidden, one], 1)
-        top = nn.functional.linear(hidden, made.weight, made.bias)
+        top = nn.functional.linear(hidden, made.weight, made.bias).to(hidden.dtype)
         if head == "ranking":
             return top
         top = nn.functional.normalize(top, eps=1.0)  # leaves what is inside the ball
@@ -146,7 +146,9 @@ class Head(nn.Module):
         self.weight, self.bias = nn.Parameter(weight[0]), nn.Parameter(bias[0])
 
     def bottom(self, rows: Tensor, dropout: Tensor | None = None) -> Tensor:
-        """[n, D/4] of rows [n, D]."""
+        """[n, D/4] of rows [n, D], in their dtype under autocast too: what is joined to them is in it."""
         middle = nn.functional.linear(rows, self.bottom_weight_in, self.bottom_bias_in)
         middle = middle if dropout is None else middle * dropout
-        return nn.functional.linear(middle.relu(), self.bottom_weight_out, self.bottom_bias_out)
+        return nn.functional.linear(middle.relu(), self.bottom_weight_out, self.bottom_bias_out).to(
+            rows.dtype
+        )

@@ -6,6 +6,7 @@ backend on that device.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -76,7 +77,20 @@ def implement(op: str, device: str, candidates: dict[str, dict[str, Callable] | 
         )
     CHOICES[op, device] = Choice(name, passed_over)
     for suffix, function in functions.items():
-        LIBRARY.impl(f"{op}_{suffix}" if suffix else op, function, device)
+        LIBRARY.impl(f"{op}_{suffix}" if suffix else op, in_full_precision(function, device.lower()), device)
+
+
+def in_full_precision(function: Callable, device: str) -> Callable:
+    """The same function with autocast off: an op accumulates as its contract says, whatever its caller asks of torch."""
+
+    @functools.wraps(function)
+    def run(*args, **options):
+        if not torch.is_autocast_enabled(device):
+            return function(*args, **options)
+        with torch.autocast(device, enabled=False):
+            return function(*args, **options)
+
+    return run
 
 
 def no_double_backward(op: str) -> Callable:
