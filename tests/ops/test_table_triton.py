@@ -11,13 +11,13 @@ pytest.importorskip("triton", reason="no triton package")
 
 from tests.ops.test_plackett_luce_triton import run
 
-# Script, its parts, and how often each of them says that it checked something: under the interpreter, on a device.
+# Of each part its script, and how often it says that it checked something: under the interpreter, on a device.
 NUMBERS = {
-    "gathered_inner_product": ("gathered_triton_numbers", 60, 100),
-    "embedding_plackett_luce": ("gathered_triton_numbers", 24, 34),
+    "gathered_inner_product": ("gathered_triton_numbers", 62, 98),
+    "embedding_plackett_luce": ("gathered_triton_numbers", 28, 38),
     "coalesce_rows": ("gathered_triton_numbers", 1, 1),
-    "catalogue_log_mass": ("catalogue_triton_numbers", 38, 60),
-    "catalogue_plackett_luce": ("catalogue_triton_numbers", 38, 60),
+    "catalogue_log_mass": ("catalogue_triton_numbers", 28, 64),
+    "catalogue_plackett_luce": ("catalogue_triton_numbers", 28, 64),
     "paths": ("catalogue_triton_numbers", 5, 5),
 }
 SLOW = ("catalogue_log_mass", "catalogue_plackett_luce", "gathered_inner_product")
