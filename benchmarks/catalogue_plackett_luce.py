@@ -58,7 +58,7 @@ def chunked(users, items, item_ids, exclude):
     """Rows in pieces, each with its gradient at once: torch's best, by hand."""
     indptr, indices = exclude
     grad_users, grad_items, total = torch.empty_like(users), torch.zeros_like(items), 0.0
-    for rows in torch.arange(len(users)).split(64):
+    for rows in torch.arange(len(users), device=users.device).split(64):
         with torch.no_grad():
             scores = users[rows] @ items.t()
         piece = indptr[rows[0] : rows[-1] + 2]
@@ -66,7 +66,9 @@ def chunked(users, items, item_ids, exclude):
         with torch.no_grad():
             counts, ids = part[0].diff(), item_ids[rows]
             listed = scores.gather(1, ids)
-            scores[torch.arange(len(rows)).repeat_interleave(counts), part[1]] = -torch.inf
+            scores[
+                torch.arange(len(rows), device=rows.device).repeat_interleave(counts), part[1]
+            ] = -torch.inf
             scores.scatter_(1, ids, -torch.inf)
             tail = scores.logsumexp(1, keepdim=True)
         leaves = listed.requires_grad_(), tail.requires_grad_()
@@ -85,7 +87,7 @@ def chunked(users, items, item_ids, exclude):
 def three_products(users, items, item_ids, exclude):
     """In pieces of 64 rows, so that no [B, N] matrix costs page faults: their time is the products' own."""
     users, items = users.detach(), items.detach()
-    scores = torch.empty(64, len(items))
+    scores = torch.empty(64, len(items), device=items.device)
     grad_users, grad_items = torch.empty_like(users), torch.zeros_like(items)
     for b in range(0, len(users), 64):
         rows = users[b : b + 64]

@@ -38,7 +38,18 @@ def test_help_is_fast_and_without_torch():
         assert result.returncode == 0
         assert all(
             command in result.stdout
-            for command in ("run", "train", "extract", "distill", "evaluate", "recommend", "methods")
+            for command in (
+                "run",
+                "train",
+                "extract",
+                "distill",
+                "evaluate",
+                "recommend",
+                "export",
+                "bench-serving",
+                "tune",
+                "methods",
+            )
         )
     assert min(times) < 0.5
 
@@ -136,7 +147,9 @@ def test_a_teachers_vectors_are_learned_where_it_is_named(tmp_path, teacher, cap
         "--method.name=de",
     ]
     assert main(command) == 1
-    message = "method de: expected a teacher, a model's folder or file, for its vectors; got none"
+    message = (
+        "method de: expected a teacher with user and item vectors, as a model's folder, a file of factors"
+    )
     assert message in capsys.readouterr().err
     assert main([*command, f"--teacher={teacher}"]) == 0
     assert (tmp_path / "s" / "model.safetensors").is_file()
@@ -189,7 +202,11 @@ def test_rankings_from_embedding_files(tmp_path, teacher):
             1,
             "expected training.metric of recall",
         ),
-        (["evaluate", *DATA, "--model=OUT/absent"], 1, "expected a model file; got"),
+        (
+            ["evaluate", *DATA, "--model=OUT/absent"],
+            1,
+            "expected a model's folder or file, or a file of factors; got",
+        ),
         (["evaluate", "--model=TEACHER"], 1, "expected a model of this data set's users"),
         (["recommend", *DATA, "--model=TEACHER", "--users=[nobody]"], 1, "nobody"),
         (["extract", *DATA, "--out=OUT/c"], 1, "expected either model, or user_vectors and item_vectors"),

@@ -162,9 +162,9 @@ def test_what_hetcomp_is_given(teachers):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method.name=rrd"], "method rrd: expected rankings, a file or folder of rankdistill extract; got none"),
+        (["--method.name=rrd"], "method rrd: expected rankings, a file or folder of rankdistill extract, or a teacher that makes them; got none"),
         (["--method.name=hetcomp"], "method hetcomp: expected trajectories, folders of trainings with trajectory.every; got none"),
-        (["--method.name=bd"], "method bd: expected a teacher, a model's folder or file, for its vectors; got none"),
+        (["--method.name=bd"], "method bd: expected a teacher, a model's folder or file"),
         (["--method.name=rce_kd"], "method rce_kd: expected a teacher"),
         (["--method.name=concf"], "expected a student with heads, MultiHeadFactorization (multi_head); got MatrixFactorization"),
         (["--method.name=rrd", "--new_teacher.width=3"], "expected new_teacher for a method that trains its teacher along"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from rankdistill import MatrixFactorization, Rankings
-from rankdistill.data import CSR
+from rankdistill import Factors, MatrixFactorization, Rankings, export_program
+from rankdistill.data import CSR, generate
 from tests.case import generator, randn
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -68,3 +71,30 @@ def test_rankings_beyond_memory(tmp_path, monkeypatch):
     exec(code("extraction"), names)  # noqa: S102
     expected = Rankings.from_vectors(users, items, 100)
     assert torch.equal(names["rankings"].indices, expected.indices)
+
+
+def test_teachers_of_any_origin(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dataset = generate(30, 40, mean_interactions=8, min_interactions=5, n_groups=4, groups_per_user=1)
+    users, items = randn(30, 8, seed=1), randn(40, 8, seed=2)
+    np.save("users.npy", users.numpy())
+    np.save("items.npy", items.numpy())
+    tables = {"user_embedding": nn.Embedding.from_pretrained(users), "item_embedding": items}
+    names = {
+        "users": users, "items": items, "item_bias": randn(40, seed=3), "dataset": dataset,
+        "implicit_model": SimpleNamespace(user_factors=users.numpy(), item_factors=items.numpy()),
+        "graph_model": SimpleNamespace(**tables), "network": lambda ids: users[ids] @ items.T,
+    }  # fmt: skip
+    exec(code("teachers"), names)  # noqa: S102
+    expected = Rankings.from_vectors(users, items, 100, dataset.train.csr())
+    assert torch.equal(names["rankings"].indices, expected.indices)
+
+
+def test_a_program_is_served(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    factors = Factors(randn(30, 8, seed=1), randn(40, 8, seed=2))
+    export_program(factors, "student.pt2", k=5, exclude=True)
+    seen = {"seen_indptr": torch.tensor([0, 2, 3]), "seen_items": torch.tensor([1, 5, 0])}
+    names = {"users": torch.tensor([3, 3]), **seen}
+    exec(code("program"), names)  # noqa: S102
+    assert torch.equal(names["items"], factors.topk(torch.tensor([3, 3]), 5, tuple(seen.values())).indices)

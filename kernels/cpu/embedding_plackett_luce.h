@@ -48,6 +48,7 @@ void embedding_plackett_luce_forward(const Storage* users, const int64_t* user_i
         const int64_t* ids = item_ids + b * (K + L);
         Acc* const own = scores + r * (K + L);
         for (int64_t k = 0; k < K + L; ++k) {
+          ask_for_row<false>(items, ids + k, (B - b) * (K + L) - k, D);
           if (k >= length && k < K) continue;
           own[k] = listed_score<Storage, Acc>(user, items, item_bias, ids[k], D);
         }
@@ -65,7 +66,7 @@ void embedding_plackett_luce_forward(const Storage* users, const int64_t* user_i
         if (!with_slopes) continue;
         const Acc top = static_cast<Acc>(finite_top(rows.tails[r])), scale = static_cast<Acc>(rows.tail_scales[r]);
         tail_slopes(rows.scores[r] + K, L, top, scale, rows.slopes[r] + K);
-        weighted_row_sum(user_slopes + b * D, rows.slopes[r], items, item_ids + b * (K + L), K + L, D);
+        weighted_row_sum<false>(user_slopes + b * D, rows.slopes[r], items, item_ids + b * (K + L), K + L, D);
       }
     }
   });

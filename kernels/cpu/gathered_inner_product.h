@@ -31,27 +31,32 @@ inline Acc inner_product(const Storage* x, const Storage* y, int64_t width) {
   return total;
 }
 
+// Asks for the row that will be needed kAhead entries later, of `left` that are to come; ids may be -1. Random rows of a
+// large table come a quarter to a half faster for it.
+constexpr int64_t kAhead = 12;
+template <bool Write, class T>
+inline void ask_for_row(const T* table, const int64_t* ids, int64_t left, int64_t D) {
+  if (left <= kAhead || ids[kAhead] < 0) return;
+  const char* const row = reinterpret_cast<const char*>(table + ids[kAhead] * D);
+  const int64_t bytes = D * static_cast<int64_t>(sizeof(T)), most = bytes < 1024 ? bytes : 1024;
+  for (int64_t byte = 0; byte < most; byte += 64) __builtin_prefetch(row + byte, Write);
+}
+
 // Columns [d, d + lanes of V) of Σ_k scale[k]·items[ids[k]], in registers; two sums so that adds overlap.
-template <class V, class Storage, class Acc>
+template <bool Ask, class V, class Storage, class Acc>
 inline void weighted_sum(Acc* out, const Acc* scale, const Storage* items, const int64_t* ids, int64_t K, int64_t D) {
   V even = {}, odd = {};
   int64_t k = 0;
   for (; k + 2 <= K; k += 2) {
+    if constexpr (Ask) {
+      ask_for_row<false>(items, ids + k, K - k, D);
+      ask_for_row<false>(items, ids + k + 1, K - k - 1, D);
+    }
     if (ids[k] >= 0) even += scale[k] * load<V>(items + ids[k] * D);
     if (ids[k + 1] >= 0) odd += scale[k + 1] * load<V>(items + ids[k + 1] * D);
   }
   if (k < K && ids[k] >= 0) even += scale[k] * load<V>(items + ids[k] * D);
   store(out, even + odd);
-}
-
-// Asks for the row that will be added to kAhead entries later; ids may be -1 there. Reads need no such help.
-constexpr int64_t kAhead = 12;
-template <class T>
-inline void prefetch_row(T* table, const int64_t* ids, int64_t k, int64_t K, int64_t D) {
-  if (k + kAhead >= K || ids[k + kAhead] < 0) return;
-  T* row = table + ids[k + kAhead] * D;
-  __builtin_prefetch(row, 1);
-  __builtin_prefetch(row + D - 1, 1);
 }
 
 // The score of an item, -inf where its id is -1; item_bias may be null.
@@ -74,19 +79,26 @@ void gathered_inner_product_forward(const Storage* users, const int64_t* user_id
       const Storage* user = users + (user_ids ? user_ids[b] : b) * D;
       const int64_t* ids = item_ids + b * K;
       Acc* out = scores + b * K;
-      for (int64_t k = 0; k < K; ++k) out[k] = listed_score<Storage, Acc>(user, items, item_bias, ids[k], D);
+      for (int64_t k = 0; k < K; ++k) {
+        ask_for_row<false>(items, ids + k, (B - b) * K - k, D);
+        out[k] = listed_score<Storage, Acc>(user, items, item_bias, ids[k], D);
+      }
     }
   });
 }
 
-// out [D] = Σ_k scale[k]·items[ids[k]]; an id of -1 adds nothing.
-template <class Storage, class Acc>
+// out [D] = Σ_k scale[k]·items[ids[k]]; an id of -1 adds nothing. Ask: the rows are not in the cache yet.
+template <bool Ask, class Storage, class Acc>
 inline void weighted_row_sum(Acc* out, const Acc* scale, const Storage* items, const int64_t* ids, int64_t K, int64_t D) {
   int64_t d = 0;
   if constexpr (sizeof(Storage) == sizeof(Acc)) {
     constexpr int W = kLanes<Acc>, Q = kShortLanes<Acc>;
-    for (; d + W <= D; d += W) weighted_sum<Vector<Acc, W>>(out + d, scale, items + d, ids, K, D);
-    for (; d + Q <= D; d += Q) weighted_sum<Vector<Acc, Q>>(out + d, scale, items + d, ids, K, D);
+    if (Ask && d + W <= D) {
+      weighted_sum<true, Vector<Acc, W>>(out, scale, items, ids, K, D);
+      d = W;
+    }
+    for (; d + W <= D; d += W) weighted_sum<false, Vector<Acc, W>>(out + d, scale, items + d, ids, K, D);
+    for (; d + Q <= D; d += Q) weighted_sum<false, Vector<Acc, Q>>(out + d, scale, items + d, ids, K, D);
   }
   if (d == D) return;
   for (int64_t e = d; e < D; ++e) out[e] = 0;
@@ -101,7 +113,7 @@ void gathered_inner_product_row_grads(const typename Accumulator<Storage>::type*
                                       int64_t B, int64_t K, int64_t D) {
   parallel_chunks(B, 1 + 16384 / (K * D + 1), [=](int64_t begin, int64_t end, int) {
     for (int64_t b = begin; b < end; ++b)
-      weighted_row_sum(row_grads + b * D, grad_scores + b * K, items, item_ids + b * K, K, D);
+      weighted_row_sum<true>(row_grads + b * D, grad_scores + b * K, items, item_ids + b * K, K, D);
   });
 }
 
@@ -127,7 +139,7 @@ void gathered_inner_product_item_grads(const typename Accumulator<Storage>::type
       const Storage* user = users + (user_ids ? user_ids[b] : b) * D;
       const int64_t* ids = item_ids + b * K;
       for (int64_t k = 0; k < K; ++k) {
-        prefetch_row(grad_items, ids, k, K, D);
+        ask_for_row<true>(grad_items, ids + k, (B - b) * K - k, D);
         if (ids[k] >= begin && ids[k] < end) add_scaled(grad_items + ids[k] * D, grad_scores[b * K + k], user, D);
       }
     }

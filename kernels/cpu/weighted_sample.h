@@ -23,11 +23,16 @@ bool weighted_sample(const int64_t* users, const T* weights, int64_t* samples, i
     for (int64_t r = begin; r < end; ++r) {
       const T* row = weights + r * M;
       position_words(words, 0, M, static_cast<uint32_t>(users[r]), epoch, stream, seed);
+      for (int64_t i = 0; i < M; ++i) {  // without branches, so that it fills vectors
+        const double weight = static_cast<double>(row[i]);
+        const double key = gumbel(words[i]) + stated_log(drawable(weight) ? weight : 1.0);
+        reordered[i] = drawable(weight) ? key : kNoKey;
+      }
       int64_t count = 0;
       for (int64_t i = 0; i < M; ++i) {
-        if (!drawable(row[i])) continue;
-        keys[count] = weighted_key(words[i], row[i]);
-        at[count++] = i;
+        keys[count] = reordered[i];
+        at[count] = i;
+        count += reordered[i] != kNoKey;
       }
       const int64_t drawn = count < K ? count : K;
       take_largest(keys, reordered, at, count, drawn, samples + r * K);

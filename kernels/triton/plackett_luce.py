@@ -93,7 +93,7 @@ def plackett_luce_forward_kernel(
 @triton.jit
 def plackett_luce_backward_kernel(
     grad_losses_ptr, scores_ptr, tail_ptr, lengths_ptr, grad_scores_ptr, grad_tail_ptr, stride_grad,
-    stride_scores_row, stride_tail_row, K, L,
+    stride_scores_row, stride_tail_row, stride_grad_scores_row, stride_grad_tail_row, K, L,
     HAS_LENGTHS: tl.constexpr, BLOCK_K: tl.constexpr, TAIL_BLOCKS: tl.constexpr, BLOCK_L: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -119,7 +119,7 @@ def plackett_luce_backward_kernel(
     grad_scores = tl.where(counts, grad * (tl.exp(exponent) * inverses - 1.0), 0.0)
     grad_scores = tl.where(bad & (counts | (length < 0) | (length > K)), float("nan"), grad_scores)
     tl.store(
-        grad_scores_ptr + row * K + offsets,
+        grad_scores_ptr + row * stride_grad_scores_row + offsets,
         grad_scores.to(grad_scores_ptr.dtype.element_ty),
         mask=offsets < K,
     )
@@ -132,7 +132,11 @@ def plackett_luce_backward_kernel(
         below = tl.where((tail == LOWEST) | (kept == 0), LOWEST, tail + tl.where(kept == 0, 0.0, last))
         grad_tail = tl.where(kept == 0, 0.0, grad * (tl.exp(below) * mass))
         grad_tail = tl.where(bad, float("nan"), grad_tail)
-        tl.store(grad_tail_ptr + row * L + columns, grad_tail.to(grad_tail_ptr.dtype.element_ty), mask=inside)
+        tl.store(
+            grad_tail_ptr + row * stride_grad_tail_row + columns,
+            grad_tail.to(grad_tail_ptr.dtype.element_ty),
+            mask=inside,
+        )
 
 
 def blocks(K: int, L: int) -> dict[str, int]:
@@ -170,17 +174,23 @@ def plackett_luce_forward(scores: Tensor, tail: Tensor, lengths: Tensor | None) 
 
 
 def plackett_luce_backward(
-    grad_losses: Tensor, scores: Tensor, tail: Tensor, lengths: Tensor | None
+    grad_losses: Tensor,
+    scores: Tensor,
+    tail: Tensor,
+    lengths: Tensor | None,
+    grads: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
+    """Into `grads` where they are given: of the shapes of scores and tail, with contiguous rows."""
     wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
     (B, K), L = scores.shape, tail.shape[1]
-    grad_scores = torch.empty((B, K), dtype=scores.dtype, device=scores.device)
-    grad_tail = torch.empty((B, L), dtype=tail.dtype, device=tail.device)
+    if grads is None:
+        grads = tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (scores, tail))
     options = blocks(K, L)
     if B:
         scores, tail, grad_losses = rows(scores), rows(tail), grad_losses.to(wide)
         plackett_luce_backward_kernel[(B,)](
-            grad_losses, scores, tail, grad_losses if lengths is None else lengths.contiguous(), grad_scores, grad_tail,
-            grad_losses.stride(0), scores.stride(0), tail.stride(0), K, L, HAS_LENGTHS=lengths is not None, **options,
+            grad_losses, scores, tail, grad_losses if lengths is None else lengths.contiguous(), *grads,
+            grad_losses.stride(0), scores.stride(0), tail.stride(0), grads[0].stride(0), grads[1].stride(0), K, L,
+            HAS_LENGTHS=lengths is not None, **options,
         )  # fmt: skip
-    return grad_scores, grad_tail
+    return grads

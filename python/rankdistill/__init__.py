@@ -34,7 +34,16 @@ _EXPORTS = {
         "UnbiasedDistillation",
         "VectorDistillation",
     ],
-    "rankdistill.models": ["MatrixFactorization", "MultiHeadFactorization"],
+    "rankdistill.models": [
+        "Factors",
+        "MatrixFactorization",
+        "MultiHeadFactorization",
+        "ScoreTeacher",
+        "as_teacher",
+        "export_factors",
+        "export_program",
+        "load_factors",
+    ],
     "rankdistill.ops": [
         "catalogue_log_mass",
         "catalogue_plackett_luce",
@@ -59,7 +68,12 @@ _EXPORTS = {
     ],
     "rankdistill.optim": ["LazyAdam", "LazySGD"],
     "rankdistill.ops.prepared_items": ["PreparedItems", "prepare_items"],
-    "rankdistill.rankings": ["Rankings", "distributed_inner_product_topk", "extract_rankings"],
+    "rankdistill.rankings": [
+        "Rankings",
+        "distributed_inner_product_topk",
+        "extract_rankings",
+        "rankings_from_table",
+    ],
     "rankdistill.trainer": ["Term", "Trainer"],
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

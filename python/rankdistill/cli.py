@@ -1,4 +1,5 @@
-"""The command line: `rankdistill run | train | extract | distill | evaluate | recommend | methods`.
+"""The command line: `rankdistill run | train | extract | distill | evaluate | recommend | export |
+bench-serving | tune | methods`.
 
 Only `rankdistill.config` is imported until a command runs, so `--help` does not wait for torch.
 """
@@ -93,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         from rankdistill import commands
 
-        getattr(commands, name)(config)
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # where a teacher may be named as module:name
+
+        getattr(commands, name.replace("-", "_"))(config)
     except KeyboardInterrupt:
         sys.stderr.write("rankdistill: interrupted; the same command goes on from the last checkpoint\n")
         return 130

@@ -15,10 +15,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from rankdistill import seeds, serving, tuning
 from rankdistill.config import (
+    BenchServingConfig,
     DataConfig,
     DistillConfig,
     EvaluateConfig,
+    ExportConfig,
     ExtractConfig,
     MethodConfig,
     MethodsConfig,
@@ -28,22 +31,31 @@ from rankdistill.config import (
     TrainConfig,
     TrainingConfig,
     TrajectoryConfig,
+    TuneConfig,
 )
 from rankdistill.data import Dataset, load
-from rankdistill.files import replacing, write_text
+from rankdistill.files import SETTINGS, expect_settings, replacing, write_text
 from rankdistill.methods import METHODS, Given, base_weight, described, given_for, make_method
+from rankdistill.metrics import SCORES
 from rankdistill.metrics import evaluate as evaluate_model
+from rankdistill.models import (
+    Factors,
+    ScoreTeacher,
+    as_teacher,
+    export_factors,
+    export_program,
+    load_factors,
+)
 from rankdistill.models.ranked import rankings_metadata, unseen_rankings
-from rankdistill.models.saved import MODEL_FILE, build_model, load_model, name_of, save_model
+from rankdistill.models.saved import MODEL_FILE, build_model, load_teacher, name_of, save_model
 from rankdistill.models.trajectory import KeptTrajectory, Trajectory
-from rankdistill.ops import inner_product_topk
 from rankdistill.pages import write_pages
 from rankdistill.rankings import extract_rankings
 from rankdistill.rankings.progress import logged
 from rankdistill.rankings.shards import remove_folder
 from rankdistill.rankings.tables import Table
 from rankdistill.report import Row, as_table, draw_curves
-from rankdistill.trainer import Term, Trainer
+from rankdistill.trainer import CHECKPOINT, Term, Trainer
 
 TEACHER_FILE = "teacher.safetensors"  # a teacher that trained along
 
@@ -139,12 +151,21 @@ def run(config: RunConfig) -> None:
 
 def train(config: TrainConfig) -> None:
     dataset = open_dataset(config.data)
-    trajectory = trajectory_for(config.trajectory, Path(config.out), dataset)
-    model, _, _ = fit(
-        dataset, config.model, config.training, (), Path(config.out), "train", config.progress, trajectory
-    )
-    save_model(Path(config.out) / MODEL_FILE, model, config.model.name, dataset)
-    print_metrics(test_metrics(model, dataset))
+    if config.seeds is not None and config.trajectory.folder is not None:
+        raise ValueError(
+            f"config: expected each seed's own trajectory folder; got trajectory.folder={config.trajectory.folder}"
+        )
+
+    def train_one(seed: int, folder: Path):
+        training = dataclasses.replace(config.training, seed=seed)
+        trajectory = trajectory_for(config.trajectory, folder, dataset)
+        model, _, _ = fit(
+            dataset, config.model, training, (), folder, folder.name, config.progress, trajectory
+        )
+        save_model(folder / MODEL_FILE, model, config.model.name, dataset)
+        return model
+
+    once_or_by_seed(config, dataset, train_one)
 
 
 def extract(config: ExtractConfig) -> None:
@@ -156,10 +177,12 @@ def extract(config: ExtractConfig) -> None:
             "extract: expected either model, or user_vectors and item_vectors; got neither or both"
         )
     if config.model is not None:
-        model = load_model(config.model, dataset)
-        with torch.no_grad():
-            tables = model.user_vectors(), model.item_vectors()
+        teacher = as_teacher(load_teacher(config.model, dataset))
+        if isinstance(teacher, ScoreTeacher) or teacher.user_bias is not None:
+            return extract_in_memory(teacher, dataset, config)
+        tables, item_bias = (teacher.users, teacher.items), teacher.item_bias
     else:
+        item_bias = config.item_bias
         tables = tuple(
             Table.of("extract", f"{side}_vectors", getattr(config, f"{side}_vectors"))
             for side in ("user", "item")
@@ -173,7 +196,7 @@ def extract(config: ExtractConfig) -> None:
     folder = config.out + ".parts" * as_file
     with torchrun_processes() as rank:
         rankings = extract_rankings(
-            *tables, config.k, dataset.train.csr(), out=folder, item_bias=config.item_bias,
+            *tables, config.k, dataset.train.csr(), out=folder, item_bias=item_bias,
             memory_limit=config.memory_limit, shard_size=config.shard_size, divide=config.divide,
             resume=config.resume, progress=bar("rankings", config.progress), metadata=rankings_metadata(dataset),
         )  # fmt: skip
@@ -185,31 +208,154 @@ def extract(config: ExtractConfig) -> None:
     print(f"{rankings.n_users} users, {rankings.k} of {rankings.n_items} items each: {config.out}")
 
 
+def extract_in_memory(teacher, dataset: Dataset, config: ExtractConfig) -> None:
+    if not config.out.endswith(".safetensors"):
+        expected = "out as a .safetensors file for a teacher with a score function or user biases"
+        raise ValueError(f"extract: expected {expected}; got {config.out}")
+    with torchrun_processes() as process:
+        if not process:
+            rankings = unseen_rankings(teacher, dataset, config.k, bar("rankings", config.progress))
+            rankings.save(config.out)
+
+
 def distill(config: DistillConfig) -> None:
     dataset = open_dataset(config.data)
-    chosen, out = [config.method, *config.also], Path(config.out)
-    terms = make_terms(chosen, given_for(config, dataset))
-    model, _, _ = fit(
-        dataset,
-        config.student,
-        config.training,
-        terms,
-        out,
-        "distill",
-        config.progress,
-        base_weight=base_weight(chosen, config.base_weight),
-    )
-    save_model(out / MODEL_FILE, model, config.student.name, dataset)
-    print_metrics(test_metrics(model, dataset))
-    for teacher in trained_teachers(terms):
-        save_model(out / TEACHER_FILE, teacher, name_of(teacher), dataset)
-        print(f"\nteacher: {out / TEACHER_FILE}")
+    chosen, trained = [config.method, *config.also], []
+    given = given_for(config, dataset, bar("rankings", config.progress))
+
+    def train_one(seed: int, folder: Path):
+        terms = make_terms(chosen, given.under(seed, config.new_teacher))
+        training = dataclasses.replace(config.training, seed=seed)
+        model, _, _ = fit(
+            dataset, config.student, training, terms, folder, folder.name, config.progress,
+            base_weight=base_weight(chosen, config.base_weight),
+        )  # fmt: skip
+        save_model(folder / MODEL_FILE, model, config.student.name, dataset)
+        for teacher in trained_teachers(terms):
+            save_model(folder / TEACHER_FILE, teacher, name_of(teacher), dataset)
+            trained.append((folder / TEACHER_FILE, teacher))
+        return model
+
+    once_or_by_seed(config, dataset, train_one)
+    for path, teacher in trained:
+        print(f"\nteacher: {path}")
         print_metrics(test_metrics(teacher, dataset))
+
+
+def once_or_by_seed(config: TrainConfig | DistillConfig, dataset: Dataset, train_one) -> None:
+    """`train_one` (seed, folder) gives a trained model, which it has saved."""
+    out = Path(config.out)
+    if config.seeds is None:
+        if config.compare is not None:
+            raise ValueError(f"config: expected seeds beside compare={config.compare}; got none")
+        print_metrics(test_metrics(train_one(config.training.seed, out), dataset))
+        return
+    protocol = seeds.Protocol.of(dataset, config.training.metric)
+    other = None if config.compare is None else seeds.values_of(Path(config.compare), protocol)
+    settings = dataclasses.asdict(config)
+    for name in ("out", "seeds", "compare", "progress"):
+        del settings[name]
+    del settings["training"]["seed"]
+    runs = seeds.run_seeds(seeds.seeds_of(config.seeds), out, settings, protocol, train_one)
+    result = seeds.summary(runs, protocol, other)
+    text = seeds.as_text(result, config.compare)
+    write_text(out / "seeds.json", json.dumps(result | {"compared_with": config.compare}, indent=2) + "\n")
+    write_text(out / "seeds.md", f"# {len(runs)} seeds on {dataset.name}\n\n{text}\n")
+    print(f"{text}\n\nEverything is in {out}/")
+
+
+def export(config: ExportConfig) -> None:
+    factors = factors_of("export", config.model, config.data and open_dataset(config.data))
+    if config.out.endswith(".pt2"):
+        export_program(factors, config.out, config.k, exclude=config.exclude)
+    else:
+        export_factors(factors, config.out)
+    print(f"{factors}: {config.out}")
+
+
+def tune(config: TuneConfig) -> None:
+    dataset, out, key = open_dataset(config.data), Path(config.out), f"valid/{config.training.metric}"
+    if not len(dataset.valid):
+        raise ValueError("tune: expected a data set with a validation part; got none")
+    if config.training.evaluate_test:
+        raise ValueError(
+            "tune: expected training.evaluate_test of false: only validation is looked at; got true"
+        )
+    ranges = tuning.ranges_of(config.method.name, config.method.weight, config.method.options, config.search)
+    settings = dataclasses.asdict(config)
+    for name in ("out", "trials", "storage", "progress"):
+        del settings[name]
+    expect_settings("tune", out / SETTINGS, settings)
+    at_hand = given_for(config, dataset, bar("rankings", config.progress))
+
+    def run_trial(folder: Path, parameters: dict) -> float:
+        method, training, student = tuning.applied(parameters, config.method, config.training, config.student)
+        chosen = [method, *config.also]
+        given = dataclasses.replace(at_hand, student_width=student.width)
+        terms = make_terms(chosen, given.under(training.seed, config.new_teacher))
+        _, _, history = fit(
+            dataset, student, training, terms, folder, folder.name, config.progress,
+            base_weight=base_weight(chosen, config.base_weight),
+        )  # fmt: skip
+        (folder / CHECKPOINT).unlink()
+        return max(record[key] for record in history if key in record)
+
+    trials = tuning.search(
+        out, ranges, run_trial, trials=config.trials, study=tuning.study_name(settings), seed=config.seed,
+        storage=config.storage,
+    )  # fmt: skip
+    best = tuning.best_of(trials)
+    chosen = tuning.applied(best.parameters, config.method, config.training, config.student)
+    names = ("rankings", "teacher", "data", "also", "base_weight", "new_teacher", "trajectories")
+    to_distil = {name: settings[name] for name in names} | dict(
+        zip(("method", "training", "student"), map(dataclasses.asdict, chosen))
+    )
+    text = tuning.as_text(trials, config.training.metric)
+    results = {"best": dataclasses.asdict(best), "trials": [dataclasses.asdict(trial) for trial in trials]}
+    write_text(out / "trials.json", json.dumps(results, indent=2) + "\n")
+    write_text(out / "trials.md", f"# {config.method.name} on {dataset.name}\n\n{text}\n")
+    write_text(out / "best.yaml", json.dumps(to_distil, indent=2) + "\n")  # JSON is YAML
+    print(f"{text}\n\nThe best one: rankdistill distill --config {out}/best.yaml --out …")
+
+
+def factors_of(op: str, source: str, dataset: Dataset | None) -> Factors:
+    """Of a model; with a data set its rows are that one's, and have its ids."""
+    if dataset is None:
+        return load_factors(source)
+    factors = as_teacher(load_teacher(source, dataset))
+    if isinstance(factors, ScoreTeacher):
+        raise TypeError(f"{op}: expected a model with vectors; got a function of scores in {source}")
+    return dataclasses.replace(factors, user_ids=dataset.users.ids, item_ids=dataset.items.ids)
+
+
+def bench_serving(config: BenchServingConfig) -> None:
+    dataset = config.data and open_dataset(config.data)
+    device = torch.device(config.device)
+    sources = {"student": config.student} | ({"teacher": config.teacher} if config.teacher else {})
+    models = {
+        name: factors_of("bench-serving", source, dataset).to(device) for name, source in sources.items()
+    }
+    exclude = dataset and dataset.train.csr().to(device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads or before)
+    try:
+        rows = serving.measure(
+            models, config.k, config.batch_sizes, queries=config.queries, exclude=exclude,
+            prepares=config.prepared, warmup=config.warmup, seed=config.seed,
+        )  # fmt: skip
+        facts = serving.conditions(device, config.k, exclude, config.prepared)
+    finally:
+        torch.set_num_threads(before)
+    text = serving.as_text(rows, facts)
+    results = facts | {"models": sources, "rows": [dataclasses.asdict(row) for row in rows]}
+    write_text(Path(config.out) / "serving.json", json.dumps(results, indent=2) + "\n")
+    write_text(Path(config.out) / "serving.md", f"# Serving\n\n{text}\n")
+    print(f"{text}\n\nEverything is in {config.out}/")
 
 
 def evaluate(config: EvaluateConfig) -> None:
     dataset = open_dataset(config.data)
-    model = load_model(config.model, dataset)
+    model = load_teacher(config.model, dataset)
     part = getattr(dataset, config.part)
     metrics = evaluate_model(model, part.csr(), dataset.held_out_exclude(config.part), config.cutoffs)
     print_metrics(metrics)
@@ -226,14 +372,11 @@ def methods(config: MethodsConfig) -> None:
 
 def recommend(config: RecommendConfig) -> None:
     dataset = open_dataset(config.data)
-    model = load_model(config.model, dataset)
+    model = as_teacher(load_teacher(config.model, dataset))
     users = dataset.users.encode(config.users) if config.users else torch.arange(dataset.n_users)
     seen = dataset.train.csr()
-    with torch.no_grad():
-        best = [
-            inner_product_topk(model.user_vectors(ids), model.item_vectors(), config.k, seen.rows(ids))
-            for ids in users.split(8192)
-        ]
+    rows = 8192 if isinstance(model, Factors) else max(1, SCORES // dataset.n_items)
+    best = [model.topk(ids, config.k, seen.rows(ids)) for ids in users.split(rows)]
     lengths = torch.cat([part.lengths for part in best])
     rows = torch.arange(len(users)).repeat_interleave(lengths)
     kept = torch.arange(config.k) < lengths[:, None]

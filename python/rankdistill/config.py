@@ -192,6 +192,10 @@ class TrainConfig:
         training: how it is trained.
         trajectory: what is kept of its training, for hetcomp.
         out: the folder for the model, the checkpoint and the log.
+        seeds: 0..4, or a list: trains once under each (instead of training.seed), in out/seed-0 and so on, and reports
+            means, deviations and tests. What is finished is not run again; data and teacher stay the same.
+        compare: with seeds, the folder of another run (with or without seeds) of the same data, such as that of the
+            undistilled student.
         progress: show progress bars on a terminal.
     """
 
@@ -200,6 +204,8 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
+    seeds: str | list[int] | None = None
+    compare: str | None = None
     progress: bool = True
 
 
@@ -212,7 +218,8 @@ class ExtractConfig:
     Args:
         out: the folder of shards to write, or one file where the name ends with .safetensors.
         data: the interactions whose train items are left out.
-        model: a model's folder or file, as `train` wrote it.
+        model: a model's folder or file, as `train` wrote it, or anything that `distill` takes as a teacher; where
+            scores come from a function or have user biases, the rankings are made in memory, for one file.
         user_vectors: a table of user vectors (.npy, .npz or .safetensors), instead of `model`; "file#name" where
             the file holds several. Only .npz files are read into memory whole.
         item_vectors: a table of item vectors, beside `user_vectors`.
@@ -241,35 +248,145 @@ class ExtractConfig:
 
 @dataclass
 class DistillConfig:
-    """`rankdistill distill`: a student that learns from rankings.
+    """`rankdistill distill`: a student that learns from a teacher, or its rankings.
 
     Args:
-        rankings: the file or folder, as `extract` wrote it; bd, concf, rce_kd and hetcomp need none.
         out: the folder for the student, the checkpoint and the log.
+        rankings: the file or folder, as `extract` wrote it; or a table of lists (csv, tsv, parquet: user, item, score), of
+            any recommender; the teacher's, in memory, where none is named and the method reads some.
+        teacher: a model's folder or file; factors, as `export` writes them or as users.npy,items.npy[,item_bias.npy];
+            or module:name, an object or a function of users that gives scores. Some methods need its vectors; bd trains a
+            copy of a model along.
         data: the interactions.
         student: the small model.
         method: how it learns from the rankings.
         also: further methods beside it, each with its weight.
         base_weight: of the student's own loss; by default 1, or 0 with a method that is published without one (hetcomp,
             concf).
-        teacher: the teacher's folder or file, for methods that learn its vectors or scores; bd trains a copy of it along.
         new_teacher: a new model for bd to train along, instead of `teacher`.
         trajectories: folders of several teachers' trajectories, as `train` kept them, for hetcomp.
         training: how it is trained.
+        seeds: 0..4, or a list: trains once under each (instead of training.seed), in out/seed-0 and so on, and reports
+            means, deviations and tests. What is finished is not run again; data and teacher stay the same.
+        compare: with seeds, the folder of another run (with or without seeds) of the same data, such as that of the
+            undistilled student.
         progress: show progress bars on a terminal.
     """
 
     out: str
     rankings: str | None = None
+    teacher: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     student: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     also: list[MethodConfig] = field(default_factory=list)
     base_weight: float | None = None
-    teacher: str | None = None
     new_teacher: ModelConfig | None = None
     trajectories: list[str] = field(default_factory=list)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    seeds: str | list[int] | None = None
+    compare: str | None = None
+    progress: bool = True
+
+
+@dataclass
+class ExportConfig:
+    """`rankdistill export`: a trained model as a file for others: factors, or a program that ranks.
+
+    Factors are named arrays (users, items, item_bias, user_bias, user_ids, item_ids); a program of torch.export gives the
+    best k items of a batch of users by their row.
+
+    Args:
+        model: a model's folder or file, a checkpoint (its best weights), or anything that `distill` takes as a teacher.
+        out: a .npz or .safetensors file of factors, or a .pt2 program.
+        data: the interactions, whose ids the rows get where the model does not know them; none by default.
+        k: of a program, items per user.
+        exclude: whether the program takes items that users must not get: program(users, indptr, indices).
+    """
+
+    model: str
+    out: str
+    data: DataConfig | None = None
+    k: int = 100
+    exclude: bool = False
+
+
+@dataclass
+class BenchServingConfig:
+    """`rankdistill bench-serving`: latency, throughput and memory of exact top-k lists, student beside teacher.
+
+    Args:
+        student: a model's folder or file, or a file of factors.
+        teacher: another one, measured in turn with it; none by default.
+        data: the interactions whose train items are left out of the lists; none by default.
+        k: items per user.
+        batch_sizes: users per query.
+        queries: timed queries of every model and batch size, 100 or more.
+        threads: of torch and the kernels; as they are by default. The report says how many they were.
+        device: cpu or cuda.
+        prepared: whether the items are ordered and packed once, before the queries.
+        warmup: seconds of queries before the timed ones.
+        seed: of the users that ask.
+        out: the folder for serving.md and serving.json.
+    """
+
+    student: str
+    teacher: str | None = None
+    data: DataConfig | None = None
+    k: int = 100
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 256])
+    queries: int = 300
+    threads: int | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    prepared: bool = True
+    warmup: float = 1.0
+    seed: int = 0
+    out: str = "runs/serving"
+
+
+@dataclass
+class TuneConfig:
+    """`rankdistill tune`: the weight and settings of a method that are best on the validation part.
+
+    An interrupted search goes on where it was when the same command is given again; the test part is never looked at.
+
+    Args:
+        out: the folder of the search, with trials.md, trials.json and best.yaml, settings for `distill --config`.
+        rankings: as for `distill`.
+        teacher: as for `distill`.
+        data: the interactions; they need a validation part.
+        student: the small model.
+        method: how it learns; its weight and options are where the search begins from, or what it leaves alone.
+        also: further methods beside it, as they are.
+        base_weight: as for `distill`.
+        new_teacher: as for `distill`.
+        trajectories: as for `distill`.
+        training: how it is trained; `metric` is what is sought.
+        search: ranges by name: weight, options of the method, training.X or student.width. [low, high]; {low: 0.01,
+            high: 10, log: true}; {choices: [1, 5]}; null to leave one alone. By default the weight, and the temperature of
+            a method that has one: a hundredth to a hundred times, a tenth to ten times what they are.
+        trials: how many, those of an earlier call included.
+        seed: of the search.
+        storage: a database for Optuna, such as sqlite:///path.db, or a file that ends with .journal; study.db in `out` by
+            default.
+        progress: show progress bars on a terminal.
+    """
+
+    out: str
+    rankings: str | None = None
+    teacher: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    student: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    also: list[MethodConfig] = field(default_factory=list)
+    base_weight: float | None = None
+    new_teacher: ModelConfig | None = None
+    trajectories: list[str] = field(default_factory=list)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    search: dict[str, Any] = field(default_factory=dict)
+    trials: int = 30
+    seed: int = 0
+    storage: str | None = None
     progress: bool = True
 
 
@@ -289,7 +406,7 @@ class EvaluateConfig:
     """`rankdistill evaluate`: a model's metrics against the full catalogue.
 
     Args:
-        model: a model's folder or file.
+        model: a model's folder or file, or anything that `distill` takes as a teacher.
         data: the interactions.
         part: valid or test.
         cutoffs: positions.
@@ -308,7 +425,7 @@ class RecommendConfig:
     """`rankdistill recommend`: the best items of users, train items left out.
 
     Args:
-        model: a model's folder or file.
+        model: a model's folder or file, or anything that `distill` takes as a teacher.
         data: the interactions.
         users: external user ids; all users by default.
         k: items per user.
@@ -329,5 +446,8 @@ COMMANDS = {
     "distill": DistillConfig,
     "evaluate": EvaluateConfig,
     "recommend": RecommendConfig,
+    "export": ExportConfig,
+    "bench-serving": BenchServingConfig,
+    "tune": TuneConfig,
     "methods": MethodsConfig,
 }

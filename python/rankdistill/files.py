@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+SETTINGS = "settings.json"
 
 
 @contextmanager
@@ -36,6 +39,29 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 def write_text(path: str | os.PathLike, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def expect_settings(op: str, path: Path, settings: dict) -> None:
+    """Writes the settings that a folder's work is begun with, or a ValueError where it was begun with others."""
+    if not path.exists():
+        write_text(path, json.dumps(settings, indent=2) + "\n")
+        return
+    found = dict(_flat(json.loads(path.read_text(encoding="utf-8"))))
+    wanted = dict(_flat(json.loads(json.dumps(settings))))
+    for name in wanted | found:
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{op}: expected {name}={found.get(name)!r}, as {path.parent} was begun with; got {wanted.get(name)!r}. "
+                "Choose another folder"
+            )
+
+
+def _flat(settings: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _umask() -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
-from rankdistill.config import DistillConfig, MethodConfig
+from rankdistill.config import DistillConfig, MethodConfig, ModelConfig, TuneConfig
 from rankdistill.data import Dataset
 from rankdistill.losses import (
     BidirectionalDistillation,
@@ -34,10 +34,13 @@ from rankdistill.losses import (
     RelaxedRankingDistillation,
     UnbiasedDistillation,
 )
-from rankdistill.models.saved import build_model, load_model
+from rankdistill.models import as_teacher
+from rankdistill.models.ranked import unseen_rankings
+from rankdistill.models.saved import build_model, load_teacher
 from rankdistill.models.trajectory import KeptTrajectory, evenly
-from rankdistill.rankings import Rankings
+from rankdistill.rankings import Rankings, rankings_from_table
 from rankdistill.rankings.ensemble import ensemble_rankings
+from rankdistill.rankings.listed import is_table
 
 METHODS: dict[str, type[Distillation]] = {
     "rrd": RelaxedRankingDistillation,
@@ -83,8 +86,8 @@ class Given:
     def __post_init__(self) -> None:
         sizes = self.dataset.n_users, self.dataset.n_items
         known = [("rankings", (r.n_users, r.n_items)) for r in (self.rankings,) if r is not None]
-        if self.has_vectors:
-            known += [("teacher", (len(self.teacher.user_vectors()), len(self.teacher.item_vectors())))]
+        if hasattr(self.teacher, "n_users") and hasattr(self.teacher, "n_items"):
+            known += [("teacher", (self.teacher.n_users, self.teacher.n_items))]
         for name, found in known:
             if found != sizes:
                 raise ValueError(
@@ -92,27 +95,24 @@ class Given:
                     f"set; got {found[0]} × {found[1]}"
                 )
 
-    @property
-    def has_vectors(self) -> bool:
-        return hasattr(self.teacher, "user_vectors") and hasattr(self.teacher, "item_vectors")
-
     def value(self, name: str) -> object:
         """By the name of a constructor's argument; None for what is not at hand."""
         if name in ("exclude", "train"):
             return self.dataset.train.csr()
         if name in OF_TRAJECTORIES:
             return getattr(self, name)() if self.trajectories else None
-        if name not in OF_A_TEACHER or name == "teacher" or not self.has_vectors:
+        if name not in OF_A_TEACHER or name == "teacher" or self.teacher is None:
             return getattr(self, name, None)
-        users, items = self.teacher.user_vectors().detach(), self.teacher.item_vectors().detach()
-        if name == "teacher_users":
-            return users
-        if name == "teacher_items":
-            return items
         if name == "full_rankings":
-            return Rankings.from_vectors(users, items, min(LISTED, self.dataset.n_items))
+            return as_teacher(self.teacher).rankings(min(LISTED, self.dataset.n_items))
+        if not hasattr(self.teacher, "user_vectors"):
+            return None
+        if name == "teacher_users":
+            return self.teacher.user_vectors().detach().float()
+        if name == "teacher_items":
+            return self.teacher.item_vectors().detach().float()
         k, seen = min(LISTED, self.dataset.n_users), self.dataset.train.csr().transposed()
-        return Rankings.from_vectors(items, users, k, seen)
+        return as_teacher(self.teacher).swapped().rankings(k, seen)
 
     def checkpoints(self) -> list[list[Rankings]]:
         return evenly(self.trajectories)
@@ -124,26 +124,42 @@ class Given:
             torch.stack([kept.seen.indices[:, :k].long() for kept in self.trajectories]), k
         )
 
+    def under(self, seed: int, new_teacher: ModelConfig | None) -> Given:
+        """The same for a run with another seed, with a new teacher of its own where there is one to be trained."""
+        teacher = self.teacher
+        if new_teacher is not None:
+            teacher = build_model(new_teacher.name, self.dataset, new_teacher.width, seed=seed + 1)
+        return replace(self, seed=seed, teacher=teacher)
 
-def given_for(config: DistillConfig, dataset: Dataset) -> Given:
-    """What a command's settings put at hand."""
+
+def given_for(
+    config: DistillConfig | TuneConfig, dataset: Dataset, progress: Callable[[Iterable], Iterator] = iter
+) -> Given:
+    """What a command's settings put at hand; the rankings are made of the teacher where a method reads some and none
+    are named."""
+    chosen = [config.method, *config.also]
     rankings = teacher = None
-    if config.rankings is not None:
-        vocabularies = {"user_vocabulary": dataset.users, "item_vocabulary": dataset.items}
-        rankings = Rankings.load(config.rankings, **vocabularies)
     if config.new_teacher is not None:
-        chosen = [m.name for m in (config.method, *config.also)]
-        if config.teacher is not None or not any("model" in METHODS[name].needs for name in chosen):
+        names = [m.name for m in chosen]
+        if config.teacher is not None or not any("model" in METHODS[name].needs for name in names):
             raise ValueError(
                 f"distill: expected new_teacher for a method that trains its teacher along, without teacher; "
-                f"got {', '.join(chosen)} with teacher={config.teacher}"
+                f"got {', '.join(names)} with teacher={config.teacher}"
             )
-        made = config.new_teacher
-        teacher = build_model(made.name, dataset, made.width, seed=config.training.seed + 1)
     elif config.teacher is not None:
-        teacher = load_model(config.teacher, dataset)
+        teacher = load_teacher(config.teacher, dataset)
+    if config.rankings is not None and is_table(config.rankings):
+        rankings = rankings_from_table(config.rankings, dataset)
+    elif config.rankings is not None:
+        vocabularies = {"user_vocabulary": dataset.users, "item_vocabulary": dataset.items}
+        rankings = Rankings.load(config.rankings, **vocabularies)
+    elif teacher is not None and any(
+        "rankings" in inspect.signature(METHODS[m.name]).parameters for m in chosen
+    ):
+        rankings = unseen_rankings(teacher, dataset, max(m.list_length for m in chosen), progress)
     trajectories = [KeptTrajectory.load(folder, dataset) for folder in config.trajectories]
-    return Given(dataset, rankings, config.student.width, teacher, config.training.seed, trajectories)
+    given = Given(dataset, rankings, config.student.width, teacher, trajectories=trajectories)
+    return given.under(config.training.seed, config.new_teacher)
 
 
 def base_weight(methods: Sequence[MethodConfig], chosen: float | None) -> float:
@@ -177,11 +193,14 @@ def make_method(name: str, given: Given, options: dict[str, object]) -> Distilla
             continue
         value = given.value(key)
         if value is None and parameter.default is inspect.Parameter.empty:
-            found = (
-                "none" if given.teacher is None or key not in OF_A_TEACHER else type(given.teacher).__name__
-            )
+            found = described_teacher(given.teacher) if key in OF_A_TEACHER else "none"
             raise ValueError(f"method {name}: expected {missing(key)}; got {found}. {remedy(key)}")
         if key == "teacher" and "model" in METHODS[name].needs:
+            if not isinstance(value, torch.nn.Module):
+                raise ValueError(
+                    f"method {name}: expected a teacher that can be trained along, a model's folder or file; got "
+                    f"a {type(value).__name__}"
+                )
             value = copy.deepcopy(value)  # which the method trains
         if value is not None:
             arguments[key] = value
@@ -191,9 +210,15 @@ def make_method(name: str, given: Given, options: dict[str, object]) -> Distilla
 def missing(argument: str) -> str:
     if argument in OF_TRAJECTORIES:
         return "trajectories, folders of trainings with trajectory.every"
+    if argument in ("teacher", "full_rankings"):
+        return "a teacher, a model's folder or file, factors or a function of scores"
     if argument in OF_A_TEACHER:
-        return "a teacher, a model's folder or file, for its vectors"
-    return "rankings, a file or folder of rankdistill extract"
+        return "a teacher with user and item vectors, as a model's folder, a file of factors or users.npy,items.npy"
+    return "rankings, a file or folder of rankdistill extract, or a teacher that makes them"
+
+
+def described_teacher(teacher: object) -> str:
+    return "none" if teacher is None else f"a {type(teacher).__name__}, which has none"
 
 
 def remedy(argument: str) -> str:

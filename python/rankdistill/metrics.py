@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -153,7 +153,8 @@ def evaluate(
     Ties never favour low item ids: items are ranked under a permutation drawn from `seed`.
 
     Args:
-        model: with `user_vectors(ids)` and `item_vectors(ids)`, or with `score(users [B], items [B, N])`.
+        model: with `user_vectors(ids)` and `item_vectors(ids)` (and `item_bias` [N], or None), or with
+            `score(users [B], items [B, N])`.
         truth: [U, N] relevant items; users without any do not count.
         exclude: [U, N] items that are not ranked (train items; for test, validation items too).
         cutoffs: as in `ranking_metrics`.
@@ -176,6 +177,49 @@ def evaluate(
         >>> evaluate(model, truth, data.CSR.empty(3, 5), [5], ["recall", "auc"])["recall@5"]
         1.0
     """
+    totals: dict[str, float] = {}
+    count = 0
+    for users, values in _evaluated(model, truth, exclude, cutoffs, metrics, batch_size, seed):
+        count += len(users)
+        for name, value in values.items():
+            totals[name] = totals.get(name, 0.0) + float(value.sum())
+    return {name: total / count for name, total in totals.items()}
+
+
+def evaluate_users(
+    model,
+    truth: CSR,
+    exclude: CSR,
+    cutoffs: Sequence[int] = CUTOFFS,
+    metrics: Sequence[str] = ("recall", "ndcg", "hit_rate", "mrr", "precision"),
+    *,
+    batch_size: int = 4096,
+    seed: int = 0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What `evaluate` takes the means of: users [n] int64 with relevant items, and "name@cutoff" → [n] float64.
+
+    Example:
+        >>> from rankdistill import MatrixFactorization, data
+        >>> model, likes = MatrixFactorization(3, 5, width=2), torch.tensor([[0, 2, 2], [4, 0, 3]])
+        >>> truth = data.CSR.from_pairs(*likes, n_rows=3, n_columns=5)
+        >>> evaluate_users(model, truth, data.CSR.empty(3, 5), [5], ["recall"])
+        (tensor([0, 2]), {'recall@5': tensor([1., 1.], dtype=torch.float64)})
+    """
+    parts = list(_evaluated(model, truth, exclude, cutoffs, metrics, batch_size, seed))
+    values = {name: torch.cat([found[name] for _, found in parts]) for name in parts[0][1]}
+    return torch.cat([users for users, _ in parts]), values
+
+
+def _evaluated(
+    model,
+    truth: CSR,
+    exclude: CSR,
+    cutoffs: Sequence[int],
+    metrics: Sequence[str],
+    batch_size: int,
+    seed: int,
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Batches of users with relevant items, and their metrics."""
     for name in metrics:
         if name not in METRICS and name not in RANK_METRICS:
             known = ", ".join((*METRICS, *RANK_METRICS))
@@ -189,14 +233,14 @@ def evaluate(
     order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed)).to(users.device)
     place = torch.empty_like(order)
     place[order] = torch.arange(n_items, device=order.device)
-    totals: dict[str, float] = {}
     with torch.no_grad():
         if hasattr(model, "item_vectors"):
             ranking = _vector_ranking(model, order)
         else:
             ranking = _score_ranking(model, order)
             batch_size = max(1, min(batch_size, SCORES // max(n_items, 1)))
-        for batch in users.split(batch_size):
+    for batch in users.split(batch_size):
+        with torch.no_grad():
             relevant = _with_columns(truth.rows(batch), place)
             excluded = _with_columns(exclude.rows(batch), place)
             top, rank = ranking(batch, excluded)
@@ -207,14 +251,13 @@ def evaluate(
                 ranks, counts = rank(_padded(relevant)), relevant.counts.double()
                 candidates = n_items - excluded.counts.double()
                 values |= {name: RANK_METRICS[name](ranks, counts, candidates) for name in ranked}
-            for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + float(value.sum())
-    return {name: total / len(users) for name, total in totals.items()}
+        yield batch, values
 
 
 def _vector_ranking(model, order: Tensor):
     """(users, excluded) → (k → best k items [B, k], items [B, K] → their ranks [B, K])."""
-    items = prepare_items(model.item_vectors(order))
+    bias = getattr(model, "item_bias", None)
+    items = prepare_items(model.item_vectors(order), None if bias is None else bias[order])
 
     def ranking(users: Tensor, excluded: CSR):
         vectors = model.user_vectors(users)

@@ -34,8 +34,7 @@ def as_table(rows: Sequence[Row], teacher: int, undistilled: int, shown: Sequenc
         shown: metrics that get a column; gain and share are those of the first.
     """
     shown = [name for name in shown if all(name in row.metrics for row in rows)]
-    header = ["model", "parameters", "size", *shown, "gain", "of teacher", "seconds"]
-    table = [header, ["---", *["---:"] * (len(header) - 1)]]
+    table = [["model", "parameters", "size", *shown, "gain", "of teacher", "seconds"]]
     for row in rows:
         gain = share = "–"
         if shown:
@@ -45,6 +44,13 @@ def as_table(rows: Sequence[Row], teacher: int, undistilled: int, shown: Sequenc
         size = f"{row.parameters * BYTES_PER_PARAMETER / 2**20:.2f} MiB"
         metrics = [f"{row.metrics[name]:.4f}" for name in shown]
         table.append([row.model, f"{row.parameters:,}", size, *metrics, gain, share, f"{row.seconds:.1f}"])
+    return markdown(table)
+
+
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its columns aligned in the text too; the first line is the header."""
+    header, *lines = table
+    table = [header, ["---", *["---:"] * (len(header) - 1)], *lines]
     widths = [max(len(line[column]) for line in table) for column in range(len(header))]
     return "\n".join(
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths)) + " |" for line in table

@@ -186,13 +186,18 @@ class ByScores(torch.nn.Module):
         return (users[:, None] - items).float()
 
 
-@pytest.mark.parametrize("name", [*OF_TABLES, "ir-rrd", "rce_kd"])
+@pytest.mark.parametrize("name", [*OF_TABLES, "ir-rrd"])
 def test_a_teacher_without_vectors_is_refused_where_they_are_needed(name):
     with pytest.raises(
         ValueError,
-        match=rf"method {name}: expected a teacher, .* for its vectors; got ByScores\. Give one with user_vectors",
+        match=rf"method {name}: expected .+; got a ByScores, which has none\. Give .+ --\w+.+Given\(\w+=…\)",
     ):
         make(name, given_in(world(), teacher=ByScores()))
+
+
+def test_a_ranking_of_the_catalogue_says_what_a_teacher_may_be():
+    with pytest.raises(TypeError, match=r"^as_teacher: expected two tables .+; got ByScores"):
+        make("rce_kd", given_in(world(), teacher=ByScores()))
 
 
 def test_a_teacher_without_vectors_serves_where_scores_are_enough():

@@ -9,6 +9,7 @@ from torch import Tensor
 from rankdistill import (
     LazyAdam,
     LazySGD,
+    catalogue_log_mass,
     complement_sample,
     embedding_plackett_luce,
     gathered_inner_product,
@@ -291,6 +292,32 @@ def test_sparse_gradients_are_the_dense_ones(with_bias):
         ):
             assert found.is_coalesced()
             torch.testing.assert_close(found.to_dense(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_lengths", [True, False])
+def test_sparse_gradients_have_the_dense_ones_bits(with_lengths):
+    """A hot item, and ids past a list's length, which no gradient counts."""
+    users, items = (randn(*shape, seed=1).to(CUDA).requires_grad_() for shape in ((300, 64), (5000, 64)))
+    ids = randint(0, 5000, (300, 90), seed=4)
+    ids[:, ::3] = 7
+    ids = ids.to(CUDA)
+    lengths = randint(0, 31, (300,), seed=5).to(CUDA) if with_lengths else None
+    for op in (
+        lambda sparse: gathered_inner_product(users, items, ids, None, None, sparse).sum(),
+        lambda sparse: embedding_plackett_luce(users, items, ids, 30, lengths, None, None, sparse).sum(),
+    ):
+        wanted, again, found = (torch.autograd.grad(op(s), items)[0] for s in (False, False, True))
+        assert torch.equal(wanted, again)
+        assert torch.equal(found.to_dense(), wanted)
+
+
+def test_a_malformed_row_of_the_catalogue_is_nan_alone():
+    users, items = randn(3, 16, seed=1).to(CUDA), randn(400, 16, seed=2).to(CUDA)
+    exclude = torch.tensor([0, 1, 2, 2**40]).to(CUDA), torch.tensor([3, 400, 5]).to(CUDA)
+    values = catalogue_log_mass(users, items, exclude).cpu()
+    assert values.isnan().tolist() == [False, True, True]
+    sound = catalogue_log_mass(users[:1].cpu(), items.cpu(), (torch.tensor([0, 1]), torch.tensor([3])))
+    torch.testing.assert_close(values[:1], sound, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("optimizer", "settings"), [(LazyAdam, {}), (LazySGD, {"weight_decay": 0.5})])

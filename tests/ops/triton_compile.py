@@ -18,6 +18,7 @@ FORWARD = {"scores_ptr": 0, "tail_ptr": 0, "lengths_ptr": "*i64", "losses_ptr": 
 FORWARD |= {"stride_tail_row": "i64", "K": "i32", "L": "i32"}
 BACKWARD = {"grad_losses_ptr": 1, "scores_ptr": 0, "tail_ptr": 0, "lengths_ptr": "*i64", "grad_scores_ptr": 0}
 BACKWARD |= {"grad_tail_ptr": 0, "stride_grad": "i64", "stride_scores_row": "i64", "stride_tail_row": "i64"}
+BACKWARD |= {"stride_grad_scores_row": "i64", "stride_grad_tail_row": "i64"}
 BACKWARD |= {"K": "i32", "L": "i32"}
 
 

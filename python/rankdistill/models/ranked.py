@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 
 from rankdistill.data.dataset import Dataset
+from rankdistill.models.factors import Factors
+from rankdistill.models.teachers import as_teacher
 from rankdistill.rankings import Rankings
 
 ROWS_AT_ONCE = 1024
@@ -20,15 +22,14 @@ def rankings_metadata(dataset: Dataset) -> dict[str, str]:
     }
 
 
-@torch.no_grad()
 def unseen_rankings(
     model, dataset: Dataset, k: int, progress: Callable = iter, metadata: dict[str, str] | None = None
 ) -> Rankings:
-    """The k best items of every user that are not its train items, by a model with vectors."""
-    return Rankings.from_vectors(
-        model.user_vectors(), model.item_vectors(), k, dataset.train.csr(), batch_size=ROWS_AT_ONCE,
-        progress=progress, metadata=rankings_metadata(dataset) | (metadata or {}),
-    )  # fmt: skip
+    """The k best items of every user that are not its train items, by a model with vectors or any other teacher."""
+    teacher = as_teacher(model)
+    batch = {"batch_size": ROWS_AT_ONCE} if isinstance(teacher, Factors) else {}
+    metadata = rankings_metadata(dataset) | (metadata or {})
+    return teacher.rankings(k, dataset.train.csr(), progress=progress, metadata=metadata, **batch)
 
 
 @torch.no_grad()

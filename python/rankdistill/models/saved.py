@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 
@@ -9,11 +10,12 @@ from torch import nn
 
 from rankdistill.checkpoint import load_checkpoint, save_checkpoint
 from rankdistill.data.dataset import Dataset
-from rankdistill.models.matrix_factorization import MatrixFactorization
-from rankdistill.models.multi_head_factorization import MultiHeadFactorization
+from rankdistill.models.factor_files import ids_as_tensor, is_model_file
+from rankdistill.models.factors import Factors
+from rankdistill.models.kinds import MODELS
+from rankdistill.models.teachers import ScoreTeacher, as_teacher
 
 MODEL_FILE = "model.safetensors"
-MODELS = {"mf": MatrixFactorization, "multi_head": MultiHeadFactorization}
 
 
 def build_model(name: str, dataset: Dataset, width: int, seed: int = 0) -> nn.Module:
@@ -32,14 +34,15 @@ def name_of(model: nn.Module) -> str:
 
 
 def save_model(path: str | os.PathLike, model: nn.Module, name: str, dataset: Dataset) -> None:
-    """Writes a model and the hashes of the ids that its rows are numbered by."""
+    """Writes a model, the ids that its rows are numbered by, and their hashes."""
     facts = {
         "model": name,
         "width": model.width,
         "user_vocabulary": dataset.users.sha256,
         "item_vocabulary": dataset.items.sha256,
     }
-    save_checkpoint(path, {"model": model.state_dict()}, facts)
+    ids = ids_as_tensor("user_ids", dataset.users.ids) | ids_as_tensor("item_ids", dataset.items.ids)
+    save_checkpoint(path, {"model": model.state_dict(), "ids": ids}, facts)
 
 
 def load_model(path: str | os.PathLike, dataset: Dataset) -> nn.Module:
@@ -65,3 +68,28 @@ def load_model(path: str | os.PathLike, dataset: Dataset) -> nn.Module:
     model = build_model(facts["model"], dataset, facts["width"])
     model.load_state_dict(groups["model"])
     return model
+
+
+def load_teacher(source: str, dataset: Dataset) -> nn.Module | Factors | ScoreTeacher:
+    """A teacher, or any model to evaluate: a model that `save_model` wrote, or whatever `as_teacher` takes as text.
+
+    Args:
+        source: a model's folder or file; a file of factors, or several by commas (`load_factors`); or "module:name", an
+            object or a function of a Python module, for `as_teacher`.
+        dataset: whose users and items it ranks.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: a file of something else, or of another data set.
+        ModuleNotFoundError: no such module.
+    """
+    path = Path(source)
+    model = path / MODEL_FILE if path.is_dir() else path
+    if is_model_file(model):
+        return load_model(model, dataset)
+    module, colon, name = source.partition(":")
+    if not colon or path.exists() or "," in source:
+        return as_teacher(source, dataset)
+    found = importlib.import_module(module)
+    if not hasattr(found, name):
+        raise ValueError(f"load_teacher: expected a name in {found.__name__}; got {name!r}, which it has not")
+    return as_teacher(getattr(found, name), dataset)

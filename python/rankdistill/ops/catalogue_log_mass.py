@@ -12,6 +12,7 @@ from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhe
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.prepared_items import checked_bias
 from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
+from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import catalogue_log_mass as reference
 
 OP = "catalogue_log_mass"
@@ -102,7 +103,8 @@ def backward_native(
 REFERENCE = {"forward": forward_reference, "backward": backward_reference}
 NATIVE = {"forward": forward_native, "backward": backward_native}
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"reference": REFERENCE})
+TRITON = triton_or(OP, "forward", "backward")
+implement(OP, "CUDA", {"triton": TRITON, "reference": REFERENCE})
 
 
 def _setup(ctx, inputs, output):
@@ -173,11 +175,12 @@ def catalogue_log_mass(
 
     Raises:
         TypeError, ValueError: wrong dtypes, shapes or devices; malformed exclusions, as in `inner_product_topk`.
-        IndexError: an excluded id out of range.
+        IndexError: an excluded id out of range. On CUDA exclusions are checked there: a malformed row is NaN.
 
     Cost:
         O(B·N·D) time: one product forward, three backward, which computes the scores again. Memory besides the
-        gradients O(B·D) and at most 16 MiB + 2 KiB·D a thread, never O(B·N) (CPU).
+        gradients O(B·D) and at most 16 MiB + 2 KiB·D a thread, never O(B·N) (CPU); on CUDA
+        O(B·D) and at most 64 MiB.
 
     Example:
         >>> users, items = torch.zeros(1, 2), torch.ones(4, 2)

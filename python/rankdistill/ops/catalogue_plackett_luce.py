@@ -15,6 +15,7 @@ from rankdistill.ops.gathered_inner_product import row_grads
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.plackett_luce import forward_native as list_forward
 from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
+from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import catalogue_plackett_luce as reference
 from rankdistill.reference.catalogue_plackett_luce import joined_exclusions, listed_items
 
@@ -202,7 +203,8 @@ def backward_native(
 REFERENCE = {"forward": forward_reference, "backward": backward_reference}
 NATIVE = {"forward": forward_native, "backward": backward_native}
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"reference": REFERENCE})
+TRITON = triton_or(OP, "forward", "backward")
+implement(OP, "CUDA", {"triton": TRITON, "reference": REFERENCE})
 
 
 def _setup(ctx, inputs, output):
@@ -259,7 +261,7 @@ def catalogue_plackett_luce(
 
     Raises:
         TypeError, ValueError: wrong dtypes, shapes or devices; malformed exclusions, as in `inner_product_topk`.
-        IndexError: a length, a listed or an excluded id out of range (CPU).
+        IndexError: a length, a listed or an excluded id out of range (CPU; on CUDA such a row is NaN).
 
     Cost:
         O(B·N·D) time. A forward whose gradient is wanted takes three products (four where D < 48 or N > 349,000) and

@@ -19,6 +19,7 @@ from rankdistill.ops.gathered_inner_product import (
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
 from rankdistill.ops.touched_rows import expect_eager
+from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import embedding_plackett_luce as reference
 
 OP = "embedding_plackett_luce"
@@ -120,7 +121,8 @@ NATIVE = {
     "sparse_backward": sparse_backward_native,
 }
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"reference": REFERENCE})
+TRITON = triton_or(OP, "forward", "backward", "sparse_backward")
+implement(OP, "CUDA", {"triton": TRITON, "reference": REFERENCE})
 
 
 def counted_ids(item_ids: Tensor, lengths: Tensor | None, list_size: int) -> Tensor:
@@ -137,7 +139,8 @@ def _setup(ctx, inputs, output):
     ctx.mark_non_differentiable(slopes, user_slopes)
     ctx.set_materialize_grads(False)
     ctx.with_slopes, ctx.sparse_grad = with_slopes, sparse_grad
-    if sparse_grad:
+    # On a device the order of a sum depends on what occurs, which must be the same for a dense gradient.
+    if sparse_grad or item_ids.is_cuda:
         item_ids = counted_ids(item_ids, lengths, list_size)
     ctx.save_for_backward(users, user_ids, items, item_ids, slopes, user_slopes, item_bias)
 

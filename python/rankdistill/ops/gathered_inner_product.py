@@ -9,6 +9,7 @@ from rankdistill.ops import checks
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
 from rankdistill.ops.touched_rows import as_sparse, expect_eager, occurrences, sum_rows
+from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import gathered_inner_product as reference
 
 OP = "gathered_inner_product"
@@ -148,7 +149,8 @@ NATIVE = {
     "sparse_backward": sparse_backward_native,
 }
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"reference": REFERENCE})
+TRITON = triton_or(OP, "forward", "backward", "sparse_backward")
+implement(OP, "CUDA", {"triton": TRITON, "reference": REFERENCE})
 
 
 def _setup(ctx, inputs, output):

@@ -8,6 +8,7 @@ from torch import Tensor
 from rankdistill.ops import checks
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.registration import LIBRARY, implement
+from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import touched_rows as reference
 
 OP = "coalesce_rows"
@@ -45,7 +46,9 @@ def coalesce_native(ids, rows, n_rows):
 REFERENCE = {"": reference.coalesce_rows}
 NATIVE = {"": coalesce_native}
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"reference": REFERENCE})
+LAUNCHERS = triton_or("touched_rows", "coalesce")
+TRITON = {"": LAUNCHERS["coalesce"]} if isinstance(LAUNCHERS, dict) else LAUNCHERS
+implement(OP, "CUDA", {"triton": TRITON, "reference": REFERENCE})
 
 
 def coalesce_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from rankdistill.rankings.distributed import distributed_inner_product_topk
 from rankdistill.rankings.extraction import extract_rankings
+from rankdistill.rankings.listed import rankings_from_table
 from rankdistill.rankings.rankings import Rankings
 
-__all__ = ["Rankings", "distributed_inner_product_topk", "extract_rankings"]
+__all__ = ["Rankings", "distributed_inner_product_topk", "extract_rankings", "rankings_from_table"]

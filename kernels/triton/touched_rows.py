@@ -1,0 +1,196 @@
+"""Triton form of coalesce_rows, and the sums by id that gradients of tables are made of: no atomics, one order.
+
+Ids are sorted, with the positions where they stood. A program adds up a chunk of that list by a segmented scan; ids that
+lie in several chunks are joined by a second kernel, chunk by chunk. DESIGN.md TT-3.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK_CHUNKS = 16
+TILE = 2048  # numbers of a chunk's rows
+INT32_KEYS = 2**31 - 1
+
+
+@triton.jit
+def add_stretches(begun_a, sum_a, begun_b, sum_b):
+    """Of two stretches of a sorted list: whether an id begins there, and the sum of the last id's rows."""
+    return begun_a | begun_b, tl.where(begun_b != 0, sum_b, sum_a + sum_b)
+
+
+@triton.jit
+def touched_rows_chunk_kernel(
+    table_ptr, weights_ptr, rows_ptr, order_ptr, keys_ptr, targets_ptr, sums_ptr, entering_ptr, leaving_ptr,
+    stride_table_row, n, n_rows, K, D, WEIGHTED: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_TARGETS: tl.constexpr,
+    ADDS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Sums of the ids that lie in one chunk; of an id that enters or leaves the chunk, its part here."""
+    chunk = tl.program_id(0).to(tl.int64)
+    dtype = sums_ptr.dtype.element_ty
+    lane = tl.arange(0, BLOCK_P)
+    position = chunk * BLOCK_P + lane
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    wide = (d < D)[None, :]
+    inside = position < n
+    key = tl.load(keys_ptr + position, mask=inside, other=n_rows)
+    before = tl.load(keys_ptr + position - 1, mask=inside & (position > 0), other=-1)
+    after = tl.load(keys_ptr + position + 1, mask=position + 1 < n, other=n_rows)
+    counted = inside & (key < n_rows)
+    at = tl.load(order_ptr + position, mask=counted, other=0)
+    row = at // K
+    if HAS_ROWS:
+        row = tl.load(rows_ptr + row, mask=counted, other=0)
+    values = tl.load(
+        table_ptr + row[:, None] * stride_table_row + d[None, :], mask=counted[:, None] & wide, other=0.0
+    ).to(dtype)
+    if WEIGHTED:
+        values *= tl.load(weights_ptr + at, mask=counted, other=0.0)[:, None]
+    begins = tl.broadcast_to((key != before).to(tl.int32)[:, None], [BLOCK_P, BLOCK_D])
+    begun, totals = tl.associative_scan((begins, values), 0, add_stretches)
+    begun = begun != 0
+    counted = counted[:, None] & wide
+    ends = (key != after)[:, None]
+    last = (lane == BLOCK_P - 1)[:, None]
+    target = key.to(tl.int64)
+    if HAS_TARGETS:
+        target = tl.load(targets_ptr + position, mask=inside, other=0)
+    sum_ptrs = sums_ptr + target[:, None] * D + d[None, :]
+    whole = counted & ends & begun
+    if ADDS:
+        totals_there = totals + tl.load(sum_ptrs, mask=whole, other=0.0)
+        tl.store(sum_ptrs, totals_there, mask=whole)
+    else:
+        tl.store(sum_ptrs, totals, mask=whole)
+    part_offsets = tl.broadcast_to((chunk * D + d)[None, :], [BLOCK_P, BLOCK_D])
+    tl.store(entering_ptr + part_offsets, totals, mask=counted & (begun == 0) & (ends | last))
+    tl.store(leaving_ptr + part_offsets, totals, mask=counted & begun & last & (ends == 0))
+
+
+@triton.jit
+def touched_rows_join_kernel(
+    keys_ptr, targets_ptr, sums_ptr, entering_ptr, leaving_ptr, n, n_rows, D, HAS_TARGETS: tl.constexpr,
+    ADDS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """The sum of the id that begins in this chunk and leaves it."""
+    chunk = tl.program_id(0).to(tl.int64)
+    dtype = sums_ptr.dtype.element_ty
+    first = chunk * BLOCK_P
+    last = tl.minimum(first + BLOCK_P, n) - 1
+    key = tl.load(keys_ptr + last)
+    before = tl.load(keys_ptr + first - 1, mask=chunk > 0, other=-1)
+    after = tl.load(keys_ptr + last + 1, mask=last + 1 < n, other=n_rows)
+    if (key < n_rows) & (key != before) & (key == after):
+        d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+        wide = d < D
+        total = tl.load(leaving_ptr + chunk * D + d, mask=wide, other=0.0)
+        following = chunk + 1 + tl.arange(0, BLOCK_C)
+        going_on = 1
+        while going_on > 0:
+            keys = tl.load(keys_ptr + following * BLOCK_P, mask=following * BLOCK_P < n, other=n_rows)
+            same = keys == key
+            parts = tl.load(
+                entering_ptr + following[:, None] * D + d[None, :],
+                mask=same[:, None] & wide[None, :],
+                other=0.0,
+            )
+            total += tl.sum(parts, 0).to(dtype)
+            going_on = tl.min(same.to(tl.int32), 0)
+            following += BLOCK_C
+        target = key.to(tl.int64)
+        if HAS_TARGETS:
+            target = tl.load(targets_ptr + last)
+        sum_ptrs = sums_ptr + target * D + d
+        if ADDS:
+            total += tl.load(sum_ptrs, mask=wide, other=0.0)
+        tl.store(sum_ptrs, total, mask=wide)
+
+
+class Occurrences(NamedTuple):
+    """Sorted keys in [0, n_rows], where n_rows belongs to no row, and where each stood, by key and then by position."""
+
+    keys: Tensor  # [n] int32 or int64
+    order: Tensor  # [n] int64
+    n_rows: int
+
+    def touched(self) -> tuple[Tensor, Tensor]:
+        """The distinct rows [M], ascending, and of every key which of them it is (M for n_rows)."""
+        touched, targets = torch.unique_consecutive(self.keys, return_inverse=True)
+        if len(touched) and int(touched[-1]) == self.n_rows:
+            touched = touched[:-1]
+        return touched.long(), targets
+
+
+def key_dtype(n_rows: int) -> torch.dtype:
+    """Half as many passes of the sort where keys are short."""
+    return torch.int32 if n_rows <= INT32_KEYS else torch.int64
+
+
+def occurrences(keys: Tensor, n_rows: int) -> Occurrences:
+    """Of keys [n] in [0, n_rows]."""
+    return Occurrences(*keys.flatten().sort(stable=True), n_rows)
+
+
+def occurrences_of_ids(ids: Tensor, n_rows: int) -> Occurrences:
+    """Of ids [n]; those out of range belong to no row."""
+    known = (ids >= 0) & (ids < n_rows)
+    return occurrences(torch.where(known, ids, n_rows).to(key_dtype(n_rows)), n_rows)
+
+
+def add_rows(
+    sums: Tensor,
+    found: Occurrences,
+    table: Tensor,
+    *,
+    weights: Tensor | None = None,
+    rows: Tensor | None = None,
+    K: int = 1,
+    targets: Tensor | None = None,
+    adds: bool = False,
+) -> Tensor:
+    """Writes (or adds) Σ weights[p] · table[rows[p // K]] over the positions p of each id to its row of `sums`.
+
+    sums [·, D] float32 or float64, contiguous: of every id, or of `targets` as `Occurrences.touched` gives them. Rows of
+    ids that do not occur are left alone. table [·, D] has contiguous rows, weights [n] the dtype of `sums`; without
+    `rows` p // K itself is the row.
+    """
+    n, D = found.keys.numel(), sums.shape[1]
+    if not n * D * len(sums):
+        return sums
+    block_d = min(triton.next_power_of_2(D), 64)
+    block_p = min(max(TILE // block_d, 32), 256)
+    grid = triton.cdiv(n, block_p), triton.cdiv(D, block_d)
+    entering, leaving = torch.empty((2, grid[0], D), dtype=sums.dtype, device=sums.device)
+    shared = {
+        "HAS_TARGETS": targets is not None, "ADDS": adds, "BLOCK_P": block_p, "BLOCK_D": block_d, "num_warps": 4
+    }  # fmt: skip
+    keys, order, n_rows = found
+    places = keys if targets is None else targets  # any pointer serves where there are none
+    touched_rows_chunk_kernel[grid](
+        table, table if weights is None else weights, order if rows is None else rows, order, keys, places, sums,
+        entering, leaving, table.stride(0), n, n_rows, K, D, WEIGHTED=weights is not None, HAS_ROWS=rows is not None,
+        **shared,
+    )  # fmt: skip
+    touched_rows_join_kernel[grid](
+        keys, places, sums, entering, leaving, n, n_rows, D, BLOCK_C=BLOCK_CHUNKS, **shared
+    )
+    return sums
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def touched_rows_coalesce(ids: Tensor, rows: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+    """The distinct ids, ascending [M], and the sums of their rows [M, ...]."""
+    found = occurrences_of_ids(ids, n_rows)
+    touched, targets = found.touched()
+    flat = rows.reshape(len(rows), -1).contiguous() if rows.numel() else rows.new_empty((len(rows), 0))
+    sums = torch.empty((len(touched), flat.shape[1]), dtype=wide_dtype(rows.dtype), device=rows.device)
+    add_rows(sums, found, flat, targets=targets)
+    return touched, sums.to(rows.dtype).reshape(len(touched), *rows.shape[1:])

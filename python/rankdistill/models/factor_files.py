@@ -1,0 +1,232 @@
+"""Factors as files that need no rankdistill to be read: named arrays in .npz or .safetensors, and .npy files.
+
+| name | what |
+| --- | --- |
+| `users`, `items` | [U, D], [N, D] float: a score is their inner product |
+| `item_bias`, `user_bias` | [N], [U] of the same dtype, added to it; absent where there are none |
+| `user_ids`, `item_ids` | [U], [N] the external ids of the rows, int64 or (.npz) strings; absent where they are unknown |
+| `user_ids_lines`, `item_ids_lines` | .safetensors, which has no strings: uint8, string ids as ASCII text, a JSON string a line |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rankdistill.checkpoint import FORMAT
+from rankdistill.data.ids import as_ids
+from rankdistill.files import replacing
+from rankdistill.models.factors import Factors
+from rankdistill.models.kinds import MODELS
+from rankdistill.ops import checks
+from rankdistill.rankings.safetensors_files import Entry, read_header
+from rankdistill.rankings.tables import Table
+
+TABLES = ("users", "items", "item_bias", "user_bias")
+LINES = "_lines"
+FACTORS = "rankdistill.factors"  # the key of the metadata of a .safetensors file
+OP = "load_factors"
+
+
+def export_factors(factors: Factors, path: str | os.PathLike) -> None:
+    """Writes the tables, biases and ids as named arrays; the file appears when it is whole, or never.
+
+    Args:
+        factors: what to write; `as_teacher(model)` makes them of a model.
+        path: a .npz or .safetensors file.
+
+    Raises:
+        ValueError: another suffix; bfloat16 tables for .npz, which has no such dtype.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export_factors(Factors(torch.ones(2, 3), torch.ones(4, 3)), f"{folder}/student.npz")
+        ...     load_factors(f"{folder}/student.npz")
+        Factors(2 users, 4 items, float32 of width 3)
+    """
+    op, path = "export_factors", os.fspath(path)
+    if not path.endswith((".npz", ".safetensors")):
+        raise ValueError(f"{op}: expected a .npz or .safetensors file; got {path}")
+    factors = factors.detached()
+    tables = {name: t for name in TABLES if (t := getattr(factors, name)) is not None}
+    ids = {name: i for name in ("user_ids", "item_ids") if (i := getattr(factors, name)) is not None}
+    if path.endswith(".safetensors"):
+        tensors = {name: table.contiguous().clone() for name, table in tables.items()}
+        for name, values in ids.items():
+            tensors |= ids_as_tensor(name, values)
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, {FACTORS: json.dumps({"version": 1, "source": factors.source})})
+        return
+    if factors.users.dtype == torch.bfloat16:
+        raise ValueError(f"{op}: expected a .safetensors file for bfloat16 tables; got {path}")
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **{name: table.numpy() for name, table in tables.items()}, **ids)
+
+
+def load_factors(path: str | os.PathLike) -> Factors:
+    """Reads factors, whoever wrote them; tables of .npy and .safetensors files are memory-mapped.
+
+    Args:
+        path: a file of named arrays, as above; a run's folder (its model, or else its checkpoint) or one of these files;
+            or several files by commas, "users.npy,items.npy[,item_bias.npy]", each "file#name" where it holds
+            several arrays.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file of something else; arrays that do not fit each other.
+
+    Example:
+        >>> import numpy, tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> numpy.savez(f"{folder}/teacher.npz", users=numpy.ones((2, 3)), items=numpy.ones((4, 3)))
+        >>> load_factors(f"{folder}/teacher.npz")
+        Factors(2 users, 4 items, float64 of width 3)
+    """
+    text = os.fspath(path)
+    if "," in text and not os.path.exists(text):
+        return _of_parts(text)
+    if os.path.isdir(text):
+        text = _in_folder(text)
+    if not os.path.isfile(text):
+        raise FileNotFoundError(
+            f"{OP}: expected a model's folder or file, or a file of factors; got {text}, which does not exist"
+        )
+    suffix = Path(text).suffix
+    if suffix not in (".npz", ".safetensors"):
+        raise ValueError(f"{OP}: expected a .safetensors or .npz file, or users.npy,items.npy; got {text}")
+    return _of_safetensors(text) if suffix == ".safetensors" else _of_npz(text)
+
+
+def is_model_file(path: str | os.PathLike) -> bool:
+    """Whether a file is a model that `save_model` wrote."""
+    if Path(path).suffix != ".safetensors" or not os.path.isfile(path):
+        return False
+    return "model" in json.loads(read_header(OP, path)[1].get(FORMAT, "{}"))
+
+
+def _in_folder(folder: str) -> str:
+    for name in ("model.safetensors", "checkpoint.safetensors"):
+        if os.path.isfile(os.path.join(folder, name)):
+            return os.path.join(folder, name)
+    raise FileNotFoundError(
+        f"{OP}: expected a folder with model.safetensors or checkpoint.safetensors; got {folder}, which has neither"
+    )
+
+
+def _of_parts(text: str) -> Factors:
+    parts = text.split(",")
+    if not 2 <= len(parts) <= 3:
+        raise ValueError(f"{OP}: expected users,items or users,items,item_bias as files; got {text}")
+    rows = [
+        Table.of(OP, name, part, dim=1 + (name != "item_bias")).rows(0, None)
+        for name, part in zip(TABLES, parts)
+    ]
+    return Factors(*rows[:2], *(bias[:, 0] for bias in rows[2:]), source=text)
+
+
+def _of_npz(path: str) -> Factors:
+    names = (*TABLES, "user_ids", "item_ids")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            _expect_tables(path, file.files)
+            found = {name: file[name] for name in names if name in file.files}
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        text = str(error)
+        if text.startswith(OP):
+            raise
+        hint = (
+            ". Ids of an object array: store them as integers, or as ids.astype(str)"
+            if "pickle" in text
+            else ""
+        )
+        raise ValueError(f"{OP}: expected a .npz file of plain arrays; got {path}: {text}{hint}") from error
+    for name in TABLES:
+        if name in found:
+            if found[name].dtype.kind != "f" or found[name].dtype.itemsize > 8:
+                raise ValueError(
+                    f"{OP}: expected {name} as float16, float32 or float64; got {found[name].dtype} in {path}"
+                )
+            found[name] = torch.from_numpy(
+                found[name].astype(found[name].dtype.newbyteorder("="), copy=False)
+            )
+    return Factors(**found, source=path)
+
+
+def _of_safetensors(path: str) -> Factors:
+    entries, metadata = read_header(OP, path)
+    if FORMAT in metadata:
+        tables, entries = _of_a_model(path, entries, json.loads(metadata[FORMAT]))
+    elif "rankdistill.rankings" in metadata:
+        raise ValueError(
+            f"{OP}: expected factors, or a model; got {path}, a file of rankings: it is given as rankings, not as a teacher"
+        )
+    else:
+        _expect_tables(path, entries)
+        tables = {name: entries[name].tensor() for name in TABLES if name in entries}
+    ids = {
+        name: found for name in ("user_ids", "item_ids") if (found := ids_of(path, name, entries)) is not None
+    }
+    return Factors(**tables, **ids, source=path)
+
+
+def _of_a_model(
+    path: str, entries: dict[str, Entry], facts: dict
+) -> tuple[dict[str, Tensor], dict[str, Entry]]:
+    """A model's vectors and the entries of its ids; of a checkpoint the weights that training would end with."""
+    best = facts.get("config", {}).get("keep_best") and any(name.startswith("best/") for name in entries)
+    group = "best/" if best else "model/"
+    weights = {n.removeprefix(group): e.tensor() for n, e in entries.items() if n.startswith(group)}
+    ids = {name.removeprefix("ids/"): entry for name, entry in entries.items() if name.startswith("ids/")}
+    if set(weights) == {"user_table", "item_table"}:
+        return {"users": weights["user_table"], "items": weights["item_table"]}, ids
+    if facts.get("model") not in MODELS:
+        raise ValueError(
+            f"{OP}: expected a model, or a checkpoint of user_table and item_table; got "
+            f"{', '.join(sorted(weights)) or 'none'} in {path}"
+        )
+    model = MODELS[facts["model"]](len(weights["user_table"]), len(weights["item_table"]), facts["width"])
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        return {"users": model.user_vectors(), "items": model.item_vectors()}, ids
+
+
+def _expect_tables(path: str, names) -> None:
+    if not {"users", "items"} <= set(names):
+        raise ValueError(
+            f"{OP}: expected arrays named users and items; got {', '.join(sorted(names)) or 'none'} in {path}. "
+            f"Others are named as {path}#NAME,{path}#NAME"
+        )
+
+
+def ids_as_tensor(name: str, ids: np.ndarray) -> dict[str, Tensor]:
+    """Ids for a .safetensors file, by name."""
+    if ids.dtype.kind == "i":
+        return {name: torch.from_numpy(ids.copy())}
+    text = "".join(f"{json.dumps(value)}\n" for value in ids.tolist())
+    return {name + LINES: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
+
+
+def ids_of(path: str, name: str, entries: dict[str, Entry]) -> np.ndarray | None:
+    """The ids that `ids_as_tensor` named; None where there are none."""
+    if name in entries:
+        checks.expect(
+            entries[name].dtype == torch.int64, OP, f"{name} as int64", f"{entries[name].dtype} in {path}"
+        )
+        return entries[name].tensor().numpy()
+    if name + LINES not in entries:
+        return None
+    try:
+        text = entries[name + LINES].tensor().numpy().tobytes().decode("ascii")
+        return as_ids([json.loads(line) for line in text.splitlines()], OP, name)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{OP}: expected {name}{LINES} as JSON strings, one a line; got {path}: {error}"
+        ) from error

@@ -1,0 +1,93 @@
+"""Rankings from tables of lists: user, item and score a row, as any recommender can write them."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import numpy as np
+import torch
+
+from rankdistill.data.csr import CSR
+from rankdistill.data.dataset import Dataset
+from rankdistill.data.readers import guess_format, read_interactions
+from rankdistill.rankings.rankings import Rankings
+
+logger = logging.getLogger("rankdistill")
+
+OP = "rankings_from_table"
+FORMATS = ("csv", "tsv", "inter", "parquet")
+
+
+def is_table(path: str | os.PathLike) -> bool:
+    """Whether a file's name is that of a table of lists."""
+    return guess_format(path) in FORMATS
+
+
+def rankings_from_table(
+    path: str | os.PathLike, dataset: Dataset, *, score_column: str = "score", leave_out_train: bool = True
+) -> Rankings:
+    """A teacher's lists from a csv, tsv or parquet file with a row for every user and item listed.
+
+    Args:
+        path: with a header; users and items in the columns of the usual names, as external ids.
+        dataset: whose users and items they are.
+        score_column: of the scores, which order each list: the rows may come in any order. Ties go to the item that the
+            data set has first.
+        leave_out_train: drop a user's train items from the list.
+
+    Returns:
+        Rankings of all users of the data set, as long as the longest list; one without rows has an empty list, and both
+        what is dropped and how many have none is logged.
+
+    Raises:
+        ValueError: a malformed file, ids that the data set has not, an item that a list has twice.
+
+    Cost:
+        O(n log n) time and O(n) memory for n rows.
+
+    Example:
+        >>> import tempfile
+        >>> from rankdistill import data
+        >>> dataset = data.Dataset.from_arrays((["ann", "bob"], ["fig", "plum"]))
+        >>> path = tempfile.mkdtemp() + "/lists.csv"
+        >>> _ = open(path, "w").write("user,item,score\\nbob,fig,0.5\\nann,plum,2\\n")
+        >>> rankings_from_table(path, dataset).indices.tolist()
+        [[1], [0]]
+    """
+    raw = read_interactions(path, rating_column=score_column, timestamp_column=False)
+    if raw.ratings is None:
+        raise ValueError(f"{OP}: expected a column {score_column}; got none in {os.fspath(path)}")
+    try:
+        users, items = dataset.users.encode(raw.users), dataset.items.encode(raw.items)
+    except KeyError as error:
+        raise ValueError(
+            f"{OP}: expected users and items of {dataset.name}; got others in {os.fspath(path)}: {error.args[0]}"
+        ) from None
+    U, N, name = dataset.n_users, dataset.n_items, os.fspath(path)
+    keys, counts = torch.unique(users * N + items, return_counts=True)
+    if len(keys) < len(users):
+        key = int(keys[counts.argmax()])
+        user, item = dataset.users.decode([key // N])[0], dataset.items.decode([key % N])[0]
+        raise ValueError(f"{OP}: expected an item once in a list; got {item} twice for user {user} in {name}")
+    scores = torch.from_numpy(raw.ratings).float()
+    if leave_out_train:
+        kept = ~dataset.train.csr().contains(users, items)
+        if not bool(kept.all()):
+            logger.info("%s: left out %d train items of %d rows", name, int((~kept).sum()), len(kept))
+        users, items, scores = users[kept], items[kept], scores[kept]
+    order = torch.from_numpy(np.lexsort((items.numpy(), -scores.numpy(), users.numpy())))
+    lists = CSR.from_pairs(users, items, U, N)
+    k = int(lists.counts.max()) if U else 0
+    listed = torch.arange(k) < lists.counts[:, None]  # row by row, as the sorted rows are
+    indices, best = torch.full((U, k), -1, dtype=torch.int32), torch.full((U, k), -torch.inf)
+    indices[listed], best[listed] = items[order].int(), scores[order]
+    empty = int((lists.counts == 0).sum())
+    if empty:
+        logger.info("%s: no list for %d of %d users", name, empty, U)
+    metadata = {
+        "user_vocabulary": dataset.users.sha256,
+        "item_vocabulary": dataset.items.sha256,
+        "data": dataset.name,
+    }
+    return Rankings(indices, best, lists.counts.int(), N, metadata)

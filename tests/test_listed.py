@@ -1,0 +1,98 @@
+"""Rankings from tables of lists that any recommender can write."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+
+import pytest
+import torch
+
+from rankdistill import as_teacher, load_factors, rankings_from_table
+from rankdistill.cli import main
+from rankdistill.data import Dataset, generate
+from tests.case import randn
+
+DATASET = Dataset.from_arrays(
+    (["ann", "bob", "cat", "cat"], ["fig", "pear", "fig", "plum"]), test=(["ann", "dan"], ["plum", "kiwi"])
+)  # ann bob cat dan; fig kiwi pear plum
+
+
+def written(path, *rows, header="user,position,item,score"):
+    path.write_text("\n".join((header, *rows)) + "\n")
+    return path
+
+
+def test_a_table_that_a_human_can_check(tmp_path, caplog):
+    path = written(tmp_path / "lists.csv", "bob,1,kiwi,0.5", "ann,2,pear,2", "ann,1,kiwi,3", "bob,1,plum,0.5", "ann,9,fig,9",
+                   "cat,1,pear,-1e3")  # fmt: skip
+    with caplog.at_level(logging.INFO, "rankdistill"):
+        rankings = rankings_from_table(path, DATASET)
+    assert rankings.indices.tolist() == [[1, 2], [1, 3], [2, -1], [-1, -1]], (
+        "fig is a train item of ann; bob's tie"
+    )
+    assert rankings.scores.tolist() == [[3, 2], [0.5, 0.5], [-1000, -torch.inf], [-torch.inf, -torch.inf]]
+    assert rankings.lengths.tolist() == [2, 2, 1, 0]
+    assert "left out 1 train items of 6 rows" in caplog.text
+    assert "no list for 1 of 4 users" in caplog.text
+    kept = rankings_from_table(path, DATASET, leave_out_train=False)
+    assert kept.indices[0].tolist() == [0, 1, 2]
+    assert kept.metadata["item_vocabulary"] == DATASET.items.sha256
+
+
+def test_lists_in_any_order_are_the_teachers(tmp_path):
+    dataset = generate(60, 80, mean_interactions=12, min_interactions=6, n_groups=5)
+    teacher = as_teacher((randn(60, 8, seed=1), randn(80, 8, seed=2)), dataset)
+    expected = teacher.rankings(20, dataset.train.csr())
+    rows = [
+        f"{dataset.users.ids[u]}\t{dataset.items.ids[i]}\t{s!r}"
+        for u in range(60)
+        for i, s in zip(expected.indices[u].tolist(), expected.scores[u].tolist())
+    ]
+    shuffled = [rows[i] for i in torch.randperm(len(rows)).tolist()]
+    with gzip.open(tmp_path / "lists.tsv.gz", "wt") as file:
+        file.write("\n".join(("user_id\titem_id\tpoints", *shuffled)) + "\n")
+    found = rankings_from_table(tmp_path / "lists.tsv.gz", dataset, score_column="points")
+    for name in ("indices", "scores", "lengths"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
+def test_the_command_line_learns_from_a_table(tmp_path):
+    small = [
+        "--data.options={n_users: 60, n_items: 80, mean_interactions: 12, min_interactions: 6, n_groups: 5}",
+        "--progress=false", "--training.epochs=2", "--training.batch_size=64",
+    ]  # fmt: skip
+    assert main(["train", *small, f"--out={tmp_path}/t", "--model.width=8"]) == 0
+    lists = ["recommend", small[0], f"--model={tmp_path}/t", "--k=20", f"--out={tmp_path}/lists.csv"]
+    assert main(lists) == 0
+    distil = ["distill", *small, "--student.width=4", "--method.list_length=20", "--method.weight=1",
+              "--method.options={n_interesting: 5, n_uninteresting: 5}"]  # fmt: skip
+    assert main([*distil, f"--rankings={tmp_path}/lists.csv", f"--out={tmp_path}/a"]) == 0
+    assert main([*distil, f"--teacher={tmp_path}/t", f"--out={tmp_path}/b"]) == 0
+    torch.testing.assert_close(
+        load_factors(tmp_path / "a").users, load_factors(tmp_path / "b").users, rtol=1e-2, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "message"),
+    [
+        (
+            ["ann,kiwi,1", "ann,kiwi,2"],
+            "user,item,score",
+            "expected an item once in a list; got kiwi twice for user ann",
+        ),
+        (
+            ["ann,kiwi,1", "eve,kiwi,2"],
+            "user,item,score",
+            "expected users and items of unnamed; got others .*'eve'",
+        ),
+        (["ann,lime,1"], "user,item,score", "expected users and items of unnamed; got others .*'lime'"),
+        (["ann,kiwi,1"], "user,item,points", "score"),
+        (["ann,kiwi,nan"], "user,item,score", "finite|number"),
+        (["ann,kiwi"], "user,item,score", "expected"),
+    ],
+)
+def test_tables_that_are_not_right_are_clear_errors(tmp_path, rows, header, message):
+    with pytest.raises(ValueError, match=message):
+        rankings_from_table(written(tmp_path / "lists.csv", *rows, header=header), DATASET)
