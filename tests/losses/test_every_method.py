@@ -31,6 +31,15 @@ CONFIG = TrainingConfig(
 )
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The world is tiny: threads would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def trainer(name, config, folder, dataset=None):
     dataset = dataset or world()
     method = make(name, given_in(dataset))
