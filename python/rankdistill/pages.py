@@ -240,7 +240,8 @@ def snippet(name: str) -> str:
     lines = []
     for line in sections(METHODS[name])["Example"].splitlines():
         lines.append(line[4:] if line.startswith((">>> ", "... ")) else f"# {line}")
-    text = "\n".join(lines)
+    own = [line for line in lines if line.startswith("from ")]
+    text = "\n".join([*own, ""] * bool(own) + [line for line in lines if line not in own])
     used = sorted(n for n in rankdistill._HOME if re.search(rf"\b{n}\b", text))
     return f"import torch\n\nfrom rankdistill import {', '.join(used)}\n\n{text}"
 
