@@ -12,15 +12,27 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from rankdistill.kernels.triton.order import excluded_range
+from rankdistill.kernels.triton.catalogue_tile import (
+    LOWEST,
+    NO_ITEM,
+    counted_scores,
+    edges_from,
+    edges_of,
+    kept_rows,
+    table_tile,
+    weight_tile,
+    weighted,
+)
+from rankdistill.kernels.triton.order import excluded_range, first_not_below
 from rankdistill.kernels.triton.score_tile import norms_above
 from rankdistill.kernels.triton.selection import faulty_rows, rows_contiguous
 from rankdistill.kernels.triton.touched_rows import wide_dtype
 from torch import Tensor
 
-LOWEST = tl.constexpr(-float("inf"))
-NO_ITEM = tl.constexpr(2**62)
-BLOCK_R, BLOCK_N = 64, 64  # half the rows where gradients are summed, which would spill
+BLOCK_R, BLOCK_N = (
+    64,
+    64,
+)  # fewer rows where gradients are summed, half by users and a quarter by items: spills
 SEGMENTS = 32
 PART_BYTES = 64 << 20  # of the segments' gradients by users, which exist for some rows at a time
 SUM_BLOCK = 256
@@ -29,129 +41,6 @@ MOST_WIDTH = {
     4: 64,
     8: 32,
 }  # of a table's rows, and of a gradient's, in one piece, by bytes of a number
-
-
-@triton.jit
-def product(left, right, total, PRECISION: tl.constexpr):
-    """total + left · right, of operands in their storage or widened to the total's dtype."""
-    wide: tl.constexpr = total.dtype
-    if PRECISION == "storage":
-        total = tl.dot(left, right, total)
-    else:
-        total = tl.dot(left.to(wide), right.to(wide), total, input_precision=PRECISION, out_dtype=wide)
-    return total
-
-
-@triton.jit
-def weighted(weights, table, total, PRECISION: tl.constexpr):
-    """total + weights · table. A weight beside bfloat16 numbers is two of them, its high and its low half."""
-    if PRECISION != "storage":
-        total = product(weights, table, total, PRECISION)
-    elif table.dtype == tl.bfloat16:
-        high = weights.to(tl.bfloat16)
-        total = tl.dot(high, table, total)
-        total = tl.dot((weights - high.to(tl.float32)).to(tl.bfloat16), table, total)
-    else:
-        total = product(weights, table, total, "tf32x3")
-    return total
-
-
-@triton.jit
-def table_tile(table_ptr, rows, real, d, stride_row, D):
-    return tl.load(
-        table_ptr + rows.to(tl.int64)[:, None] * stride_row + d[None, :],
-        mask=real[:, None] & (d < D)[None, :],
-        other=0.0,
-    )
-
-
-@triton.jit
-def score_tile(
-    users_ptr, users, items_ptr, bias_ptr, rows, real, columns, there, stride_users_row, stride_items_row, stride_bias,
-    D, dtype: tl.constexpr, HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, D_BLOCKS: tl.constexpr,
-):  # fmt: skip
-    """[BLOCK_R, BLOCK_N] scores, -inf past the catalogue; `users` is the rows' tile where one block holds the width."""
-    d = tl.arange(0, BLOCK_D)
-    scores = tl.zeros([BLOCK_R, BLOCK_N], dtype)
-    if D_BLOCKS == 1:
-        items = table_tile(items_ptr, columns, there, d, stride_items_row, D)
-        scores = product(users, items.T, scores, PRECISION)
-    else:
-        for block in range(D_BLOCKS):
-            some_users = table_tile(users_ptr, rows, real, block * BLOCK_D + d, stride_users_row, D)
-            some_items = table_tile(items_ptr, columns, there, block * BLOCK_D + d, stride_items_row, D)
-            scores = product(some_users, some_items.T, scores, PRECISION)
-    if HAS_BIAS:
-        bias = tl.load(bias_ptr + columns.to(tl.int64) * stride_bias, mask=there, other=0.0)
-        scores += bias.to(dtype)[None, :]
-    return tl.where(there[None, :], scores, LOWEST)
-
-
-@triton.jit
-def first_from(indices_ptr, begin, end, item):
-    """Of each row the first position of its ascending indices[begin:end] that is not below `item`."""
-    low, high = begin, end
-    size = tl.max(end - begin, 0)
-    while size > 0:
-        middle = (low + high) // 2
-        open = low < high
-        below = open & (tl.load(indices_ptr + middle, mask=open, other=0) < item)
-        low = tl.where(below, middle + 1, low)
-        high = tl.where(open & (below == 0), middle, high)
-        size = size // 2
-    return low
-
-
-@triton.jit
-def id_at(indices_ptr, position, end):
-    return tl.load(indices_ptr + position, mask=position < end, other=NO_ITEM)
-
-
-@triton.jit
-def edges_of(edges_ptr, indices_ptr, rows, real, segment, SEGMENTS: tl.constexpr, EXCLUDES: tl.constexpr):
-    """Where the exclusions of each row within a segment begin and end, and the first of their ids."""
-    if EXCLUDES:
-        edge_ptrs = edges_ptr + rows.to(tl.int64) * (SEGMENTS + 1) + segment
-        begin = tl.load(edge_ptrs, mask=real, other=0)
-        end = tl.load(edge_ptrs + 1, mask=real, other=0)
-        return begin, end, id_at(indices_ptr, begin, end)
-    nothing = rows.to(tl.int64) * 0
-    return nothing, nothing, nothing + NO_ITEM
-
-
-@triton.jit
-def drop_excluded(scores, columns, tile_end, indices_ptr, position, end, excluded, EXCLUDES: tl.constexpr):
-    """-inf for excluded items; `position` and `excluded` move on past the tile."""
-    if EXCLUDES:
-        while tl.min(excluded, 0) < tile_end:
-            scores = tl.where(columns[None, :] == excluded[:, None], LOWEST, scores)
-            position += (excluded < tile_end).to(tl.int64)
-            excluded = id_at(indices_ptr, position, end)
-    return scores, position, excluded
-
-
-@triton.jit
-def drop_from(
-    scores, edges_ptr, indices_ptr, rows, real, segment, columns, tile, SEGMENTS: tl.constexpr, EXCLUDES: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """-inf for the excluded items of a tile somewhere in a segment."""
-    if EXCLUDES:
-        at, end, _ = edges_of(edges_ptr, indices_ptr, rows, real, segment, SEGMENTS, EXCLUDES)
-        at = first_from(indices_ptr, at, end, tile * BLOCK_N)
-        excluded = id_at(indices_ptr, at, end)
-        scores, _, _ = drop_excluded(
-            scores, columns, (tile + 1) * BLOCK_N, indices_ptr, at, end, excluded, EXCLUDES
-        )
-    return scores
-
-
-@triton.jit
-def kept_rows(norms, floors, tile_norms_ptr, tile_biases_ptr, tile, real):
-    """Rows of whose mass the tile may hold more than the share to be skipped. Written so that NaN is kept."""
-    bound = norms * tl.load(tile_norms_ptr + tile) + tl.load(tile_biases_ptr + tile)
-    return real & ((bound < floors) == 0)
 
 
 @triton.jit
@@ -164,7 +53,7 @@ def catalogue_log_mass_edges_kernel(
     segment = tl.program_id(1)
     begin, end, _ = excluded_range(indptr_ptr, tl.minimum(rows, B - 1).to(tl.int64), nnz)
     first_item = tl.cdiv(N, BLOCK_N).to(tl.int64) * segment // SEGMENTS * BLOCK_N
-    edge = first_from(indices_ptr, begin, end, first_item)
+    edge = first_not_below(indices_ptr, begin, end, first_item, tl.max(end - begin, 0))
     edge = tl.where(segment == SEGMENTS, end, edge)
     tl.store(edges_ptr + rows.to(tl.int64) * (SEGMENTS + 1) + segment, edge, mask=rows < B)
 
@@ -200,17 +89,11 @@ def catalogue_log_mass_forward_kernel(
             any_kept = tl.max(kept.to(tl.int32), 0)
         if any_kept > 0:
             columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-            scores = score_tile(
-                users_ptr, users, items_ptr, bias_ptr, rows, real, columns, columns < N, stride_users_row,
-                stride_items_row, stride_bias, D, dtype, HAS_BIAS, PRECISION, BLOCK_R, BLOCK_N, BLOCK_D, D_BLOCKS,
+            scores, at, excluded, list_at, listed = counted_scores(
+                users_ptr, users, items_ptr, bias_ptr, rows, real, columns, columns < N, tile, indices_ptr, at, end,
+                excluded, listed_ptr, list_at, list_end, listed, stride_users_row, stride_items_row, stride_bias, D, dtype,
+                HAS_BIAS, EXCLUDES, LISTS, PRECISION, BLOCK_R, BLOCK_N, BLOCK_D, D_BLOCKS,
             )  # fmt: skip
-            tile_end = (tile + 1) * BLOCK_N
-            scores, at, excluded = drop_excluded(
-                scores, columns, tile_end, indices_ptr, at, end, excluded, EXCLUDES
-            )
-            scores, list_at, listed = drop_excluded(
-                scores, columns, tile_end, listed_ptr, list_at, list_end, listed, LISTS
-            )
             if SKIPS:
                 scores = tl.where(kept[:, None], scores, LOWEST)
             larger = tl.maximum(top, tl.max(scores, 1))
@@ -247,13 +130,6 @@ def catalogue_log_mass_join_kernel(
 
 
 @triton.jit
-def weight_tile(scores, tops, scales):
-    """A row without a gradient has weights of exactly 0, whatever its scores are."""
-    weights = scales[:, None] * tl.exp(scores - tops[:, None])
-    return tl.where(scales[:, None] == 0, 0.0, weights)
-
-
-@triton.jit
 def catalogue_log_mass_users_kernel(
     users_ptr, items_ptr, bias_ptr, edges_ptr, indices_ptr, listed_edges_ptr, listed_ptr, norms_ptr, floors_ptr,
     tile_norms_ptr, tile_biases_ptr, tops_ptr, scales_ptr, parts_ptr, stride_users_row, stride_items_row, stride_bias,
@@ -286,17 +162,11 @@ def catalogue_log_mass_users_kernel(
             any_kept = tl.max(kept.to(tl.int32), 0)
         if any_kept > 0:
             columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-            scores = score_tile(
-                users_ptr, users, items_ptr, bias_ptr, rows, real, columns, columns < N, stride_users_row,
-                stride_items_row, stride_bias, D, dtype, HAS_BIAS, PRECISION, BLOCK_R, BLOCK_N, BLOCK_D, D_BLOCKS,
+            scores, at, excluded, list_at, listed = counted_scores(
+                users_ptr, users, items_ptr, bias_ptr, rows, real, columns, columns < N, tile, indices_ptr, at, end,
+                excluded, listed_ptr, list_at, list_end, listed, stride_users_row, stride_items_row, stride_bias, D, dtype,
+                HAS_BIAS, EXCLUDES, LISTS, PRECISION, BLOCK_R, BLOCK_N, BLOCK_D, D_BLOCKS,
             )  # fmt: skip
-            tile_end = (tile + 1) * BLOCK_N
-            scores, at, excluded = drop_excluded(
-                scores, columns, tile_end, indices_ptr, at, end, excluded, EXCLUDES
-            )
-            scores, list_at, listed = drop_excluded(
-                scores, columns, tile_end, listed_ptr, list_at, list_end, listed, LISTS
-            )
             if SKIPS:
                 scores = tl.where(kept[:, None], scores, LOWEST)
             items = table_tile(items_ptr, columns, columns < N, g, stride_items_row, D)
@@ -339,8 +209,6 @@ def catalogue_log_mass_items_kernel(
     for block in range(tl.cdiv(B, BLOCK_R)):
         rows = block * BLOCK_R + tl.arange(0, BLOCK_R)
         real = rows < B
-        tops = tl.load(tops_ptr + rows, mask=real, other=0.0)
-        scales = tl.load(scales_ptr + rows, mask=real, other=0.0)
         any_kept = 1
         if SKIPS:
             norms = tl.load(norms_ptr + rows, mask=real, other=0.0)
@@ -348,17 +216,20 @@ def catalogue_log_mass_items_kernel(
             kept = kept_rows(norms, floors, tile_norms_ptr, tile_biases_ptr, tile, real)
             any_kept = tl.max(kept.to(tl.int32), 0)
         if any_kept > 0:
+            at, end, excluded = edges_from(edges_ptr, indices_ptr, rows, real, segment, tile * BLOCK_N, SEGMENTS, EXCLUDES)  # fmt: skip
+            list_at, list_end, listed = edges_from(listed_edges_ptr, listed_ptr, rows, real, segment, tile * BLOCK_N, SEGMENTS, LISTS)  # fmt: skip
             users = rows
             if D_BLOCKS == 1:
                 users = table_tile(users_ptr, rows, real, tl.arange(0, BLOCK_D), stride_users_row, D)
-            scores = score_tile(
-                users_ptr, users, items_ptr, bias_ptr, rows, real, columns, there, stride_users_row, stride_items_row,
-                stride_bias, D, dtype, HAS_BIAS, PRECISION, BLOCK_R, BLOCK_N, BLOCK_D, D_BLOCKS,
+            scores, _, _, _, _ = counted_scores(
+                users_ptr, users, items_ptr, bias_ptr, rows, real, columns, there, tile, indices_ptr, at, end,
+                excluded, listed_ptr, list_at, list_end, listed, stride_users_row, stride_items_row, stride_bias, D, dtype,
+                HAS_BIAS, EXCLUDES, LISTS, PRECISION, BLOCK_R, BLOCK_N, BLOCK_D, D_BLOCKS,
             )  # fmt: skip
-            scores = drop_from(scores, edges_ptr, indices_ptr, rows, real, segment, columns, tile, SEGMENTS, EXCLUDES, BLOCK_N)  # fmt: skip
-            scores = drop_from(scores, listed_edges_ptr, listed_ptr, rows, real, segment, columns, tile, SEGMENTS, LISTS, BLOCK_N)  # fmt: skip
             if SKIPS:
                 scores = tl.where(kept[:, None], scores, LOWEST)
+            tops = tl.load(tops_ptr + rows, mask=real, other=0.0)
+            scales = tl.load(scales_ptr + rows, mask=real, other=0.0)
             weights = weight_tile(scores, tops, scales)
             weighed = real & (scales != 0)
             users = table_tile(users_ptr, rows, weighed, g, stride_users_row, D)
@@ -507,7 +378,7 @@ class Catalogue(NamedTuple):
         grad_bias = self.empty(0 if self.item_bias is None else N)
         if not N:
             return grad_users.zero_(), grad_items, grad_bias
-        block = self.block_g()
+        block = self.block_g() if skipping is None else min(self.block_g(), 32)  # more would spill
         chunks = max(triton.cdiv(D, block), 1)
         catalogue_log_mass_items_kernel[(triton.cdiv(N, BLOCK_N), chunks)](
             *self.arguments(skipping), tops, scales, grad_items, grad_bias, *self.sizes(), BLOCK_G=block,

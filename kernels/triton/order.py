@@ -50,11 +50,13 @@ def excluded_range(indptr_ptr, row, nnz):
 
 
 @triton.jit
-def first_not_below(indices_ptr, begin, end, items):
-    """For each item the first position of the ascending indices[begin:end] that is not below it."""
+def first_not_below(indices_ptr, begin, end, items, most):
+    """For each item the first position of the ascending indices[begin:end] that is not below it.
+
+    Begin, end and items are numbers or of one shape; `most` is the largest end - begin."""
     low = begin + items.to(tl.int64) * 0
     high = end + items.to(tl.int64) * 0
-    size = end - begin
+    size = most
     while size > 0:
         middle = (low + high) // 2
         open = low < high
@@ -67,7 +69,7 @@ def first_not_below(indices_ptr, begin, end, items):
 
 @triton.jit
 def is_excluded(indices_ptr, begin, end, items):
-    position = first_not_below(indices_ptr, begin, end, items)
+    position = first_not_below(indices_ptr, begin, end, items, end - begin)
     inside = position < end
     return inside & (tl.load(indices_ptr + position, mask=inside, other=-1) == items)
 

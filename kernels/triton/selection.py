@@ -264,8 +264,8 @@ def drop_excluded_kernel(block_ptr, rows_ptr, indptr_ptr, indices_ptr, nnz, firs
     group_row = tl.program_id(0).to(tl.int64)
     begin, end, _ = excluded_range(indptr_ptr, tl.load(rows_ptr + group_row), nnz)
     first_item = tl.full((), 0, tl.int64) + first
-    begin = first_not_below(indices_ptr, begin, end, first_item)
-    end = first_not_below(indices_ptr, begin, end, first_item + C)
+    begin = first_not_below(indices_ptr, begin, end, first_item, end - begin)
+    end = first_not_below(indices_ptr, begin, end, first_item + C, end - begin)
     for start in range(begin, end, BLOCK):
         position = start + tl.arange(0, BLOCK)
         columns = tl.load(indices_ptr + position, mask=position < end, other=-1) - first

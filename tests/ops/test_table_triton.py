@@ -56,7 +56,7 @@ def test_compiles_ahead_of_time(capability, tmp_path):
 
 
 # Bytes of a thread: tiles of exclusions, biases and norms beside two products do not quite fit for some shapes.
-MOST_STACK = 512
+MOST_STACK = 400
 
 
 @pytest.mark.gpu
