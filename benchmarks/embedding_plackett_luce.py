@@ -52,8 +52,8 @@ def composed(sparse: bool):
 
 def gate(shape: Shape, args: tuple, outputs: dict) -> None:
     users, items, item_ids, K = args
-    listed = [item_ids[:8].unique(return_inverse=True), users[:8].detach().double().requires_grad_()]
-    (touched, ids), rows = listed
+    touched, ids = item_ids[:8].unique(return_inverse=True)
+    rows = users[:8].detach().double().requires_grad_()
     table = items.detach()[touched].double()
     scores = torch.einsum("bkd,bd->bk", table[ids], rows)
     (by_user,) = torch.autograd.grad(shifted_cumsum(scores[:, :K], scores[:, K:]).sum(), (rows,))

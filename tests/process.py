@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 
 def python(*args: str, **variables: str) -> subprocess.CompletedProcess:
@@ -26,3 +29,17 @@ def output(code: str, **variables: str) -> str:
     done = python("-c", code, **variables)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def kill_at_line(running: subprocess.Popen, log: Path, lines: int) -> bool:
+    """Kills a process once its log has so many lines; whether it was still at work."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and running.poll() is None:
+        if log.exists() and log.read_text().count("\n") >= lines:
+            break
+        time.sleep(0.01)
+    at_work = running.poll() is None
+    if at_work:
+        running.send_signal(signal.SIGKILL)
+    running.wait()
+    return at_work

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -19,6 +17,7 @@ from rankdistill.data import generate
 from rankdistill.metrics import evaluate
 from rankdistill.models.saved import load_teacher
 from rankdistill.seeds import seeds_of
+from tests.process import kill_at_line
 
 OPTIONS = {"n_users": 120, "n_items": 150, "mean_interactions": 15, "min_interactions": 6, "n_groups": 5}
 SMALL = [f"--data.options={json.dumps(OPTIONS)}", "--progress=false", "--training.evaluate_every=1", "--training.batch_size=256"]  # fmt: skip
@@ -140,16 +139,7 @@ def test_it_is_killed_and_goes_on(tmp_path):
     killed, finished = 0, None
     for seed, lines in ((0, 4), (1, 3), (1, 15), (2, 8)):
         log = tmp_path / "killed" / f"seed-{seed}" / "log.jsonl"
-        running = run(tmp_path / "killed")
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and running.poll() is None:
-            if log.exists() and log.read_text().count("\n") >= lines:
-                break
-            time.sleep(0.01)
-        if running.poll() is None:
-            running.send_signal(signal.SIGKILL)
-            killed += 1
-        running.wait()
+        killed += kill_at_line(run(tmp_path / "killed"), log, lines)
         if seed == 1 and finished is None:
             finished = (tmp_path / "killed" / "seed-0" / "model.safetensors").stat().st_mtime_ns
     assert killed == 4

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -15,6 +13,7 @@ from rankdistill import trainer
 from rankdistill.cli import main
 from rankdistill.losses import RelaxedRankingDistillation
 from rankdistill.tuning import Range, best_of, ranges_of, search
+from tests.process import kill_at_line
 
 needs_optuna = pytest.mark.usefixtures("optuna")
 SMALL = [
@@ -221,16 +220,7 @@ def test_it_is_killed_and_goes_on(teacher, tmp_path):
     kills = 0
     for number, lines in ((0, 3), (0, 12), (2, 5)):
         log = tmp_path / "killed" / f"trial-{number}" / "log.jsonl"
-        running = start("killed")
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and running.poll() is None:
-            if log.exists() and log.read_text().count("\n") >= lines:
-                break
-            time.sleep(0.01)
-        if running.poll() is None:
-            running.send_signal(signal.SIGKILL)
-            kills += 1
-        running.wait()
+        kills += kill_at_line(start("killed"), log, lines)
     assert kills == 3
     last = start("killed")
     assert last.wait(300) == 0, last.stderr.read().decode()

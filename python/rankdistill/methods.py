@@ -227,6 +227,8 @@ def remedy(argument: str) -> str:
         return "Give them as --trajectories, or as Given(trajectories=…)"
     if argument == "teacher":
         return "Give it as --teacher, or as Given(teacher=…); one that trains along is made by --new_teacher.width"
+    if argument == "full_rankings":
+        return "Give one as --teacher, or as Given(teacher=…)"
     if argument in OF_A_TEACHER:
         return "Give one with user_vectors() and item_vectors() as --teacher, or as Given(teacher=…)"
     return "Give them as --rankings, or as Given(rankings=…)"

@@ -28,7 +28,7 @@ NEEDED = {
     "checkpoints": "rankings of several moments of its training, of several teachers",
     "model": "the teacher itself, which is trained along",
 }
-FULL = "rankings with train items among them, made here from its vectors"
+FULL = "rankings with train items among them, made here of its scores"
 # Files in tests/golden, numbers of the authors' code, that tests of this method meet.
 GOLDEN = {
     "rrd": "rrd_* rrdclamp80_* rrdccd_* mrrd_* sampler_urrd",
@@ -58,9 +58,10 @@ def write_pages(folder: str | Path) -> list[Path]:
     """Writes README.md and a page of every method; returns their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in pages().items():
+    texts = pages()
+    for name, text in texts.items():
         write_text(folder / name, text)
-    return [folder / name for name in pages()]
+    return [folder / name for name in texts]
 
 
 def pages() -> dict[str, str]:

@@ -7,12 +7,12 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankdistill.config import MethodConfig, ModelConfig, TrainingConfig
+from rankdistill.files import alone_in
 from rankdistill.methods import METHODS, settings_of
 from rankdistill.report import markdown
 
@@ -132,7 +132,7 @@ def search(
     if trials < 1:
         raise ValueError(f"{OP}: expected trials of 1 or more; got {trials}")
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
+    with alone_in(out, OP, "search"):
         opened = optuna.create_study(
             study_name=study,
             storage=_storage(optuna, out, storage),
@@ -223,22 +223,6 @@ class _FileLock:
 
 def _seed(seed: int, number: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {number} {name}".encode()).digest()[:4], "little")
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """No other process searches in the folder meanwhile; a killed one holds no lock."""
-    handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"{OP}: expected {out} for this search alone; got another one at work in it"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def study_name(settings: dict) -> str:

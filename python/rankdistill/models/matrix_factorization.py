@@ -7,12 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from rankdistill import functional
-from rankdistill.losses.distillation import Batch
+from rankdistill.models.vector_tables import VectorTables
 from rankdistill.ops import gathered_inner_product
 
 
-class MatrixFactorization(nn.Module):
+class MatrixFactorization(VectorTables):
     """Matrix factorisation trained by Bayesian personalised ranking (MF-BPR).
 
     Args:
@@ -31,9 +30,6 @@ class MatrixFactorization(nn.Module):
         torch.Size([1, 2])
     """
 
-    # Methods may then read the tables instead of calling `score`, which is faster.
-    scores_are_inner_products = True
-
     # Called as before_reading(table, ids) before rows are read, where a lazy optimiser has decay to catch up.
     before_reading: Callable[[Tensor, Tensor], None] | None = None
 
@@ -46,26 +42,8 @@ class MatrixFactorization(nn.Module):
         init_std: float = 0.01,
         sparse_grad: bool = False,
     ) -> None:
-        super().__init__()
-        for name, value in (("n_users", n_users), ("n_items", n_items), ("width", width)):
-            if value < 1:
-                raise ValueError(f"MatrixFactorization: expected {name} of 1 or more; got {value}")
+        super().__init__(n_users, n_items, width, torch.Generator().manual_seed(seed), init_std)
         self.sparse_grad = sparse_grad
-        generator = torch.Generator().manual_seed(seed)
-        self.user_table = nn.Parameter(torch.randn(n_users, width, generator=generator) * init_std)
-        self.item_table = nn.Parameter(torch.randn(n_items, width, generator=generator) * init_std)
-
-    @property
-    def n_users(self) -> int:
-        return self.user_table.shape[0]
-
-    @property
-    def n_items(self) -> int:
-        return self.item_table.shape[0]
-
-    @property
-    def width(self) -> int:
-        return self.user_table.shape[1]
 
     def tables(self) -> list[nn.Parameter]:
         """The parameters whose gradients are sparse where `sparse_grad` is set."""
@@ -99,12 +77,3 @@ class MatrixFactorization(nn.Module):
         return gathered_inner_product(
             self.user_table, self.item_table, items, users, sparse_grad=self.sparse_grad
         )
-
-    def loss(self, batch: Batch) -> Tensor:
-        """The model's own objective: BPR over the batch's pairs, summed.
-
-        Pairs whose negative is -1 (a user who has every item) do not count.
-        """
-        negatives = batch.negatives if batch.negatives.dim() == 2 else batch.negatives[:, None]
-        scores = self.score(batch.users, torch.cat([batch.positives[:, None], negatives], dim=1))
-        return functional.bayesian_personalized_ranking(scores[:, :1].expand_as(negatives), scores[:, 1:])

@@ -5,21 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rankdistill import functional
 from rankdistill.experts import linear_parameters
-from rankdistill.losses.distillation import Batch
+from rankdistill.models.vector_tables import VectorTables
 from rankdistill.ops import gathered_inner_product
 
 HEADS = ("ranking", "metric", "binary", "squared", "multinomial", "item_multinomial")
 
 
-class MultiHeadFactorization(nn.Module):
+class MultiHeadFactorization(VectorTables):
     """Two tables of vectors, and six heads that each make scores of them: the model of consensus learning (ConCF).
 
     A head's bottom is linear (D → D/2), dropout, ReLU, linear (→ D/4). On top of it h_u, h_i:
     ranking ⟨Wh_u, Wh_i⟩; metric −10·‖ball(Wh_u) − ball(Wh_i)‖², ball the projection onto the unit ball; binary and squared
     w·(h_u ⊙ h_i) + b; multinomial w_i·h_u + b_i; item_multinomial w_u·h_i + b_u. All of them are inner products of two
-    vectors, which `head_vectors` gives.
+    vectors, which `head_vectors` gives. `loss` is BPR of the recommending head; consensus learning has all heads' losses.
 
     Args:
         n_users, n_items: rows of the two tables.
@@ -37,34 +36,17 @@ class MultiHeadFactorization(nn.Module):
         torch.Size([1, 2])
     """
 
-    scores_are_inner_products = True
+    least_width = 4
     nearness = 10.0  # the metric head scores −10 times the squared distance
 
     def __init__(
         self, n_users: int, n_items: int, width: int = 64, seed: int = 0, init_std: float = 0.01
     ) -> None:
-        super().__init__()
-        for name, value, least in (("n_users", n_users, 1), ("n_items", n_items, 1), ("width", width, 4)):
-            if value < least:
-                raise ValueError(f"MultiHeadFactorization: expected {name} of {least} or more; got {value}")
         generator = torch.Generator().manual_seed(seed)
-        self.user_table = nn.Parameter(torch.randn(n_users, width, generator=generator) * init_std)
-        self.item_table = nn.Parameter(torch.randn(n_items, width, generator=generator) * init_std)
+        super().__init__(n_users, n_items, width, generator, init_std)
         out = {"binary": 1, "squared": 1, "multinomial": n_items, "item_multinomial": n_users}
         self.heads = nn.ModuleDict({n: Head(width, out.get(n, width // 4), generator) for n in HEADS})
         self.register_buffer("recommending", torch.tensor(0))  # which of HEADS
-
-    @property
-    def n_users(self) -> int:
-        return self.user_table.shape[0]
-
-    @property
-    def n_items(self) -> int:
-        return self.item_table.shape[0]
-
-    @property
-    def width(self) -> int:
-        return self.user_table.shape[1]
 
     def recommend_by(self, head: str) -> None:
         """Chooses the head whose scores are the model's."""
@@ -122,15 +104,6 @@ class MultiHeadFactorization(nn.Module):
         listed, at = torch.unique(items, return_inverse=True)
         vectors = self.item_vectors(listed.clamp_min(0))
         return gathered_inner_product(self.user_vectors(users), vectors, at.masked_fill(items < 0, -1))
-
-    def loss(self, batch: Batch) -> Tensor:
-        """BPR of the recommending head over the batch's pairs, summed; consensus learning has all heads' losses.
-
-        Pairs whose negative is -1 do not count.
-        """
-        negatives = batch.negatives if batch.negatives.dim() == 2 else batch.negatives[:, None]
-        scores = self.score(batch.users, torch.cat([batch.positives[:, None], negatives], dim=1))
-        return functional.bayesian_personalized_ranking(scores[:, :1].expand_as(negatives), scores[:, 1:])
 
 
 class Head(nn.Module):

@@ -50,9 +50,10 @@ def export_program(factors: Factors, path: str | os.PathLike, k: int, *, exclude
             as CSR (`inner_product_topk`); else program(users).
 
     Returns:
-        None; the file is read back and compared with the factors before it takes its name. The program takes users [B] int64 (rows, 0-based), for any B >= 1, and gives scores [B, k], items [B, k]
-        int64 (rows; -1 past a row's length) and lengths [B] int64: the bits of `factors.topk`. Ids that the factors
-        know lie beside it as extra files `user_ids` and `item_ids`, JSON a line.
+        None; the file is read back and compared with the factors before it takes its name. The program takes users
+        [B] int64 (rows, 0-based), for any B >= 1, and gives scores [B, k], items [B, k] int64 (rows; -1 past a row's
+        length) and lengths [B] int64: the bits of `factors.topk`. Ids that the factors know lie beside it as extra
+        files `user_ids` and `item_ids`, JSON a line.
 
     Raises:
         ValueError: another suffix, or k below 1.

@@ -10,7 +10,6 @@ A shard is a rankings file of its users. Names and bytes depend on the settings 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rankdistill.files import write_text
+from rankdistill.files import alone_in, write_text
 from rankdistill.rankings.mapping import mapped
 from rankdistill.rankings.safetensors_files import Entry, TensorFile, read_header
 
@@ -206,19 +205,8 @@ class ShardedFolder:
         """No other process extracts into the folder meanwhile; a killed process holds no lock."""
         with self.named_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(
-                    f"{self.op}: expected {self.folder} for this extraction alone; got another one at work in it"
-                ) from error
-            except OSError:  # a file system without locks
-                pass
+        with alone_in(self.folder, self.op, "extraction"):
             yield
-        finally:
-            os.close(handle)
 
     def is_written(self, shard: int) -> bool:
         """Whether the shard is there; a ValueError where a file of another extraction has its name."""
