@@ -211,6 +211,11 @@ def test_it_ranks_again_after_a_period(train):
         method.begin_epoch(epoch, student)
         sinces.append(int(method.draws.since))
     assert sinces == [0, 0, 2, 2, 4]
+    for epoch in (3, 6):  # before and after what is drawn for
+        with pytest.raises(
+            RuntimeError, match=rf"expected begin_epoch\({epoch}, student\) before its negatives"
+        ):
+            method.negatives(epoch, *train.pairs())
 
 
 @pytest.mark.parametrize(

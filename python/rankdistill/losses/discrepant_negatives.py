@@ -81,7 +81,11 @@ class DiscrepantNegatives(nn.Module):
         return masked_rank(scores, items.expand(len(users), -1), None if self.ranked else seen)
 
     def of(self, learner: str, epoch: int, users: Tensor, positives: Tensor) -> Tensor:
-        """[n, J] int64 negatives of train interactions in an epoch; -1 for none."""
+        """[n, J] int64 negatives of train interactions in an epoch that was drawn for; -1 for none."""
+        if not self.has(epoch):
+            raise RuntimeError(
+                f"{self.name}: expected begin_epoch({epoch}, student) before its negatives; got none"
+            )
         wanted = users * self.train_items.n_columns + positives
         at = torch.searchsorted(self.keys, wanted).clamp_max(max(len(self.keys) - 1, 0))
         if len(wanted) and not (len(self.keys) and bool((self.keys[at] == wanted).all())):
