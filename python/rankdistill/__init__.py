@@ -77,7 +77,7 @@ _EXPORTS = {
     "rankdistill.trainer": ["Term", "Trainer"],
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
-_MODULES = {"config", "data", "functional", "losses", "metrics", "models", "ops", "optim"}
+_MODULES = {"config", "data", "functional", "losses", "metrics", "models", "ops", "optim", "sharded"}
 
 __all__ = sorted([*_HOME, *_MODULES])
 

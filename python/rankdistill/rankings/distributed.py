@@ -63,19 +63,23 @@ class Processes:
         return values
 
     def agree(
-        self, *facts: int, failure: BaseException | None = None, device: torch.device | str = "cpu"
+        self,
+        *facts: int,
+        failure: BaseException | None = None,
+        device: torch.device | str = "cpu",
+        room: int = FACTS,
     ) -> list[list[int]]:
-        """Every process's facts, by rank, if all are well; where one has failed, an error on all the others.
+        """Every process's facts (`room` at most), by rank, if all are well; where one has failed, an error on all others.
 
         All processes call this at the same points. One that fails in between calls it with its failure at the next,
         and raises it afterwards.
         """
         if self.size == 1:
             return [list(facts)]
-        mine = torch.tensor([int(failure is not None), *facts, *[0] * (FACTS - len(facts))], device=device)
-        gathered = torch.empty(self.size * (FACTS + 1), dtype=torch.int64, device=device)
+        mine = torch.tensor([int(failure is not None), *facts, *[0] * (room - len(facts))], device=device)
+        gathered = torch.empty(self.size * (room + 1), dtype=torch.int64, device=device)
         self._gather(gathered, mine)
-        rows = gathered.view(self.size, FACTS + 1).tolist()
+        rows = gathered.view(self.size, room + 1).tolist()
         if any(row[0] for row in rows):
             told = self.share(None if failure is None else f"{type(failure).__name__}: {failure}")
             rank = next(r for r, row in enumerate(rows) if row[0])

@@ -1,0 +1,174 @@
+"""What each process of the tests of tables divided by rows does: `python sharded_ranks.py RANK WORLD FOLDER`.
+
+Every call's results, or its error as text, go to FOLDER/answers-RANK; all processes make the same calls in one order.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rankdistill import sharded
+from rankdistill.data import CSR
+from rankdistill.sharded.scores import check_range, scores_by_owners, scores_by_rows
+
+N, D, B, K, L = 90, 16, 40, 6, 5
+CUTS = {
+    "even": {2: (0, 45, 90), 3: (0, 30, 60, 90)},
+    "uneven": {2: (0, 3, 90), 3: (0, 3, 10, 90)},
+    "empty": {2: (0, 90, 90), 3: (0, 0, 50, 90)},
+}
+SPLITS = {
+    "even": {2: (0, 20, 40), 3: (0, 13, 26, 40)},
+    "uneven": {2: (0, 33, 40), 3: (0, 2, 9, 40)},
+    "empty": {2: (0, 0, 40), 3: (0, 17, 17, 40)},
+}
+
+
+def numbers(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def batch(dtype: torch.dtype = torch.float32) -> dict:
+    """The whole batch of all ranks: vectors, ids with repeats, lists with their tails, exclusions."""
+    generator = torch.Generator().manual_seed(3)
+    listed = torch.stack([torch.randperm(N, generator=generator)[: K + L] for _ in range(B)])
+    lengths = torch.randint(0, K + 1, (B,), generator=generator)
+    tail_ends = listed.clone()
+    tail_ends[::3, -2:] = -1
+    ended = listed[:, :K].masked_fill(torch.arange(K) >= lengths[:, None], -1)
+    exclude = CSR.from_any(torch.rand(B, N, generator=generator) < 0.2)
+    return {
+        "users": numbers(B, D, seed=1, dtype=dtype), "items": numbers(N, D, seed=2, dtype=dtype),
+        "bias": numbers(N, seed=4, dtype=dtype), "weights": numbers(B, K + L, seed=5, dtype=dtype),
+        "ids": torch.randint(0, N, (B, 3), generator=generator) // 7, "few": listed[:, :2], "listed": tail_ends,
+        "lengths": lengths, "ended": ended, "exclude": exclude,
+    }  # fmt: skip
+
+
+class Here:
+    """This rank's part of the batch and of the table, in one layout."""
+
+    def __init__(self, rank: int, world: int, cuts: str, split: str, dtype=torch.float32, sparse=False):
+        whole, (begin, end) = batch(dtype), SPLITS[split][world][rank : rank + 2]
+        self.mine = slice(begin, end)
+        own = slice(*CUTS[cuts][world][rank : rank + 2])
+        self.table = sharded.ShardedTable(whole["items"][own].clone(), sparse_grad=sparse)
+        self.bias = whole["bias"][own].clone().requires_grad_()
+        for name, value in whole.items():
+            if name not in ("items", "bias", "exclude"):
+                setattr(self, name, value[self.mine].clone())
+        self.exclude = whole["exclude"].rows(torch.arange(begin, end))
+        self.users.requires_grad_()
+
+    def answer(self, values: Tensor, *, weighted: bool = True) -> dict:
+        """Values and gradients: each rank's loss is its part of a sum."""
+        weights = self.weights[:, : values.shape[1]] if values.dim() == 2 else self.weights[:, 0]
+        finite = torch.where(values > -torch.inf, values, 0)
+        self.table.rows.grad = None
+        (finite * weights).sum().backward() if weighted else values.sum().backward()
+        grads = {"rows": self.table.rows.grad, "users": self.users.grad, "bias": self.bias.grad}
+        return {"values": values.detach()} | {
+            name: None if grad is None else grad.to_dense() for name, grad in grads.items()
+        }
+
+
+def lookup(here: Here) -> dict:
+    rows = here.table.lookup(here.ids)
+    (rows * here.weights[:, :3, None]).sum().backward()
+    return {"values": rows.detach(), "rows": here.table.rows.grad.to_dense()}
+
+
+def way(by: Callable) -> Callable:
+    def scores(here: Here) -> dict:
+        def check() -> None:
+            check_range("scores", "item_ids", here.listed, -1, N, here.table.rows)
+
+        return here.answer(by("scores", here.users, here.table, here.listed, None, check))
+
+    return scores
+
+
+OPS: dict[str, Callable[[Here], dict]] = {
+    "lookup": lookup,
+    "scores by rows": way(scores_by_rows),
+    "scores by owners": way(scores_by_owners),
+    "few scores": lambda h: h.answer(sharded.gathered_inner_product(h.users, h.table, h.few)),
+    "scores with biases": lambda h: h.answer(
+        sharded.gathered_inner_product(h.users, h.table, h.listed, h.bias)
+    ),
+    "embedding": lambda h: h.answer(
+        sharded.embedding_plackett_luce(h.users, h.table, h.listed, K, h.lengths)
+    ),
+    "log-mass": lambda h: h.answer(sharded.catalogue_log_mass(h.users, h.table, h.exclude, h.bias)),
+    "catalogue": lambda h: h.answer(sharded.catalogue_plackett_luce(h.users, h.table, h.ended)),
+    "catalogue but some": lambda h: h.answer(
+        sharded.catalogue_plackett_luce(
+            h.users, h.table, h.listed[:, :K], h.lengths, h.exclude, h.bias
+        )
+    ),
+    "lists": lambda h: dict(
+        zip(("values", "indices", "lengths"), sharded.inner_product_topk(h.users, h.table, 13, h.exclude, h.bias))
+    ),
+}  # fmt: skip
+
+
+def attempt(call):
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001
+        return f"{type(error).__name__}: {error}"
+
+
+def failures(rank: int, world: int) -> dict:
+    """Calls that the last rank gets wrong, each an error on all."""
+    here, last = Here(rank, world, "uneven", "empty"), rank == world - 1
+    beyond = here.ids + N * last
+    users = here.users.detach()
+    width, table = D + last, here.table
+    answers = {
+        "an id too large": lambda: table.lookup(beyond),
+        "ids of no kind": lambda: table.lookup(here.ids.to(torch.int32) if last else here.ids),
+        "a listed id too large": lambda: sharded.catalogue_plackett_luce(users, table, here.few + N * last),
+        "users of another width": lambda: sharded.catalogue_log_mass(numbers(3, width, seed=1), table),
+        "lists of another length": lambda: sharded.gathered_inner_product(
+            users, table, here.listed[:, : 7 - last]
+        ),
+        "another op": lambda: table.lookup(here.ids) if last else sharded.catalogue_log_mass(users, table),
+        "another k": lambda: sharded.inner_product_topk(users, table, 5 + last),
+        "tables of another width": lambda: sharded.ShardedTable(torch.zeros(3, width)),
+        "tables of another size": lambda: sharded.ShardedTable.normal(
+            N + last, D, torch.Generator().manual_seed(0)
+        ),
+        "another seed": lambda: sharded.ShardedTable.normal(N, D, torch.Generator().manual_seed(rank)),
+        "a good call after all these": lambda: table.lookup(here.ids).detach(),
+    }
+    return {name: attempt(call) for name, call in answers.items()}
+
+
+def main(rank: int, world: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    answers = {}
+    for name, op in OPS.items():
+        for cuts in CUTS:
+            for dtype, sparse in ((torch.float32, False), (torch.float64, True)):
+                key = f"{name}, {cuts}, {str(dtype)[6:]}"
+                answers[key] = attempt(
+                    lambda: op(Here(rank, world, cuts, cuts, dtype, sparse))  # noqa: B023
+                )
+    answers["failures"] = failures(rank, world)
+    torch.save(answers, folder / f"answers-{rank}")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
