@@ -5,10 +5,12 @@ Every call's results, or its error as text, go to FOLDER/answers-RANK; all proce
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -16,6 +18,8 @@ from torch import Tensor
 
 from rankdistill import sharded
 from rankdistill.data import CSR
+from rankdistill.losses import Batch
+from rankdistill.optim import make_optimizers
 from rankdistill.sharded.scores import check_range, scores_by_owners, scores_by_rows
 
 N, D, B, K, L = 90, 16, 40, 6, 5
@@ -153,6 +157,152 @@ def failures(rank: int, world: int) -> dict:
     return {name: attempt(call) for name, call in answers.items()}
 
 
+U, STEPS = 50, 4
+TRAININGS = {
+    "adam": {},
+    "lazy_adam": {"cuts": "empty"},
+    "lazy_sgd": {"cuts": "uneven"},
+    "lazy_adam, users replicated": {"cuts": "uneven", "replicate_users": True},
+}
+RATES = {"adam": 0.01, "lazy_adam": 0.01, "lazy_sgd": 0.5}
+
+
+def step_batch(step: int) -> tuple[Batch, Tensor]:
+    """The whole batch of a step: pairs, and lists of seven items of its users."""
+    generator = torch.Generator().manual_seed(100 + step)
+    draw = lambda high, *shape: torch.randint(0, high, shape, generator=generator)
+    return Batch(draw(U, B), draw(N, B), draw(N, B)), draw(N, B, 7)
+
+
+def optimizer_of(name: str, model) -> torch.optim.Optimizer:
+    """With decay where the optimiser has one, caught up before rows are read."""
+    decay = 0.01 if name == "lazy_sgd" else 0.0
+    optimizer = make_optimizers(name, model.tables(), [], RATES[name], decay)["optimizer"]
+    if decay:
+        model.before_reading = optimizer.catch_up
+    return optimizer
+
+
+def train(model, optimizer, steps: range, mine: slice, listed: Callable) -> None:
+    for step in steps:
+        batch, lists = step_batch(step)
+        own = Batch(*(part[mine] for part in batch))
+        optimizer.zero_grad()
+        loss = model.loss(own) + listed(model, own.users, lists[mine]).sum()
+        loss.backward()
+        optimizer.step()
+
+
+def listed_loss(model, users: Tensor, lists: Tensor) -> Tensor:
+    return sharded.embedding_plackett_luce(model.user_vectors(users), model.item_table, lists, 4)
+
+
+def factorization(world: int, name: str, cuts: str = "even", **options) -> sharded.ShardedFactorization:
+    layout = sharded.Layout(CUTS[cuts][world]) if world > 1 else None
+    return sharded.ShardedFactorization(
+        U, N, 8, seed=3, init_std=0.1, sparse_grad=name != "adam", item_layout=layout, **options
+    )
+
+
+def training(rank: int, world: int, folder: Path, key: str) -> dict:
+    """Rows after the training, and after a stop in the middle of it, in other hands."""
+    name, options, half = key.split(",")[0], TRAININGS[key], STEPS // 2
+    mine = slice(*SPLITS[options.get("cuts", "even")][world][rank : rank + 2])
+
+    def made() -> tuple:
+        model = factorization(world, name, **options)
+        return model, optimizer_of(name, model)
+
+    model, optimizer = made()
+    initial = [t.detach().clone() for t in model.tables()]
+    train(model, optimizer, range(half), mine, listed_loss)
+    sharded.save_sharded(folder / key, model, {"optimizer": optimizer}, {"step": half})
+    train(model, optimizer, range(half, STEPS), mine, listed_loss)
+    again, its_optimizer = made()
+    facts = sharded.load_sharded(folder / key, again, {"optimizer": its_optimizer})
+    train(again, its_optimizer, range(facts["step"], STEPS), mine, listed_loss)
+    for one in (optimizer, its_optimizer):
+        getattr(one, "catch_up", lambda: None)()
+    tables = [t.detach() for t in model.tables()]
+    same = all(torch.equal(a, b) for a, b in zip(tables, again.tables()))
+    return {"initial": initial, "tables": tables, "resumed alike": same}
+
+
+def judged() -> tuple[CSR, CSR]:
+    """Relevant and excluded items of users, some without any."""
+    generator = torch.Generator().manual_seed(8)
+    relevant = torch.rand(U, N, generator=generator) < 0.03
+    return CSR.from_any(relevant), CSR.from_any(~relevant & (torch.rand(U, N, generator=generator) < 0.2))
+
+
+def with_ties(model) -> None:
+    with torch.no_grad():
+        for table in model.tables():
+            table.mul_(10).round_()
+
+
+def evaluation(rank: int, world: int) -> dict:
+    model = factorization(world, "adam", "empty")
+    with_ties(model)
+    return sharded.evaluate(model, *judged(), [5, 20], batch_size=7)
+
+
+def topology(rank: int, world: int, kind: str, reduction: str) -> dict:
+    """Entities that several ranks name, of two tables with teachers of another width."""
+    here, own = Here(rank, world, "empty", "uneven"), slice(*CUTS["empty"][world][rank : rank + 2])
+    teacher = sharded.ShardedTable(numbers(N, 24, seed=9)[own])
+    user_teacher, user_table = (
+        sharded.ShardedTable(rows) for rows in (numbers(B, 24, seed=10)[here.mine], here.users)
+    )
+    ids = torch.arange(B)[here.mine]
+    sides = [
+        sharded.Side(torch.cat([ids, ids[:1]]), user_teacher, user_table),
+        sharded.Side(here.listed, teacher, here.table),
+    ]
+    loss = sharded.full_topology_distillation(sides, kind, reduction)
+    loss.backward()
+    return {"loss": loss.detach(), "rows": here.table.rows.grad, "users": user_table.rows.grad}
+
+
+class Wire:
+    """What this rank's collectives send to others, counted where torch is called."""
+
+    def __init__(self) -> None:
+        self.bytes, self.world, self.rank = 0, dist.get_world_size(), dist.get_rank()
+        self.gather = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
+        self.real = {name: getattr(dist, name) for name in ("all_to_all_single", self.gather)}
+
+    def __enter__(self) -> Self:
+        def all_to_all(out, rows, got, sent, group=None):
+            self.bytes += (sum(sent) - sent[self.rank]) * (rows.nbytes // max(len(rows), 1))
+            return self.real["all_to_all_single"](out, rows, got, sent, group=group)
+
+        def gather(whole, mine, group=None):
+            self.bytes += (self.world - 1) * mine.nbytes
+            return self.real[self.gather](whole, mine, group=group)
+
+        dist.all_to_all_single = all_to_all
+        setattr(dist, self.gather, gather)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for name, real in self.real.items():
+            setattr(dist, name, real)
+
+
+def bytes_of_the_catalogue(rank: int, world: int) -> list[tuple[int, int]]:
+    """(sent, as the table counted it) of a step of the catalogue's loss, for tables of 90 and of 900 items."""
+    found, here = [], Here(rank, world, "even", "uneven")
+    for n in (N, 10 * N):
+        table = sharded.ShardedTable.normal(n, D, torch.Generator().manual_seed(0))
+        before = table.ranks.bytes_sent
+        listed = here.ended * (n // N)  # the same owners
+        with Wire() as wire:
+            sharded.catalogue_plackett_luce(here.users, table, listed.clamp_min(-1)).sum().backward()
+        found.append((wire.bytes, table.ranks.bytes_sent - before))
+    return found
+
+
 def main(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), world)
@@ -166,8 +316,21 @@ def main(rank: int, world: int, folder: Path) -> None:
                     lambda: op(Here(rank, world, cuts, cuts, dtype, sparse))  # noqa: B023
                 )
     answers["failures"] = failures(rank, world)
+    for key in TRAININGS:
+        answers[key] = attempt(lambda: training(rank, world, folder, key))  # noqa: B023
+    answers["evaluation"] = attempt(lambda: evaluation(rank, world))
+    for kind, reduction in (("cosine", "sum"), ("inner_product", "mean"), ("squared_distance", "sum")):
+        answers[kind] = attempt(lambda: topology(rank, world, kind, reduction))  # noqa: B023
+    answers["bytes"] = attempt(lambda: bytes_of_the_catalogue(rank, world))
     torch.save(answers, folder / f"answers-{rank}")
-    dist.destroy_process_group()
+
+    here = Here(rank, world, "uneven", "uneven")
+    loss = sharded.catalogue_plackett_luce(here.users, here.table, here.ended).sum()
+    if rank == world - 1:
+        os._exit(9)
+    answers["a rank that ends"] = attempt(loss.backward)
+    torch.save(answers, folder / f"answers-{rank}")
+    os._exit(0)  # the group is broken: leaving it in order would wait for it
 
 
 if __name__ == "__main__":

@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankdistill import ops
-from tests.robust.sharded_ranks import CUTS, OPS, K, batch
+from rankdistill import functional, ops, sharded
+from rankdistill.metrics import evaluate
+from rankdistill.models import MatrixFactorization
+from tests.robust import sharded_ranks
+from tests.robust.sharded_ranks import CUTS, OPS, SPLITS, STEPS, TRAININGS, B, D, K, N, U, batch, numbers
 
 SCRIPT = Path(__file__).with_name("sharded_ranks.py")
 DTYPES = ("float32", "float64")
@@ -23,6 +26,7 @@ class Ranks:
     """What the processes answered, by rank."""
 
     world: int
+    folder: Path
     answers: list[dict]
 
     def every(self, name: str) -> list:
@@ -41,8 +45,8 @@ def ranks(request, tmp_path_factory) -> Ranks:
         for rank in range(world)
     ]  # fmt: skip
     ended = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
-    assert not any(status for _, status in ended), [text for text, _ in ended]
-    return Ranks(world, [torch.load(folder / f"answers-{rank}") for rank in range(world)])
+    assert [status for _, status in ended] == [0] * (world - 1) + [9], [text for text, _ in ended]
+    return Ranks(world, folder, [torch.load(folder / f"answers-{rank}") for rank in range(world)])
 
 
 class Whole:
@@ -141,3 +145,116 @@ def test_a_slip_of_one_rank_is_an_error_on_all_and_the_group_goes_on(ranks):
         assert own[name].startswith("ValueError: "), own[name]
     rows = torch.cat([one["a good call after all these"] for one in (*others, own)])
     assert torch.equal(rows, batch()["items"][batch()["ids"]])
+
+
+def alone(key: str) -> MatrixFactorization:
+    """The same training on one rank."""
+    name = key.split(",")[0]
+    model = MatrixFactorization(U, N, 8, seed=3, init_std=0.1, sparse_grad=name != "adam")
+    optimizer = sharded_ranks.optimizer_of(name, model)
+
+    def listed(model, users, lists):
+        model.reading(users, lists)
+        sparse = model.sparse_grad
+        return ops.embedding_plackett_luce(*model.tables(), lists, 4, user_ids=users, sparse_grad=sparse)
+
+    sharded_ranks.train(model, optimizer, range(STEPS), slice(None), listed)
+    getattr(optimizer, "catch_up", lambda: None)()
+    return model
+
+
+@pytest.mark.parametrize("key", TRAININGS)
+def test_training_is_that_of_one_rank_and_goes_on_after_a_stop(ranks, key):
+    found, model = ranks.every(key), alone(key)
+    first = MatrixFactorization(U, N, 8, seed=3, init_std=0.1)
+    replicated = TRAININGS[key].get("replicate_users", False)
+    for side, (table, initial) in enumerate(zip(model.tables(), first.tables())):
+        parts = [one["tables"][side] for one in found], [one["initial"][side] for one in found]
+        if side == 0 and replicated:
+            assert all(torch.equal(part, parts[0][0]) for part in parts[0]), "copies part"
+            parts = [p[:1] for p in parts]
+        ended, begun = (torch.cat(part) for part in parts)
+        assert torch.equal(begun, initial)
+        assert float((ended - begun).abs().max()) > 0.01
+        torch.testing.assert_close(ended, table.detach(), rtol=0, atol=2e-5)
+    assert all(one["resumed alike"] for one in found), "the same number of ranks goes on with the same bits"
+
+
+@pytest.mark.parametrize("key", TRAININGS)
+def test_a_checkpoint_of_several_ranks_is_one_of_one_rank(ranks, key):
+    name = key.split(",")[0]
+    replicated = TRAININGS[key].get("replicate_users", False)
+    model = sharded_ranks.factorization(1, name, replicate_users=replicated)
+    optimizer = sharded_ranks.optimizer_of(name, model)
+    facts = sharded.load_sharded(ranks.folder / key, model, {"optimizer": optimizer})
+    sharded_ranks.train(model, optimizer, range(facts["step"], STEPS), slice(None), sharded_ranks.listed_loss)
+    getattr(optimizer, "catch_up", lambda: None)()
+    for side, table in enumerate(model.tables()):
+        parts = [one["tables"][side] for one in ranks.every(key)]
+        whole = parts[0] if side == 0 and replicated else torch.cat(parts)
+        torch.testing.assert_close(table.detach(), whole, rtol=0, atol=2e-5)
+
+
+def test_a_checkpoint_of_another_model_is_an_error(ranks):
+    model = sharded.ShardedFactorization(U, N + 1, 8)
+    with pytest.raises(ValueError, match=r"expected '/item_table.rows' of \(91, 8\); got \(90, 8\)"):
+        sharded.load_sharded(ranks.folder / "adam", model, {})
+    with pytest.raises(ValueError, match="which the model and its optimisers has not"):
+        sharded.load_sharded(ranks.folder / "adam", sharded_ranks.factorization(1, "adam"), {})
+    with pytest.raises(FileNotFoundError, match="expected a checkpoint; got none in"):
+        sharded.load_sharded(ranks.folder / "nothing", model, {})
+
+
+def test_evaluation_is_that_of_one_rank_ties_included(ranks):
+    model = MatrixFactorization(U, N, 8, seed=3, init_std=0.1)
+    sharded_ranks.with_ties(model)
+    expected = evaluate(model, *sharded_ranks.judged(), [5, 20])
+    for found in ranks.every("evaluation"):
+        assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reduction"), [("cosine", "sum"), ("inner_product", "mean"), ("squared_distance", "sum")]
+)
+def test_topology_of_the_union_of_batches(ranks, kind, reduction):
+    whole, found = batch(), ranks.every(kind)
+    users, items = whole["users"].requires_grad_(), whole["items"].requires_grad_()
+    listed = torch.unique(whole["listed"][whole["listed"] >= 0])
+    teacher = torch.cat([numbers(B, 24, seed=10), numbers(N, 24, seed=9)[listed]])
+    expected = functional.full_topology_distillation(
+        teacher, torch.cat([users, items[listed]]), kind, reduction
+    )
+    expected.backward()
+    torch.testing.assert_close(sum(one["loss"] for one in found), expected.detach(), rtol=5e-6, atol=0)
+    for name, grad in (("users", users.grad), ("rows", items.grad)):
+        joined = torch.cat([one[name] for one in found])
+        assert bool(((joined - grad).abs() <= 1e-5 * (1 + grad.abs())).all()), name
+
+
+def test_the_catalogue_sends_users_and_lists_whatever_the_number_of_items(ranks):
+    splits, whole = SPLITS["uneven"][ranks.world], batch()
+    cuts, W = torch.tensor(CUTS["even"][ranks.world]), ranks.world
+    for rank, (few, many) in enumerate(ranks.every("bytes")):
+        assert few[0] == few[1], "the table's own count"
+        own = slice(splits[rank], splits[rank + 1])
+        lists = whole["ended"]
+        owner = torch.bucketize(lists, cuts[1:], right=True)
+        others_rows = B - (own.stop - own.start)
+        to_others = int((lists[own] >= 0).sum() - ((lists[own] >= 0) & (owner[own] == rank)).sum())
+        here = (lists >= 0) & (owner == rank)
+        from_others = int(here.sum() - here[own].sum())
+        rows = own.stop - own.start
+        # agreement; users there, their gradients back; list sizes; ids and gradients there, scores back; masses, both
+        expected = (W - 1) * 8 * (2 * W + 6) + 4 * D * ((W - 1) * rows + others_rows)
+        expected += (W - 1) * 4 * rows + 8 * to_others + 4 * from_others + 4 * ((W - 1) * rows + others_rows)
+        assert few[0] == expected
+        assert many[0] == expected
+
+
+def test_a_rank_that_ends_is_an_error_on_the_others(ranks):
+    *others, last = ranks.answers
+    assert "a rank that ends" not in last
+    for answers in others:
+        text = answers["a rank that ends"]
+        assert isinstance(text, str), "a backward went on without a rank"
+        assert text.startswith("ConnectionError: ShardedTable: expected every process to answer; got "), text

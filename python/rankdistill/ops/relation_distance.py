@@ -56,11 +56,17 @@ def mirrored(gram: Tensor) -> Tensor:
     return upper + upper.t() + gram.diag().diag()
 
 
-def forward_gram(teacher, student, kind, teacher_term, with_slopes):
+def mean_row(x: Tensor, add_up) -> Tensor:
+    if add_up is None:
+        return x.mean(0, dtype=torch.float64)
+    total = add_up(torch.cat([x.sum(0, dtype=torch.float64), x.new_full((1,), len(x), dtype=torch.float64)]))
+    return total[:-1] / total[-1].clamp_min(1)
+
+
+def forward_gram(teacher, student, kind, teacher_term, with_slopes, *, add_up=None):
+    """add_up: adds a tensor up over ranks, in place, where the rows are divided among them; the loss is then of all."""
     wide, device = accumulator_dtype(student.dtype), student.device
-    centres = [
-        t.mean(0, dtype=torch.float64) if kind == "squared_distance" else None for t in (teacher, student)
-    ]
+    centres = [mean_row(t, add_up) if kind == "squared_distance" else None for t in (teacher, student)]
     extra = 2 if kind == "squared_distance" else 0
     D_t, D_s = teacher.shape[1] + extra, student.shape[1] + extra
     zeros = lambda *shape: torch.zeros(shape, dtype=torch.float64, device=device)
@@ -73,6 +79,9 @@ def forward_gram(teacher, student, kind, teacher_term, with_slopes):
         cross_transposed.addmm_(s.t(), t)  # the faster way round: rows of t are read along
         if teacher_term:
             add_gram(teacher_gram, t)
+    if add_up is not None:
+        for gram in (student_gram, cross_transposed, *([teacher_gram] if teacher_term else [])):
+            add_up(gram)
     cross = cross_transposed.t()
     formed = form(form(cross, kind).t(), kind).t().contiguous()  # M C M
     loss = squared_norm(student_gram, kind) - 2 * (formed * cross).sum()

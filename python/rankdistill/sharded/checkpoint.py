@@ -1,0 +1,207 @@
+"""Checkpoints of tables divided by rows, by torch.distributed.checkpoint: saved by some ranks, loaded by any number."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import Shard, ShardMetadata, init_from_local_shards
+
+from rankdistill.checkpoint import load_optimizer_tensors, optimizer_tensors
+from rankdistill.sharded.exchange import Ranks
+from rankdistill.sharded.table import ShardedTable
+
+FACTS = "facts.json"
+
+
+def save_sharded(
+    folder: str | os.PathLike,
+    model: nn.Module,
+    optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
+    facts: dict | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> None:
+    """Writes a model, its optimisers' state and JSON-able facts; every rank writes its own rows, rank 0 what all have.
+
+    Args:
+        folder: on storage that all ranks see; replaced once the new one is complete.
+        model: with a `ShardedTable` or more among its modules; all else in its `state_dict` is the same on all ranks.
+        optimizers: by name; what they keep of a table's rows is divided as the rows are.
+        facts: whatever else a resume needs, the same on all ranks: rank 0's are written.
+        group: the tables' group.
+
+    Raises:
+        OSError: rank 0's or this rank's; ConnectionError on the others.
+
+    Cost:
+        Every rank writes its rows and their state once; nothing of them travels.
+    """
+    folder, ranks = Path(folder), Ranks("save_sharded", group)
+    made, former = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".former")
+    with ranks.together():
+        if ranks.rank == 0:
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir(parents=True)
+            (made / FACTS).write_text(json.dumps(facts or {}))
+    optimizers = optimizers or {}
+    for optimizer in optimizers.values():
+        if hasattr(optimizer, "catch_up"):
+            optimizer.catch_up()
+    tensors = {
+        key: divided(value, table, ranks)
+        for key, value, table in named_tensors(model, optimizers)
+        if table is None or table.n_rows
+    }
+    with quietly_alone(ranks):
+        dcp.save(
+            tensors, storage_writer=dcp.FileSystemWriter(made), process_group=group, no_dist=ranks.size == 1
+        )
+    with ranks.together():
+        if ranks.rank == 0:
+            shutil.rmtree(former, ignore_errors=True)
+            if folder.exists():
+                folder.rename(former)
+            made.rename(folder)
+            shutil.rmtree(former, ignore_errors=True)
+
+
+def load_sharded(
+    folder: str | os.PathLike,
+    model: nn.Module,
+    optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> dict:
+    """Puts back what `save_sharded` wrote, on any number of ranks and in any layout, and returns the facts.
+
+    Args:
+        folder: written by `save_sharded`. torch's index of it is a pickle: load folders that you trust.
+        model, optimizers, group: made as for the save, for tables of the same sizes; values are replaced.
+
+    Raises:
+        FileNotFoundError: no whole checkpoint there.
+        ValueError: tensors of other names or sizes.
+        ConnectionError: on all other ranks, where one failed.
+
+    Cost:
+        Every rank reads its rows and their state.
+    """
+    folder, ranks = Path(folder), Ranks("load_sharded", group)
+    optimizers = optimizers or {}
+    with ranks.together():
+        former = folder.with_name(folder.name + ".former")
+        if not folder.exists() and former.exists():  # ended between two renames
+            folder = former
+        if not (folder / FACTS).exists():
+            raise FileNotFoundError(f"load_sharded: expected a checkpoint; got none in {folder}")
+        facts = json.loads((folder / FACTS).read_text())
+        kept = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        parts = dict(rooms(model, optimizers, kept))
+    tensors = {
+        key: divided(room, table, ranks)
+        for key, (room, table) in parts.items()
+        if table is None or table.n_rows
+    }
+    with quietly_alone(ranks):
+        dcp.load(
+            tensors, storage_reader=dcp.FileSystemReader(folder), process_group=group, no_dist=ranks.size == 1
+        )
+    with ranks.together():
+        for name, optimizer in optimizers.items():
+            prefix = f"{name}/"
+            own = {
+                key.removeprefix(prefix): room for key, (room, _) in parts.items() if key.startswith(prefix)
+            }
+            load_optimizer_tensors(optimizer, own)
+    return facts
+
+
+@contextmanager
+def quietly_alone(ranks: Ranks) -> Iterator[None]:
+    """Without torch's warning that there are no other processes, where that is so on purpose."""
+    with warnings.catch_warnings():
+        if ranks.size == 1:
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def tables_of(model: nn.Module) -> dict[str, ShardedTable]:
+    """The sharded tables of a model, by the names of their rows."""
+    return {
+        f"{name}.rows".lstrip("."): module
+        for name, module in model.named_modules()
+        if isinstance(module, ShardedTable)
+    }
+
+
+def tables_by_index(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> list[tuple[Tensor, ShardedTable | None]]:
+    """The parameters in an optimiser's order, with the tables whose rows they are."""
+    of = {id(table.rows): table for table in tables_of(model).values()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return [(parameter, of.get(id(parameter))) for parameter in parameters]
+
+
+def named_tensors(
+    model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+) -> Iterator[tuple[str, Tensor, ShardedTable | None]]:
+    """(key, tensor, the table whose rows it has one row for each)."""
+    tables = tables_of(model)
+    for name, value in model.state_dict().items():
+        yield f"/{name}", value, tables.get(name)
+    for name, optimizer in optimizers.items():
+        by_index = tables_by_index(model, optimizer)
+        for key, value in optimizer_tensors(optimizer).items():
+            table = by_index[int(key.split(".")[0])][1]
+            yield f"{name}/{key}", value, table if value.dim() else None
+
+
+def rooms(
+    model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], kept: Mapping
+) -> Iterator[tuple[str, tuple[Tensor, ShardedTable | None]]]:
+    """Where to read each tensor of a checkpoint to: the model's own tensors, and new ones for optimisers."""
+    op, tables, sizes = "load_sharded", tables_of(model), {}
+    for name, value in model.state_dict().items():
+        table = tables.get(name)
+        sizes[f"/{name}"] = value.shape if table is None else (table.n_rows, *value.shape[1:])
+        yield f"/{name}", (value, table)
+    for key in sorted(set(kept) | set(sizes)):
+        group, _, name = key.partition("/")
+        if key not in kept or (group and group not in optimizers) or (not group and key not in sizes):
+            known = "the checkpoint" if key in sizes else "the model and its optimisers"
+            raise ValueError(f"{op}: expected every tensor on both sides; got {key!r}, which {known} has not")
+        size = tuple(kept[key].size)
+        if not group:
+            if size != tuple(sizes[key]):
+                raise ValueError(f"{op}: expected {key!r} of {tuple(sizes[key])}; got {size}")
+            continue
+        parameter, table = tables_by_index(model, optimizers[group])[int(name.split(".")[0])]
+        table = table if size else None
+        shape = size if table is None else (len(table.rows), *size[1:])
+        device = parameter.device if size else "cpu"
+        yield key, (torch.empty(shape, dtype=kept[key].properties.dtype, device=device), table)
+
+
+def divided(value: Tensor, table: ShardedTable | None, ranks: Ranks) -> object:
+    """A tensor as torch.distributed.checkpoint takes it: that of all ranks, of which this rank has its own rows."""
+    value = value.detach()
+    if table is None or ranks.size == 1:
+        return value
+    shards = []
+    if len(value):
+        rank = dist.get_rank()
+        device = (
+            value.device if value.device.type == "cpu" else f"{value.device.type}:{value.device.index or 0}"
+        )
+        offsets = [table.own.start, *[0] * (value.dim() - 1)]
+        shards.append(Shard(value, ShardMetadata(offsets, list(value.shape), f"rank:{rank}/{device}")))
+    return init_from_local_shards(shards, table.n_rows, *value.shape[1:], process_group=ranks.group)
