@@ -184,7 +184,7 @@ def main(options: Options) -> None:
     )
     text = "\n".join(
         [
-            "# sharded_items", "", "Two cores, gloo: ranks of one thread each on one machine of two cores.", "",
+            "# sharded_items", "", "Two cores, gloo: ranks of one thread each, on a busy machine of two cores: bytes are exact, times are not.", "",
             f"commit {facts['commit']}, device {facts['device']}, torch {facts['torch']}, rounds {rounds}, wall time", "",
             f"{TIMED.name}, the whole batch of all ranks: {TIMED.sizes}", "", *lines, "",
             kept,

@@ -5,6 +5,7 @@ Every call's results, or its error as text, go to FOLDER/answers-RANK; all proce
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from collections.abc import Callable
@@ -32,6 +33,7 @@ SPLITS = {
     "even": {2: (0, 20, 40), 3: (0, 13, 26, 40)},
     "uneven": {2: (0, 33, 40), 3: (0, 2, 9, 40)},
     "empty": {2: (0, 0, 40), 3: (0, 17, 17, 40)},
+    "none": {2: (0, 0, 0), 3: (0, 0, 0, 0)},
 }
 
 
@@ -159,7 +161,7 @@ def failures(rank: int, world: int) -> dict:
 
 U, STEPS = 50, 4
 TRAININGS = {
-    "adam": {},
+    "adam": {"cuts": "empty"},
     "lazy_adam": {"cuts": "empty"},
     "lazy_sgd": {"cuts": "uneven"},
     "lazy_adam, users replicated": {"cuts": "uneven", "replicate_users": True},
@@ -304,6 +306,7 @@ def bytes_of_the_catalogue(rank: int, world: int) -> list[tuple[int, int]]:
 
 
 def main(rank: int, world: int, folder: Path) -> None:
+    faulthandler.dump_traceback_later(150, exit=True)  # a process that hangs says where
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
@@ -315,6 +318,9 @@ def main(rank: int, world: int, folder: Path) -> None:
                 answers[key] = attempt(
                     lambda: op(Here(rank, world, cuts, cuts, dtype, sparse))  # noqa: B023
                 )
+        answers[f"{name}, no rows"] = attempt(lambda: op(Here(rank, world, "even", "none")))  # noqa: B023
+    half = Here(rank, world, "uneven", "uneven", torch.bfloat16)
+    answers["bfloat16"] = attempt(lambda: tuple(sharded.inner_product_topk(half.users, half.table, 13)))
     answers["failures"] = failures(rank, world)
     for key in TRAININGS:
         answers[key] = attempt(lambda: training(rank, world, folder, key))  # noqa: B023

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.harness import Shape
+from benchmarks.sharded_items import on_ranks
 from torch import Tensor
 
-from rankdistill import functional, ops, sharded
+from rankdistill import data, functional, ops, sharded
 from rankdistill.metrics import evaluate
 from rankdistill.models import MatrixFactorization
 from tests.robust import sharded_ranks
@@ -44,7 +47,7 @@ def ranks(request, tmp_path_factory) -> Ranks:
         subprocess.Popen([*command, str(rank), str(world), str(folder)], cwd="/", stderr=subprocess.PIPE, text=True)
         for rank in range(world)
     ]  # fmt: skip
-    ended = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
+    ended = [(process.communicate(timeout=240)[1], process.returncode) for process in processes]
     assert [status for _, status in ended] == [0] * (world - 1) + [9], [text for text, _ in ended]
     return Ranks(world, folder, [torch.load(folder / f"answers-{rank}") for rank in range(world)])
 
@@ -110,6 +113,21 @@ def test_values_and_gradients_are_those_of_one_rank(ranks, name, cuts, dtype):
         else:
             bound = tight * (1 + wanted.abs())
             assert bool(((joined - wanted).abs() <= bound).all()), (part, (joined - wanted).abs().max())
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_no_rows_on_any_rank(ranks, name):
+    for found in ranks.every(f"{name}, no rows"):
+        assert not len(found["values"])
+        assert found.get("rows") is None or not bool(found["rows"].any())
+
+
+def test_lists_of_narrow_tables_are_those_of_one_rank(ranks):
+    whole = batch(torch.bfloat16)
+    for part, wanted in zip(
+        zip(*ranks.every("bfloat16")), ops.inner_product_topk(whole["users"], whole["items"], 13)
+    ):
+        assert torch.equal(torch.cat(part), wanted)
 
 
 SLIPS = {
@@ -258,3 +276,20 @@ def test_a_rank_that_ends_is_an_error_on_the_others(ranks):
         text = answers["a rank that ends"]
         assert isinstance(text, str), "a backward went on without a rank"
         assert text.startswith("ConnectionError: ShardedTable: expected every process to answer; got "), text
+
+
+@pytest.mark.slow
+def test_a_rank_holds_its_rows_and_their_optimiser():
+    """Peak above an idle rank, of a table in two parts under lazy Adam: rows and two moments, times 1.3 at most."""
+    shape = Shape("two ranks", {"B": 128, "N": 400_000, "D": 64, "K": 40, "L": 40})
+    for found in on_ranks(2, "memory", shape, 1):
+        assert 3 * found["slice"] < found["peak"] < 1.3 * 3 * found["slice"]
+
+
+@pytest.mark.parametrize("public", sharded.__all__)
+def test_examples_give_what_they_show(public):
+    names = {name: getattr(sharded, name) for name in sharded.__all__} | {"torch": torch, "data": data}
+    runner, report = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE), []
+    for example in doctest.DocTestFinder().find(getattr(sharded, public), public, globs=names):
+        runner.run(example, out=report.append)
+    assert not runner.failures, "".join(report)
