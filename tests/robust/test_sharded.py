@@ -165,6 +165,13 @@ def test_a_slip_of_one_rank_is_an_error_on_all_and_the_group_goes_on(ranks):
     assert torch.equal(rows, batch()["items"][batch()["ids"]])
 
 
+def test_gradients_that_need_no_sum_over_ranks_are_named():
+    model = torch.nn.ModuleList(
+        [sharded_ranks.factorization(1, "adam", replicate_users=True), torch.nn.Linear(2, 2)]
+    )
+    assert {id(p) for p in sharded.summed_parameters(model)} == {id(t) for t in model[0].tables()}
+
+
 def alone(key: str) -> MatrixFactorization:
     """The same training on one rank."""
     name = key.split(",")[0]

@@ -7,7 +7,7 @@ from rankdistill.sharded.exchange import Ranks
 from rankdistill.sharded.factorization import ShardedFactorization
 from rankdistill.sharded.layout import Layout
 from rankdistill.sharded.scores import embedding_plackett_luce, gathered_inner_product
-from rankdistill.sharded.table import ReplicatedTable, ShardedTable
+from rankdistill.sharded.table import ReplicatedTable, ShardedTable, summed_parameters
 from rankdistill.sharded.topology import Side, full_topology_distillation
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "inner_product_topk",
     "load_sharded",
     "save_sharded",
+    "summed_parameters",
 ]

@@ -55,7 +55,7 @@ def gathered(
 
     route, told = ranks.agreed(call, prepare, table.rows.device)
     sizes, coming = [row[0] for row in told], [row[1 + ranks.rank] for row in told]
-    everyone = ranks.gather(users, sizes)
+    everyone = ranks.of_all(users, sizes)
     if exclude is None:
         return Everyone(everyone, sizes, None)
     entries = route.send(ranks, sizes, coming)
@@ -158,7 +158,7 @@ def catalogue_plackett_luce(
     (listed, counts, route, excluded), told = ranks.agreed(call, prepare, table.rows.device)
     sizes = [row[0] for row in told]
     coming, to_exclude = ([row[1 + ranks.size * of + ranks.rank] for row in told] for of in (0, 1))
-    everyone = ranks.gather(users, sizes)
+    everyone = ranks.of_all(users, sizes)
     entries = route.send(ranks, sizes, coming)
     indptr = indices = None
     if exclude is not None:

@@ -69,7 +69,7 @@ class Ranks(Processes):
             return rows
         return _Exchange.apply(rows, self, tuple(sent), tuple(got))
 
-    def gather(self, rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    def of_all(self, rows: Tensor, sizes: Sequence[int]) -> Tensor:
         """[Σ sizes, ...] every rank's rows, by rank; the gradients of a rank's rows are added up in the order of ranks."""
         if self.size == 1:
             return rows
@@ -83,7 +83,7 @@ class Ranks(Processes):
         rows = rows.contiguous()
         out = rows.new_empty((sum(got), *rows.shape[1:]))
         self.bytes_sent += (sum(sent) - sent[self.rank]) * rows[:1].numel() * rows.itemsize
-        with self._connected():
+        with self.connected():
             dist.all_to_all_single(out, rows, list(got), list(sent), group=self.group)
         return out
 
@@ -91,13 +91,13 @@ class Ranks(Processes):
         """The sum over ranks, in place."""
         if self.size > 1:
             self.bytes_sent += 2 * (self.size - 1) * numbers.numel() * numbers.itemsize // self.size
-            with self._connected():
+            with self.connected():
                 dist.all_reduce(numbers, group=self.group)
         return numbers
 
-    def _gather(self, whole: Tensor, mine: Tensor) -> None:
+    def gather(self, whole: Tensor, mine: Tensor) -> None:
         self.bytes_sent += (self.size - 1) * mine.numel() * mine.itemsize
-        super()._gather(whole, mine)
+        super().gather(whole, mine)
 
 
 class _Exchange(torch.autograd.Function):

@@ -97,7 +97,7 @@ def scores_by_owners(call, users, table, item_ids, item_bias, check: Check) -> T
 
     route, told = ranks.agreed(call, prepare, table.rows.device)
     sizes, coming = [row[0] for row in told], [row[1 + ranks.rank] for row in told]
-    everyone = ranks.gather(users, sizes)
+    everyone = ranks.of_all(users, sizes)
     entries = route.send(ranks, sizes, coming)
     own = entries, coming, table.sparse_grad
     return scores_at_owners(everyone, table, route, *own, item_ids, item_bias)

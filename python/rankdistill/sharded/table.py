@@ -207,7 +207,7 @@ class ReplicatedTable(nn.Module):
 
         _, told = self.ranks.agreed(op, prepare, self.rows.device)
         sizes = [row[0] for row in told]
-        everyone = self.ranks.gather(ids.flatten(), sizes)
+        everyone = self.ranks.of_all(ids.flatten(), sizes)
         if self.before_reading is not None:
             self.before_reading(self.rows, everyone)
         rows = nn.functional.embedding(everyone, self.rows, sparse=self.sparse_grad)
@@ -228,7 +228,16 @@ class _Own(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        return ctx.ranks.gather(grad, ctx.sizes), None, None
+        return ctx.ranks.of_all(grad, ctx.sizes), None, None
+
+
+def summed_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a model whose gradients after a backward are those of the sum of all ranks' losses already.
+
+    Whoever adds up gradients over ranks leaves them out: rows of sharded tables, and of replicated ones.
+    """
+    tables = (m for m in model.modules() if isinstance(m, (ShardedTable, ReplicatedTable)))
+    return [table.rows for table in tables]
 
 
 def counts_of(owners: Tensor, ranks: int) -> list[int]:
