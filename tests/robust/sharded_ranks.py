@@ -147,6 +147,7 @@ def failures(rank: int, world: int) -> dict:
         "lists of another length": lambda: sharded.gathered_inner_product(
             users, table, here.listed[:, : 7 - last]
         ),
+        "gradients of some": lambda: sharded.catalogue_log_mass(users if last else here.users, table),
         "another op": lambda: table.lookup(here.ids) if last else sharded.catalogue_log_mass(users, table),
         "another k": lambda: sharded.inner_product_topk(users, table, 5 + last),
         "tables of another width": lambda: sharded.ShardedTable(torch.zeros(3, width)),

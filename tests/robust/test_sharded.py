@@ -137,9 +137,12 @@ SLIPS = {
     "users of another width": "ValueError: catalogue_log_mass: expected users of width 16, as the table; got float32 [3, 17]",
 }
 UNLIKE = {
-    "lists of another length": "ValueError: gathered_inner_product of 7 items a row: expected every rank to call it; "
-    "got gathered_inner_product of 6 items a row on rank {last}",
-    "another op": "ValueError: catalogue_log_mass: expected every rank to call it; got ShardedTable.lookup on rank {last}",
+    "lists of another length": "ValueError: gathered_inner_product of 7 items a row with gradients of rows: expected every "
+    "rank to call it; got gathered_inner_product of 6 items a row with gradients of rows on rank {last}",
+    "gradients of some": "ValueError: catalogue_log_mass with gradients of users, rows: expected every rank to call it; "
+    "got catalogue_log_mass with gradients of rows on rank {last}",
+    "another op": "ValueError: catalogue_log_mass with gradients of rows: expected every rank to call it; got "
+    "ShardedTable.lookup with gradients of rows on rank {last}",
     "another k": "ValueError: inner_product_topk of 5: expected every rank to call it; got inner_product_topk of 6 on "
     "rank {last}",
     "tables of another width": "ValueError: ShardedTable: expected the same width on all ranks; got 16 on rank 0, 17 on "

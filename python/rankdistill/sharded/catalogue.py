@@ -53,7 +53,9 @@ def gathered(
         route = excluded_route(op, table, exclude, users)
         return route, [len(users), *route.totals]
 
-    route, told = ranks.agreed(call, prepare, table.rows.device)
+    route, told = ranks.agreed(
+        call, prepare, table.rows.device, users=users, rows=table.rows, biases=item_bias
+    )
     sizes, coming = [row[0] for row in told], [row[1 + ranks.rank] for row in told]
     everyone = ranks.of_all(users, sizes)
     if exclude is None:
@@ -155,7 +157,9 @@ def catalogue_plackett_luce(
         routes = Route.of_lists(table.layout, listed), excluded_route(op, table, exclude, users)
         return (listed, counts, *routes), [len(users), *routes[0].totals, *routes[1].totals]
 
-    (listed, counts, route, excluded), told = ranks.agreed(call, prepare, table.rows.device)
+    (listed, counts, route, excluded), told = ranks.agreed(
+        call, prepare, table.rows.device, users=users, rows=table.rows, biases=item_bias
+    )
     sizes = [row[0] for row in told]
     coming, to_exclude = ([row[1 + ranks.size * of + ranks.rank] for row in told] for of in (0, 1))
     everyone = ranks.of_all(users, sizes)

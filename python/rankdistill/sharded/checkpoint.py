@@ -45,9 +45,9 @@ def save_sharded(
     Cost:
         Every rank writes its rows and their state once; nothing of them travels.
     """
-    folder, ranks = Path(folder), Ranks("save_sharded", group)
+    folder, ranks, device = Path(folder), Ranks("save_sharded", group), next(model.parameters()).device
     made, former = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".former")
-    with ranks.together():
+    with ranks.together(device):
         if ranks.rank == 0:
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir(parents=True)
@@ -65,7 +65,7 @@ def save_sharded(
         dcp.save(
             tensors, storage_writer=dcp.FileSystemWriter(made), process_group=group, no_dist=ranks.size == 1
         )
-    with ranks.together():
+    with ranks.together(device):
         if ranks.rank == 0:
             shutil.rmtree(former, ignore_errors=True)
             if folder.exists():
@@ -94,9 +94,9 @@ def load_sharded(
     Cost:
         Every rank reads its rows and their state.
     """
-    folder, ranks = Path(folder), Ranks("load_sharded", group)
+    folder, ranks, device = Path(folder), Ranks("load_sharded", group), next(model.parameters()).device
     optimizers = optimizers or {}
-    with ranks.together():
+    with ranks.together(device):
         former = folder.with_name(folder.name + ".former")
         if not folder.exists() and former.exists():  # ended between two renames
             folder = former
@@ -114,7 +114,7 @@ def load_sharded(
         dcp.load(
             tensors, storage_reader=dcp.FileSystemReader(folder), process_group=group, no_dist=ranks.size == 1
         )
-    with ranks.together():
+    with ranks.together(device):
         for name, optimizer in optimizers.items():
             prefix = f"{name}/"
             own = {

@@ -37,13 +37,20 @@ class Ranks(Processes):
         return told
 
     def agreed(
-        self, op: str, prepare: Callable[[], tuple[Made, Sequence[int]]], device: torch.device
+        self,
+        op: str,
+        prepare: Callable[[], tuple[Made, Sequence[int]]],
+        device: torch.device,
+        **inputs: object,
     ) -> tuple[Made, list[list[int]]]:
         """What `prepare` makes here, and its numbers of every rank, by rank: 2·W + 4 at most.
 
-        Where it fails on one rank, or ranks call different ops, that is an error on all of them.
+        Where it fails on one rank, where ranks call different ops, or where only some of them want gradients of one of
+        the inputs (and would wait in a backward for the others), that is an error on all of them.
         """
-        room, code = 2 * self.size + 5, zlib.crc32(op.encode())
+        wanted = [name for name, t in inputs.items() if isinstance(t, Tensor) and t.requires_grad]
+        call = op + (f" with gradients of {', '.join(wanted)}" if wanted and torch.is_grad_enabled() else "")
+        room, code = 2 * self.size + 5, zlib.crc32(call.encode())
         try:
             made, numbers = prepare()
         except Exception as failure:
@@ -51,9 +58,9 @@ class Ranks(Processes):
             raise
         told = self.agree(code, *numbers, device=device, room=room)
         if any(row[0] != code for row in told):
-            named = self.share(op)
-            rank = next(r for r, name in enumerate(named) if name != op)
-            raise ValueError(f"{op}: expected every rank to call it; got {named[rank]} on rank {rank}")
+            named = self.share(call)
+            rank = next(r for r, name in enumerate(named) if name != call)
+            raise ValueError(f"{call}: expected every rank to call it; got {named[rank]} on rank {rank}")
         return made, [row[1:] for row in told]
 
     def exchange(self, rows: Tensor, sent: Sequence[int], got: Sequence[int]) -> Tensor:

@@ -83,7 +83,7 @@ def listed_scores(
 
 
 def scores_by_rows(call, users, table, item_ids, item_bias, check: Check) -> Tensor:
-    rows, positions = table.distinct(item_ids, call, check=check)
+    rows, positions = table.distinct(item_ids, call, check=check, users=users)
     return ops.gathered_inner_product(users, rows, positions)
 
 
@@ -95,7 +95,9 @@ def scores_by_owners(call, users, table, item_ids, item_bias, check: Check) -> T
         route = Route.of_lists(table.layout, item_ids)
         return route, [len(users), *route.totals]
 
-    route, told = ranks.agreed(call, prepare, table.rows.device)
+    route, told = ranks.agreed(
+        call, prepare, table.rows.device, users=users, rows=table.rows, biases=item_bias
+    )
     sizes, coming = [row[0] for row in told], [row[1 + ranks.rank] for row in told]
     everyone = ranks.of_all(users, sizes)
     entries = route.send(ranks, sizes, coming)

@@ -88,8 +88,9 @@ class ShardedTable(nn.Module):
             O(N·D) time, O(n·D) memory.
         """
         ranks = Ranks("ShardedTable", group)
-        layout = layout or Layout.even(n_rows, ranks.size)
-        state = zlib.crc32(generator.get_state().numpy().tobytes())
+        with ranks.together(device):
+            layout = layout or Layout.even(n_rows, ranks.size)
+            state = zlib.crc32(generator.get_state().numpy().tobytes())
         ranks.same(n_rows=n_rows, width=width, std=std, layout=layout.starts, generator=state)
         if (layout.n_rows, layout.ranks) != (n_rows, ranks.size):
             raise ValueError(
@@ -124,11 +125,17 @@ class ShardedTable(nn.Module):
         return nn.functional.embedding(positions, rows)
 
     def distinct(
-        self, ids: Tensor, call: str, least: int = -1, check: Callable[[], None] | None = None
+        self,
+        ids: Tensor,
+        call: str,
+        least: int = -1,
+        check: Callable[[], None] | None = None,
+        **inputs: object,
     ) -> tuple[Tensor, Tensor]:
         """The rows [M, D] of the distinct ids, ascending, and where in them each of `ids` is; -1 for an id of -1.
 
-        call: what all ranks are to call, and whom errors speak of; check: the caller's own checks of the ids.
+        call: what all ranks are to call, and whom errors speak of; check: the caller's own checks of the ids; inputs:
+        whose gradients all ranks are to want, or none, as in `Ranks.agreed`.
         """
 
         def prepare():
@@ -143,7 +150,9 @@ class ShardedTable(nn.Module):
             wanted = self.layout.within(unique, owners)
             return (wanted, positions - absent), counts_of(owners, self.ranks.size)
 
-        (wanted, positions), told = self.ranks.agreed(call, prepare, self.rows.device)
+        (wanted, positions), told = self.ranks.agreed(
+            call, prepare, self.rows.device, rows=self.rows, **inputs
+        )
         mine, theirs = told[self.ranks.rank], [row[self.ranks.rank] for row in told]
         return self.ranks.exchange(self.read(self.ranks.moved(wanted, mine, theirs)), theirs, mine), positions
 
@@ -205,7 +214,7 @@ class ReplicatedTable(nn.Module):
             check_range(op, "ids", ids, 0, self.n_rows, self.rows)
             return None, [ids.numel()]
 
-        _, told = self.ranks.agreed(op, prepare, self.rows.device)
+        _, told = self.ranks.agreed(op, prepare, self.rows.device, rows=self.rows)
         sizes = [row[0] for row in told]
         everyone = self.ranks.of_all(ids.flatten(), sizes)
         if self.before_reading is not None:

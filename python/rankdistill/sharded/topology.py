@@ -79,7 +79,12 @@ def full_topology_distillation(
         return routes, [total for route in routes for total in route.totals]
 
     call = f"{op} of {len(sides)} sides, {kind}, {reduction}"
-    routes, told = ranks.agreed(call, prepare, sides[0].student.rows.device)
+    routes, told = ranks.agreed(
+        call,
+        prepare,
+        sides[0].student.rows.device,
+        **{f"side {at}": side.student.rows for at, side in enumerate(sides)},
+    )
     teachers, students = [], []
     for at, ((_, teacher, student), route) in enumerate(zip(sides, routes)):
         coming = [row[ranks.size * at + ranks.rank] for row in told]
