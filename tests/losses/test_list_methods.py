@@ -379,7 +379,8 @@ def test_dual_correction_draws_what_is_ranked_wrongly(rankings, item_rankings, t
     assert losses[0] == losses[1]
     assert losses[0][0] != losses[0][1], "drawn anew for every batch"
     # Reversed, the teacher's first is the student's last: the first half is under-estimated, the rest over.
-    assert torch.equal(method.user_side.student_ranks, torch.arange(50).flip(0).int().expand(U, 50))
+    wanted = torch.tanh(method.user_side.sharpness * (torch.arange(50).flip(0) - torch.arange(50)).float())
+    assert torch.equal(method.user_side.signed_weights, wanted.expand(U, 50))
 
 
 @pytest.mark.parametrize(
