@@ -145,7 +145,7 @@ def on_ranks(world: int, what: str, shape: Shape, rounds: int) -> list:
             subprocess.Popen([*command, str(rank), str(world), folder, str(rounds)], cwd=Path(__file__).parents[1])
             for rank in range(world)
         ]  # fmt: skip
-        statuses = [process.wait() for process in processes]
+        statuses = [process.wait(timeout=900) for process in processes]
         if any(statuses):
             raise RuntimeError(f"sharded_items: expected every rank to end with 0; got {statuses}")
         return [json.loads((Path(folder) / str(rank)).read_text()) for rank in range(world)]
