@@ -262,9 +262,11 @@ def topology(rank: int, world: int, kind: str, reduction: str) -> dict:
         sharded.Side(torch.cat([ids, ids[:1]]), user_teacher, user_table),
         sharded.Side(here.listed, teacher, here.table),
     ]
+    before = user_table.ranks.bytes_sent
     loss = sharded.full_topology_distillation(sides, kind, reduction)
     loss.backward()
-    return {"loss": loss.detach(), "rows": here.table.rows.grad, "users": user_table.rows.grad}
+    grads = {"rows": here.table.rows.grad, "users": user_table.rows.grad}
+    return grads | {"loss": loss.detach(), "sent": user_table.ranks.bytes_sent - before}
 
 
 class Wire:

@@ -259,6 +259,19 @@ def test_topology_of_the_union_of_batches(ranks, kind, reduction):
         assert bool(((joined - grad).abs() <= 1e-5 * (1 + grad.abs())).all()), name
 
 
+def test_topology_sends_gram_matrices_and_ids(ranks):
+    W, whole = ranks.world, batch()
+    cuts, splits = CUTS["empty"][W], SPLITS["uneven"][W]
+    for rank, found in enumerate(ranks.every("cosine")):
+        listed = torch.unique(whole["listed"][splits[rank] : splits[rank + 1]])
+        listed = listed[listed >= 0]
+        elsewhere = int(
+            ((listed < cuts[rank]) | (listed >= cuts[rank + 1])).sum()
+        )  # users are all their rank's own
+        grams = sum(8 * entries * 2 * (W - 1) // W for entries in (D * D, D * 24, 24 * 24))
+        assert found["sent"] == (W - 1) * 8 * (2 * W + 6) + 4 * elsewhere + grams + 4 * 2 * (W - 1) // W
+
+
 def test_the_catalogue_sends_users_and_lists_whatever_the_number_of_items(ranks):
     splits, whole = SPLITS["uneven"][ranks.world], batch()
     cuts, W = torch.tensor(CUTS["even"][ranks.world]), ranks.world

@@ -172,7 +172,7 @@ def catalogue_plackett_luce(
     table.reading(None)
     log_masses = ops.catalogue_log_mass(everyone, table.rows, out, item_bias)
     rest = joined(table, log_masses, sizes)
-    # Sparse: added to the masses' dense gradient, it is no second table.
+    # Sparse, and after the masses: autograd adds it to their dense gradient in place, and there is no second table.
     scores = scores_at_owners(everyone, table, route, entries, coming, True, listed, item_bias)
     return ops.plackett_luce(scores, rest[:, None], counts)
 
