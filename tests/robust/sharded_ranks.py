@@ -231,6 +231,19 @@ def training(rank: int, world: int, folder: Path, key: str) -> dict:
     return {"initial": initial, "tables": tables, "resumed alike": same}
 
 
+def begun(world: int) -> tuple:
+    model = factorization(world, "lazy_adam", "uneven")
+    return model, optimizer_of("lazy_adam", model)
+
+
+def loaded(world: int, folder: Path) -> list[Tensor]:
+    """What ranks read of a checkpoint that one rank wrote: rows of items, and their moments."""
+    model, optimizer = begun(world)
+    sharded.load_sharded(folder / "alone", model, {"optimizer": optimizer})
+    state = optimizer.state[model.item_table.rows]
+    return [model.item_table.rows.detach(), state["exp_avg"], state["exp_avg_sq"]]
+
+
 def judged() -> tuple[CSR, CSR]:
     """Relevant and excluded items of users, some without any."""
     generator = torch.Generator().manual_seed(8)
@@ -327,6 +340,7 @@ def main(rank: int, world: int, folder: Path) -> None:
     answers["failures"] = failures(rank, world)
     for key in TRAININGS:
         answers[key] = attempt(lambda: training(rank, world, folder, key))  # noqa: B023
+    answers["loaded"] = attempt(lambda: loaded(world, folder))
     answers["evaluation"] = attempt(lambda: evaluation(rank, world))
     for kind, reduction in (("cosine", "sum"), ("inner_product", "mean"), ("squared_distance", "sum")):
         answers[kind] = attempt(lambda: topology(rank, world, kind, reduction))  # noqa: B023

@@ -42,6 +42,9 @@ class Ranks:
 @pytest.fixture(scope="module", params=[2, 3])
 def ranks(request, tmp_path_factory) -> Ranks:
     world, folder = request.param, tmp_path_factory.mktemp("ranks")
+    model, optimizer = sharded_ranks.begun(1)
+    sharded_ranks.train(model, optimizer, range(2), slice(None), sharded_ranks.listed_loss)
+    sharded.save_sharded(folder / "alone", model, {"optimizer": optimizer})
     command = [sys.executable, str(SCRIPT)]
     processes = [
         subprocess.Popen([*command, str(rank), str(world), str(folder)], cwd="/", stderr=subprocess.PIPE, text=True)
@@ -221,6 +224,13 @@ def test_a_checkpoint_of_several_ranks_is_one_of_one_rank(ranks, key):
         parts = [one["tables"][side] for one in ranks.every(key)]
         whole = parts[0] if side == 0 and replicated else torch.cat(parts)
         torch.testing.assert_close(table.detach(), whole, rtol=0, atol=2e-5)
+
+
+def test_a_checkpoint_of_one_rank_is_one_of_several(ranks):
+    parts = sharded_ranks.loaded(1, ranks.folder)
+    assert bool(parts[2].any())
+    for whole, found in zip(parts, zip(*ranks.every("loaded"))):
+        assert torch.equal(torch.cat(found), whole)
 
 
 def test_a_checkpoint_of_another_model_is_an_error(ranks):

@@ -191,9 +191,11 @@ class ReplicatedTable(nn.Module):
         self.ranks = Ranks("ReplicatedTable", group)
         with self.ranks.together(rows.device if isinstance(rows, Tensor) else "cpu"):
             checks.expect_tensor("ReplicatedTable", "rows", rows, 2)
-        told = rows.double().sum().item() if rows.numel() else 0.0
         self.ranks.same(
-            shape=tuple(rows.shape), dtype=str(rows.dtype), sparse_grad=bool(sparse_grad), sum_of_rows=told
+            shape=tuple(rows.shape),
+            dtype=str(rows.dtype),
+            sparse_grad=bool(sparse_grad),
+            sum_of_rows=str(rows.sum(dtype=torch.float64).item()),
         )
         self.rows = nn.Parameter(rows.detach())
         self.sparse_grad = bool(sparse_grad)
