@@ -87,7 +87,7 @@ class CollaborativeMetricLearning(VectorTables):
         positive, negative = self.pair_scores(batch)
         violates = negative + self.margin > positive
         counted = torch.isfinite(negative).sum(1).clamp_min(1)
-        weights = torch.log1p(self.n_items * violates.sum(1) / counted)
+        weights = torch.log1p(self.n_items * violates.sum(1).to(negative) / counted)
         return (weights * (self.margin + negative.amax(1) - positive[:, 0]).clamp_min(0)).sum()
 
 
