@@ -15,6 +15,7 @@ from rankdistill.config import TrainingConfig
 from rankdistill.data import Dataset, generate
 from rankdistill.data.interactions import Interactions
 from rankdistill.data.vocabulary import Vocabulary
+from rankdistill.losses.list_scores import best_of_catalogue
 from rankdistill.methods import Given, make_method
 from rankdistill.metrics import evaluate
 from rankdistill.models.kinds import MODELS, model_settings
@@ -270,3 +271,14 @@ def test_sequences_need_timestamps():
 def test_noise_needs_an_epoch():
     with pytest.raises(RuntimeError, match="expected begin_epoch before the first batch; got none"):
         make("multvae").loss(a_batch(world()))
+
+
+@every_model
+def test_methods_rank_a_student_by_its_scores(name):
+    """Item biases count, and a student without vectors is ranked too."""
+    data, model = world(), trained(name)
+    users, seen = torch.tensor([5, 0, 77]), data.train.csr()
+    found = best_of_catalogue(model, users, 12, seen.rows(users))
+    scores = model.score(users, torch.arange(data.n_items).expand(3, -1)).detach().double()
+    scores[seen.rows(users).to_dense()] = -torch.inf
+    torch.testing.assert_close(scores.gather(1, found.indices), scores.topk(12).values, rtol=1e-4, atol=1e-4)
