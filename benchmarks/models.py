@@ -119,7 +119,8 @@ def page(found: dict[str, dict], out: Path) -> None:
         "# Models", "",
         ("The whole catalogue ranked, train and validation items left out, mean over users with test items; one thread, one seed. "
         "ml-1m: ratings of 3 and more, given parts. ml-100k: each user's last item for test, the one before for validation "
-        "(sasrec needs the order of time, which ml-1m as it is at hand has not). Settings in models.json."),
+        "(sasrec needs the order of time, which ml-1m as it is at hand has not). Settings in models.json. No published numbers of "
+        "these models on exactly these splits are known; the baselines are computed here."),
         "", "| model | data | width | parameters | epochs | recall@20 | NDCG@20 | recall@10 | NDCG@10 | CPU s |",
         "| --- | --- |" + " ---: |" * 8,
     ]  # fmt: skip
