@@ -33,7 +33,7 @@ SETTINGS: dict[str, tuple[int, dict, dict]] = {
     "mf": (64, {}, {"epochs": 25, "batch_size": 4096, "learning_rate": 3e-3, "weight_decay": 1e-3}),
     "cml": (64, {}, {"epochs": 15, "batch_size": 4096, "learning_rate": 3e-3, "n_negatives": 10}),
     "neumf": (32, {}, {"epochs": 5, "batch_size": 4096, "learning_rate": 3e-3, "n_negatives": 4}),
-    "lightgcn": (64, {}, {"epochs": 15, "batch_size": 4096, "learning_rate": 5e-3, "weight_decay": 1e-4}),
+    "lightgcn": (64, {}, {"epochs": 25, "batch_size": 4096, "learning_rate": 1e-2, "weight_decay": 1e-4}),
     "multvae": (200, {}, {"epochs": 25, "batch_size": 128, "learning_rate": 4e-3}),
     "item_autoencoder": (200, {}, {"epochs": 15, "batch_size": 32, "learning_rate": 3e-3}),
     "sasrec": (64, {}, {"epochs": 40, "batch_size": 64, "learning_rate": 1e-3}),
