@@ -413,7 +413,7 @@ def fit(
     base_weight: float = 1.0,
 ):
     """A trained model, its trainer and its history."""
-    made = build_model(model.name, dataset, model.width, seed=training.seed)
+    made = build_model(model.name, dataset, model.width, training.seed, model.options)
     trainer = Trainer(
         made, dataset, training, terms, base_weight=base_weight, after_epoch=trajectory, folder=folder,
         progress=bar(label, progress),

@@ -14,7 +14,8 @@ class TrainingConfig:
 
     Args:
         epochs: passes over the train interactions, > 0.
-        batch_size: interactions per step, > 0.
+        batch_size: interactions per step, > 0; for multvae and sasrec users, for item_autoencoder items, with all of
+            their interactions.
         optimizer: adam is fused Adam on every row; lazy_adam is Adam on the rows that a batch touches, without decay;
             lazy_sgd is gradient descent on those rows, with the decay of all others caught up exactly. What is no
             table of the model (a method's experts) gets the dense Adam or SGD.
@@ -97,12 +98,18 @@ class ModelConfig:
     """A model.
 
     Args:
-        name: mf is matrix factorisation trained by BPR; multi_head is the model of concf, vectors under several heads.
+        name: mf is matrix factorisation trained by BPR; multi_head is the model of concf, vectors under several heads;
+            cml, neumf, lightgcn, multvae, item_autoencoder and sasrec are metric learning, a network beside a product,
+            graph convolution, autoencoders of users' and of items' interactions, and a transformer of sequences.
         width: numbers per user and per item.
+        options: more of the model's settings, such as {n_layers: 2} or {dropout: 0.3}.
     """
 
-    name: Literal["mf", "multi_head"] = "mf"
+    name: Literal["mf", "multi_head", "cml", "neumf", "lightgcn", "multvae", "item_autoencoder", "sasrec"] = (
+        "mf"
+    )
     width: int = 20
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +44,9 @@ class Trainer:
 
     Args:
         model: with `score`, `loss(batch)`, and vectors or scores for evaluation; for a lazy optimiser also `tables()`
-            and the attributes `sparse_grad` and `before_reading`, as `MatrixFactorization`.
+            and the attributes `sparse_grad` and `before_reading`, as `MatrixFactorization`. Where it has `batch_by` of
+            "users" or "items", a batch is all train interactions of batch_size of these; `begin_epoch(epoch)` is
+            called before an epoch where it is there.
         dataset: train, validation and test interactions.
         config: see `TrainingConfig`.
         terms: what is added to the model's own loss.
@@ -132,6 +134,8 @@ class Trainer:
     def train_epoch(self, epoch: int) -> float:
         """One pass over the train interactions; returns the mean loss per interaction."""
         config = self.config
+        if hasattr(self.model, "begin_epoch"):
+            self.model.begin_epoch(epoch)
         for term in self.terms:
             term.method.begin_epoch(epoch, self.model)
         device = next(iter(self.parameters)).device
@@ -141,8 +145,9 @@ class Trainer:
         lazy_decay = [o for o in self.optimizers.values() if isinstance(o, LazySGD)]
         if lazy_decay:
             self.model.before_reading = lazy_decay[0].catch_up
-        for start in range(0, len(users), config.batch_size):
-            rows = slice(start, start + config.batch_size)
+        for rows in batch_rows(
+            {"users": users, "items": positives}.get(self.batch_by), len(users), config.batch_size
+        ):
             loss = self.batch_loss(Batch(users[rows], positives[rows], negatives[rows]))
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
@@ -194,6 +199,10 @@ class Trainer:
             ).items()
         }
 
+    @property
+    def batch_by(self) -> str:
+        return getattr(self.model, "batch_by", "interactions")
+
     def _epoch_interactions(self, epoch: int):
         seed = self.config.seed
         drawn = None
@@ -210,7 +219,15 @@ class Trainer:
 
     def _shuffled(self, epoch: int, *columns: torch.Tensor):
         generator = torch.Generator().manual_seed(epoch_seed(self.config.seed, epoch))
-        order = torch.randperm(len(columns[0]), generator=generator)
+        if self.batch_by == "interactions":
+            order = torch.randperm(len(columns[0]), generator=generator)
+        else:  # users or items in random order, each with its interactions in theirs
+            ids, n = (
+                (columns[0], self._train.n_rows)
+                if self.batch_by == "users"
+                else (columns[1], self._train.n_columns)
+            )
+            order = torch.argsort(torch.randperm(n, generator=generator)[ids], stable=True)
         return [column.index_select(0, order) for column in columns]
 
     def _evaluates(self, epoch: int) -> bool:
@@ -246,7 +263,8 @@ class Trainer:
                 "history": self.history,
                 "seconds": self.seconds,
             }
-            save_checkpoint(self.folder / CHECKPOINT, tensors, facts | {"config": asdict(self.config)})
+            facts |= {"config": asdict(self.config), "trained": type(self.model).__name__}
+            save_checkpoint(self.folder / CHECKPOINT, tensors, facts)
         with open(self.folder / LOG, "a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
         if writer is not None:
@@ -294,3 +312,14 @@ class Trainer:
             logger.info("no TensorBoard log: tensorboard is not installed (pip install 'rankdistill[train]')")
             return None
         return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.epoch)
+
+
+def batch_rows(ids: torch.Tensor | None, n: int, batch_size: int) -> Iterator[slice]:
+    """Stretches of n rows: batch_size of them each, or the rows of batch_size different ids, equal ones side by side."""
+    if ids is None:
+        starts = list(range(0, n, batch_size))
+    else:
+        first = torch.ones_like(ids, dtype=torch.bool)
+        first[1:] = ids[1:] != ids[:-1]
+        starts = first.nonzero()[::batch_size, 0].tolist()
+    yield from map(slice, starts, [*starts[1:], n])

@@ -42,16 +42,10 @@ class ByScores(torch.nn.Module):
 
     def __init__(self, student):
         super().__init__()
-        self.student = student
+        self.student, self.n_items = student, len(student.item_table)
 
     def score(self, users, items):
         return (self.student.user_table[users][:, None, :] * self.student.item_table[items]).sum(2)
-
-    def user_vectors(self):
-        return self.student.user_table
-
-    def item_vectors(self):
-        return self.student.item_table
 
 
 @pytest.fixture(scope="module")

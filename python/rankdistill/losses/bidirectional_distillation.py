@@ -97,6 +97,8 @@ class BidirectionalDistillation(Distillation):
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Ranks by both models and draws, every `period` epochs."""
         self._epoch = epoch
+        if hasattr(self.teacher, "begin_epoch"):
+            self.teacher.begin_epoch(epoch)
         if not self.draws.has(epoch):
             self.draws.draw(epoch, self.teacher, student)
 

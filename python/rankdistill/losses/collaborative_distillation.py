@@ -8,9 +8,8 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_scores, unique_rows
+from rankdistill.losses.list_scores import best_of_catalogue, list_scores, unique_rows
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice, expect_reduction
-from rankdistill.ops import inner_product_topk
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import tournament_positions
 
@@ -122,9 +121,7 @@ class CollaborativeDistillation(Distillation):
             rows = slice(int(users[0]), int(users[-1]) + 1)
             found = self.rankings
             return found.indices[rows].long(), found.scores[rows], found.lengths[rows].long()
-        with torch.no_grad():
-            tables = student.user_vectors()[users].cpu(), student.item_vectors().cpu()
-            found = inner_product_topk(*tables, self.rankings.k, self.exclude.rows(users))
+        found = best_of_catalogue(student, users, self.rankings.k, self.exclude.rows(users))
         return found.indices, None, found.lengths
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:

@@ -7,13 +7,12 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from rankdistill.losses.settings import expect_vectors
+
 
 class Batch(NamedTuple):
-    """One step's interactions.
-
-    users [B] int64 (they may repeat); positives [B] or negatives [B, ...] int64, where the method or the
-    model's own objective reads them.
-    """
+    """One step's interactions: users [B] int64 (they may repeat); positives [B] and negatives [B, ...] int64, where the
+    method or the model's own objective reads them."""
 
     users: Tensor
     positives: Tensor | None = None
@@ -128,6 +127,7 @@ class VectorDistillation(Distillation):
                     f"{type(self).__name__}: expected {side}s in [0, {len(teacher)}), as teacher_{side}s; "
                     f"got {int(ids_of_part[-1])}"
                 )
+        expect_vectors(type(self).__name__, student)
         vectors = student.user_vectors(found) if side == "user" else student.item_vectors(found)
         if self.student_width is not None and vectors.shape[1] != self.student_width:
             raise ValueError(

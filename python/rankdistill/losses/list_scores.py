@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
+from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch, Student
-from rankdistill.ops import embedding_plackett_luce, gathered_inner_product
+from rankdistill.ops import embedding_plackett_luce, gathered_inner_product, inner_product_topk, masked_topk
+from rankdistill.ops.inner_product_topk import InnerProductTopK
+
+SCORES = 1 << 24  # of a student without vectors that exist at a time
 
 
 def unique_rows(batch: Batch | Tensor) -> tuple[Tensor, Tensor]:
@@ -63,3 +67,23 @@ def list_above_the_rest(
     scores = list_scores(student, rows, columns, swapped)
     listed, rest = scores.split([list_size, columns.shape[1] - list_size], dim=1)
     return functional.relaxed_ranking_distillation(listed, rest, lengths, reduction)
+
+
+@torch.no_grad()
+def best_of_catalogue(
+    student: Student, users: Tensor, k: int, exclude: CSR | None = None
+) -> InnerProductTopK:
+    """A student's k best items of users [B] int64, on the CPU; `exclude` has a row for each of them.
+
+    By its vectors and item biases where it has vectors, else by its scores of all items, 2^24 at a time.
+    """
+    if hasattr(student, "item_vectors"):
+        bias = getattr(student, "item_bias", None)
+        vectors, items = student.user_vectors(users), student.item_vectors()
+        bias = None if bias is None else bias.detach().cpu()
+        return inner_product_topk(vectors.cpu(), items.cpu(), k, exclude, bias)
+    items, parts = torch.arange(student.n_items, device=users.device), []
+    for rows in torch.arange(len(users)).split(max(1, SCORES // max(1, len(items)))):
+        scores = student.score(users[rows.to(users.device)], items.expand(len(rows), -1)).cpu()
+        parts.append(masked_topk(scores, k, None if exclude is None else exclude.rows(rows)))
+    return InnerProductTopK(*(torch.cat(part) for part in zip(*parts)))

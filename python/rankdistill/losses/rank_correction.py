@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rankdistill.losses.distillation import Student
 from rankdistill.losses.list_scores import list_above_the_rest, list_scores
+from rankdistill.losses.settings import expect_vectors
 from rankdistill.ops import inner_product_rank, weighted_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS, rank_discrepancy_weights, ranks_among_themselves
@@ -38,9 +39,11 @@ class RankCorrection(nn.Module):
         for rows in torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE):
             columns = self.rankings.indices[rows].long()
             if self.among == "catalogue":
+                expect_vectors("RankCorrection", student)
                 tables = student.user_vectors(), student.item_vectors()
                 mine, others = tables[::-1] if self.swapped else tables
-                ranks = inner_product_rank(mine[rows.to(device)], others, columns.to(device))
+                bias = getattr(student, "user_bias" if self.swapped else "item_bias", None)
+                ranks = inner_product_rank(mine[rows.to(device)], others, columns.to(device), item_bias=bias)
             else:
                 scores = list_scores(student, rows.to(device), columns.to(device), self.swapped)
                 ranks = ranks_among_themselves(scores)

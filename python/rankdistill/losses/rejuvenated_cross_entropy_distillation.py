@@ -8,9 +8,9 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.functional.membership import is_in
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
+from rankdistill.losses.list_scores import best_of_catalogue, list_scores, reduce_interactions, unique_rows
 from rankdistill.losses.settings import expect_begun, expect_reduction, expect_within
-from rankdistill.ops import inner_product_topk, weighted_sample
+from rankdistill.ops import weighted_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS, shared_position_weights
 
@@ -97,9 +97,8 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Ranks by the student, and draws."""
         own, sampled = [], []
-        items = student.item_vectors().cpu()
         for users in torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE):
-            ranked = inner_product_topk(student.user_vectors()[users].cpu(), items, self.n_ranked).indices
+            ranked = best_of_catalogue(student, users, self.n_ranked).indices
             best = self.rankings.indices[users, : self.n_listed].long()
             weights = shared_position_weights(is_in(ranked, best), self.position_temperature)
             at = weighted_sample(

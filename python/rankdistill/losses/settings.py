@@ -33,3 +33,11 @@ def expect_begun(method: str, drawn: object) -> None:
     """What `begin_epoch` makes is there."""
     if drawn is None:
         raise RuntimeError(f"{method}: expected begin_epoch before the first batch; got none")
+
+
+def expect_vectors(method: str, student: object) -> None:
+    """The student has a vector of every user and item."""
+    if not hasattr(student, "item_vectors"):
+        raise TypeError(
+            f"{method}: expected a student with user_vectors and item_vectors; got {type(student).__name__}"
+        )
