@@ -398,6 +398,52 @@ class TuneConfig:
 
 
 @dataclass
+class ReproduceConfig:
+    """`rankdistill reproduce`: a published study run again, our numbers beside the published ones.
+
+    What is finished is not run again: an interrupted study goes on where it was when the same command is given again.
+
+    Args:
+        study: topology is FTD and HTD on CiteULike, by learning curves; ranking is RRD, DE and IR-RRD on CiteULike, among
+            sampled items.
+        out: the folder for models and the report (report.html, report.md); runs/STUDY by default.
+        data: the folder of data sets, or one with this study's train, valid and test files; the variable RANKDISTILL_DATA
+            by default, else a download where there is one.
+        epochs: fewer than published, for a trial.
+        seeds: 0..4, or a list; the study's own by default.
+        widths: of students; the study's own by default.
+        methods: some of the study's; all by default.
+        threads: of torch and the kernels; as they are by default.
+        progress: show progress bars on a terminal, lines of the log elsewhere.
+    """
+
+    study: Literal["topology", "ranking"]
+    out: str | None = None
+    data: str | None = None
+    epochs: int | None = None
+    seeds: str | list[int] | None = None
+    widths: list[int] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    threads: int | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "threads"):
+            value = getattr(self, name)
+            _expect(value is None or value >= 1, f"{name} of 1 or more", value)
+        _expect(min(self.widths, default=1) >= 1, "widths of 1 or more", self.widths)
+
+    def chosen_methods(self, known: tuple[str, ...]) -> tuple[str, ...]:
+        """Those named, in the study's order; all of them by default."""
+        for name in self.methods:
+            _expect(name in known, f"methods of {', '.join(known)} for {self.study}", name)
+        return tuple(name for name in known if name in (self.methods or known))
+
+    def chosen_widths(self, known: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(self.widths) or known
+
+
+@dataclass
 class MethodsConfig:
     """`rankdistill methods`: the methods of distillation, with their sources, published weights and settings.
 
@@ -457,4 +503,5 @@ COMMANDS = {
     "bench-serving": BenchServingConfig,
     "tune": TuneConfig,
     "methods": MethodsConfig,
+    "reproduce": ReproduceConfig,
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rankdistill import memory
 from rankdistill.data.csr import CSR
 from rankdistill.models import Factors
 from rankdistill.ops import checks, inner_product_topk
@@ -150,17 +151,9 @@ def peak_beside(call: Callable[[], None], on_cuda: bool) -> int | None:
         call()
         return torch.cuda.max_memory_allocated() - before
 
-    def resident(what: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(what)) * 1024
-
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        before = resident("VmRSS")
-        call()
-        return max(0, resident("VmHWM") - before)
-    except OSError:
-        return None
+    before = memory.reset_peak()
+    call()
+    return None if before is None else memory.peak_since(before)
 
 
 def conditions(device: torch.device, k: int, exclude: CSR | None, prepares: bool) -> dict[str, object]:
