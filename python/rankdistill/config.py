@@ -405,7 +405,8 @@ class ReproduceConfig:
 
     Args:
         study: topology is FTD and HTD on CiteULike, by learning curves; ranking is RRD, DE and IR-RRD on CiteULike, among
-            sampled items.
+            sampled items; heterogeneous is HetComp of six kinds of teachers on CiteULike; methods is every method on
+            CiteULike and ML-1M; scaling is what the steps of a training cost on Gowalla and on generated catalogues.
         out: the folder for models and the report (report.html, report.md); runs/STUDY by default.
         data: the folder of data sets, or one with this study's train, valid and test files; the variable RANKDISTILL_DATA
             by default, else a download where there is one.
@@ -413,17 +414,19 @@ class ReproduceConfig:
         seeds: 0..4, or a list; the study's own by default.
         widths: of students; the study's own by default.
         methods: some of the study's; all by default.
+        sizes: of the generated catalogues of scaling.
         threads: of torch and the kernels; as they are by default.
         progress: show progress bars on a terminal, lines of the log elsewhere.
     """
 
-    study: Literal["topology", "ranking"]
+    study: Literal["topology", "ranking", "heterogeneous", "methods", "scaling"]
     out: str | None = None
     data: str | None = None
     epochs: int | None = None
     seeds: str | list[int] | None = None
     widths: list[int] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=lambda: [10_000, 100_000, 1_000_000])
     threads: int | None = None
     progress: bool = True
 
@@ -432,6 +435,7 @@ class ReproduceConfig:
             value = getattr(self, name)
             _expect(value is None or value >= 1, f"{name} of 1 or more", value)
         _expect(min(self.widths, default=1) >= 1, "widths of 1 or more", self.widths)
+        _expect(min(self.sizes, default=100) >= 100, "sizes of 100 or more", self.sizes)
 
     def chosen_methods(self, known: tuple[str, ...]) -> tuple[str, ...]:
         """Those named, in the study's order; all of them by default."""

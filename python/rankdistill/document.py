@@ -17,12 +17,12 @@ STYLE = """
   :root { --ink: #e4e7eb; --paper: #14171b; --line: #3a4049; --soft: #1e2228; --quiet: #a0a8b3; }
 }
 body { color: var(--ink); background: var(--paper); font: 16px/1.5 system-ui, sans-serif; margin: 0; }
-main { max-width: 68rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
+main { max-width: 78rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.2rem; }
 .table { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92rem; }
 caption { text-align: left; color: var(--quiet); padding-bottom: 0.4rem; }
-th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th, td { padding: 0.28rem 0.55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child { text-align: left; } thead th { background: var(--soft); } tbody th { font-weight: 500; }
 figure { margin: 1.2rem 0; } figure svg { max-width: 100%; height: auto; color: var(--ink); }
 figcaption { color: var(--quiet); font-size: 0.92rem; }

@@ -82,7 +82,7 @@ class Picture:
 
 
 def draw_panels(
-    name: str, alt: str, panels: Sequence[Panel], x: str, y: str, *, columns: int = 2, log: bool = False, from_zero: bool = True
+    name: str, alt: str, panels: Sequence[Panel], x: str, y: str, *, columns: int = 2, log: bool = False
 ) -> Picture | None:  # fmt: skip
     """Curves in one or more panels; None, and a line of the log, without matplotlib."""
     if not has_matplotlib():
@@ -90,6 +90,7 @@ def draw_panels(
         return None
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with matplotlib.rc_context(STYLE):
         columns = min(columns, len(panels))
@@ -111,7 +112,8 @@ def draw_panels(
             axes.set(xlabel=x, ylabel=y, title=panel.title)
             if log:
                 axes.set(xscale="log", yscale="log")
-            elif from_zero:
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
                 axes.set_ylim(bottom=0)
             axes.grid(True)
             axes.legend(fontsize=8)
@@ -135,6 +137,7 @@ def draw_costs(name: str, alt: str, points: Sequence[Point], y: str) -> Picture 
         return None
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6 * max(len(costs), 1.5), 4.4), layout="constrained")
@@ -149,6 +152,9 @@ def draw_costs(name: str, alt: str, points: Sequence[Point], y: str) -> Picture 
                 for number, point in enumerate(points)
             ]  # fmt: skip
             axes.set(xscale="log", xlabel=cost, ylabel=y if not at else None)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.grid(True)
         figure.legend(
             handles,
@@ -158,3 +164,11 @@ def draw_costs(name: str, alt: str, points: Sequence[Point], y: str) -> Picture 
             fontsize=8,
         )
     return Picture(name, alt, figure)
+
+
+def plain(value: float) -> str:
+    """2M, 500k, 20, 0.5."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"

@@ -18,6 +18,7 @@ from rankdistill.significance import WITHOUT_SCIPY, compare_paired, has_scipy
 from rankdistill.studies.runner import Results, Runner
 
 LATENCIES = "latencies.json"
+JUDGED = ("model", "ours", "published", "difference", "target", "met")
 SIZE, LATENCY = "parameters", "ms for one user's list"
 QUERIES, WARMUP, LISTED = 200, 0.5, 50
 
@@ -80,6 +81,15 @@ def comparisons(results: Results, base: str, metrics: Sequence[str]) -> list[lis
                 p(users.t_test), p(users.wilcoxon), p(seeds),
             ])  # fmt: skip
     return lines
+
+
+def judged_line(label: str, ours: Spread, published: float, allowance: float | None) -> list[str]:
+    """A line of `JUDGED`; the target is met at `allowance` below the published number, None where there is no target."""
+    line = [label, str(ours), f"{published:.4f}", f"{ours.mean - published:+.4f}"]
+    if allowance is None:
+        return [*line, "–", "–"]
+    target = published - allowance
+    return [*line, f"{target:.4f}", "yes" if ours.mean >= target else "no"]
 
 
 def compare(page: Document, results: Results, base: str, metrics: Sequence[str]) -> None:

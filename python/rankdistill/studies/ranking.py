@@ -152,15 +152,11 @@ def last_best(outcome) -> int:
 
 
 def judged(results: Results) -> list[list[str]]:
-    lines = [["model", "ours, H@5", "published", "difference", "target", "met"]]
-    for name, (wanted, *_) in PUBLISHED.items():
+    lines, full = [list(accounts.JUDGED)], results.plan.entries[0].training.epochs == EPOCHS
+    for name, (published, *_) in PUBLISHED.items():
         if name in results.outcomes:
-            mean = test_number(results, name, METRIC)
-            target = wanted - ALLOWANCE
-            met = "yes" if mean.mean >= target else "no"
-            lines.append(
-                [name, str(mean), f"{wanted:.4f}", f"{mean.mean - wanted:+.4f}", f"{target:.4f}", met]
-            )
+            ours = test_number(results, name, METRIC)
+            lines.append(accounts.judged_line(name, ours, published, ALLOWANCE if full else None))
     return lines
 
 

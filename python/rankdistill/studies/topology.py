@@ -101,19 +101,14 @@ def published(width: int, method: str) -> list[tuple[int, float]]:
 
 def judged(results: Results) -> list[list[str]]:
     """Final numbers beside the published ones, and whether a target is met."""
-    lines = [["model", "ours", "published", "difference", "target", "met"]]
+    lines, full = [list(accounts.JUDGED)], results.plan.entries[0].training.epochs == EPOCHS
     for width, method in PUBLISHED:
         name = entry_name(width, method)
-        if name not in results.outcomes:
-            continue
-        spread = results.spread(name, lambda outcome: outcome.curve(f"test/{METRIC}")[-1][1])
-        wanted = PUBLISHED[width, method][-1]
-        target = wanted - ALLOWANCE
-        has_target = width in TARGETS
-        lines.append([
-            f"{method}, D = {width}", str(spread), f"{wanted:.4f}", f"{spread.mean - wanted:+.4f}",
-            f"{target:.4f}" if has_target else "–", ("yes" if spread.mean >= target else "no") if has_target else "–",
-        ])  # fmt: skip
+        if name in results.outcomes:
+            ours = results.spread(name, lambda outcome: outcome.curve(f"test/{METRIC}")[-1][1])
+            allowance = ALLOWANCE if full and width in TARGETS else None
+            published = PUBLISHED[width, method][-1]
+            lines.append(accounts.judged_line(f"{method}, D = {width}", ours, published, allowance))
     return lines
 
 
