@@ -31,6 +31,7 @@ from rankdistill.config import (
     TuneConfig,
 )
 from rankdistill.data import Dataset
+from rankdistill.document import Document
 from rankdistill.files import SETTINGS, expect_settings, replacing, write_text
 from rankdistill.fitting import bar, fit, make_terms, open_dataset, trained_teachers, trajectory_for
 from rankdistill.methods import METHODS, Given, base_weight, described, given_for
@@ -48,12 +49,22 @@ from rankdistill.models.ranked import rankings_metadata, unseen_rankings
 from rankdistill.models.saved import MODEL_FILE, load_teacher, name_of, save_model
 from rankdistill.models.trajectory import KeptTrajectory
 from rankdistill.pages import write_pages
+from rankdistill.pictures import (
+    WITHOUT_MATPLOTLIB,
+    Curve,
+    Panel,
+    Point,
+    draw_costs,
+    draw_panels,
+    has_matplotlib,
+)
 from rankdistill.rankings import extract_rankings
 from rankdistill.rankings.shards import remove_folder
 from rankdistill.rankings.tables import Table
-from rankdistill.report import Row, as_table, draw_curves
+from rankdistill.report import SHOWN, Row, compared, markdown
 from rankdistill.trainer import CHECKPOINT, Trainer
 
+LISTED = 50  # items of the lists whose latency a run reports
 TEACHER_FILE = "teacher.safetensors"  # a teacher that trained along
 
 
@@ -63,12 +74,13 @@ def run(config: RunConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     print(f"{dataset}\n")
-    rows, curves = [], {}
+    rows, curves, models = [], {}, {}
 
     def finish(label: str, folder: str, model, history: list[dict], trainer: Trainer, name: str) -> None:
         save_model(out / folder / MODEL_FILE, model, name, dataset)
         metrics = test_metrics(model, dataset)
         rows.append(Row(label, sum(p.numel() for p in model.parameters()), metrics, trainer.seconds))
+        models[label] = model
         if history:
             curves[label] = [
                 (r["epoch"], r[key]) for r in history if (key := f"valid/{config.training.metric}") in r
@@ -132,18 +144,60 @@ def run(config: RunConfig) -> None:
         label = f"teacher + {names} ({config.teacher.name}, {config.teacher.width})"
         finish(label, "distilled_teacher", model, [], trainer, config.teacher.name)
 
-    table = as_table(rows, teacher=0, undistilled=1)
-    text = f"# Distillation on {dataset.name}\n\n{table}\n\nRankings: {rankings.k} items per user, {extraction:.1f} s.\n"
-    if draw_curves(out / "curves.png", curves, config.training.metric):
-        text += "\n![Learning curves](curves.png)\n"
-    write_text(out / "results.md", text)
+    lists = f"Rankings: {rankings.k} items per user, {extraction:.1f} s."
+    times = run_report(dataset, rows, models, curves, config.training.metric, lists, out)
     results = {
         "rows": [dataclasses.asdict(row) for row in rows],
         "extraction_seconds": extraction,
         "curves": curves,
+        "latency_ms": times,
     }
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
-    print(f"{table}\n\nRankings: {rankings.k} items per user, {extraction:.1f} s. Everything is in {out}/")
+    print(f"{markdown(compared(rows, teacher=0, undistilled=1))}\n\n{lists} Everything is in {out}/")
+
+
+def run_report(
+    dataset: Dataset, rows: list[Row], models: dict, curves: dict, metric: str, lists: str, out: Path
+) -> dict[str, float]:
+    """results.md and results.html; gives the milliseconds of one user's list, by model."""
+    k, exclude = min(LISTED, dataset.n_items), dataset.train.csr()
+    served = serving.measure(
+        {label: as_teacher(model) for label, model in models.items()}, k, (1,), queries=serving.LEAST_QUERIES,
+        exclude=exclude, warmup=0.05,
+    )  # fmt: skip
+    times = {row.model: row.p50_ms for row in served}
+    page = Document(f"Distillation on {dataset.name}")
+    page.table(compared(rows, teacher=0, undistilled=1))
+    page.text(lists)
+    if not has_matplotlib():
+        page.text(WITHOUT_MATPLOTLIB)
+    drawn = [
+        Curve(label, points, None if not at else at - 1)
+        for at, (label, points) in enumerate(curves.items())
+        if points
+    ]
+    if drawn:
+        alt = f"Validation {metric} by epoch. " + " ".join(
+            f"{curve.label}: {curve.points[-1][1]:.4f} after epoch {curve.points[-1][0]}." for curve in drawn
+        )
+        panel = Panel(dataset.name, drawn)
+        page.picture(draw_panels("curves", alt, [panel], "epoch", f"validation {metric}", columns=1))
+    found = next((name for name in (metric, *SHOWN) if all(name in row.metrics for row in rows)), None)
+    if found is not None:
+        cost = "ms for one user's list"
+        points = [
+            Point(r.model, {"parameters": r.parameters, cost: times[r.model]}, r.metrics[found]) for r in rows
+        ]
+        alt = f"Test {found} of every model against parameters and latency. " + " ".join(
+            f"{p.label}: {p.value:.4f}, {p.costs['parameters']:,} parameters, {p.costs[cost]:.3f} ms."
+            for p in points
+        )
+        page.picture(draw_costs("costs", alt, points, f"test {found}"))
+        page.text(
+            f"Latency: median of {serving.LEAST_QUERIES} queries of the exact top {k}, train items left out."
+        )
+    page.write(out, "results")
+    return times
 
 
 def train(config: TrainConfig) -> None:

@@ -413,7 +413,7 @@ class ReproduceConfig:
         epochs: fewer than published, for a trial.
         seeds: 0..4, or a list; the study's own by default.
         widths: of students; the study's own by default.
-        methods: some of the study's; all by default.
+        methods: some of the study's; all by default. topology also takes any other of the command line.
         sizes: of the generated catalogues of scaling.
         threads: of torch and the kernels; as they are by default.
         progress: show progress bars on a terminal, lines of the log elsewhere.
@@ -437,11 +437,13 @@ class ReproduceConfig:
         _expect(min(self.widths, default=1) >= 1, "widths of 1 or more", self.widths)
         _expect(min(self.sizes, default=100) >= 100, "sizes of 100 or more", self.sizes)
 
-    def chosen_methods(self, known: tuple[str, ...]) -> tuple[str, ...]:
-        """Those named, in the study's order; all of them by default."""
+    def chosen_methods(
+        self, known: tuple[str, ...], default: tuple[str, ...] | None = None
+    ) -> tuple[str, ...]:
+        """Those named, in the study's order; all of them by default, or some."""
         for name in self.methods:
             _expect(name in known, f"methods of {', '.join(known)} for {self.study}", name)
-        return tuple(name for name in known if name in (self.methods or known))
+        return tuple(name for name in known if name in (self.methods or default or known))
 
     def chosen_widths(self, known: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(self.widths) or known

@@ -344,7 +344,7 @@ def evaluate_candidates(
         model: with `score(users [B], items [B, K])` → [B, K].
         users: [n] int64.
         held_out: [n, H] int64, such as each user's validation and test item; -1 for none.
-        candidates: [n, C] int64; -1 for none.
+        candidates: [n, C] int64; -1 for none. A user's held-out items among them do not count.
         cutoffs: positions, > 0.
 
     Returns:
@@ -365,6 +365,8 @@ def evaluate_candidates(
             f"{list(users.shape)}, {list(held_out.shape)} and {list(candidates.shape)}"
         )
     items, width = torch.cat([held_out, candidates], dim=1), held_out.shape[1]
+    for column in range(width):  # none of the held-out items is another one's rival
+        items[:, width:].masked_fill_(candidates == held_out[:, column, None], -1)
     rows = max(1, SCORES // max(1, items.shape[1]))
     parts = []
     for batch, listed in zip(users.split(rows), items.split(rows)):

@@ -117,6 +117,7 @@ def draw_panels(
                 axes.set_ylim(bottom=0)
             axes.grid(True)
             axes.legend(fontsize=8)
+        arranged(figure)
     return Picture(name, alt, figure)
 
 
@@ -163,6 +164,7 @@ def draw_costs(name: str, alt: str, points: Sequence[Point], y: str) -> Picture 
             ncols=min(4, len(points)),
             fontsize=8,
         )
+        arranged(figure)
     return Picture(name, alt, figure)
 
 
@@ -172,3 +174,9 @@ def plain(value: float) -> str:
         if value >= size:
             return f"{value / size:g}{letter}"
     return f"{value:g}"
+
+
+def arranged(figure) -> None:
+    """Lays the figure out once and for all: it is drawn alike however often."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")

@@ -105,7 +105,7 @@ def compare(page: Document, results: Results, base: str, metrics: Sequence[str])
             page.text(f"{WITHOUT_SCIPY}.")
 
 
-def latencies(results: Results, runner: Runner, warmup: float = WARMUP) -> dict[str, float]:
+def latencies(results: Results, runner: Runner) -> dict[str, float]:
     """Milliseconds of one user's top 50 (median) of every finished model, by entry; measured once per shape and kept."""
     path = runner.out / LATENCIES
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -119,17 +119,17 @@ def latencies(results: Results, runner: Runner, warmup: float = WARMUP) -> dict[
             for key, entry in missing.items()
         }
         exclude, k = results.plan.dataset.train.csr(), min(LISTED, results.plan.dataset.n_items)
-        served = serving.measure(models, k, (1,), queries=QUERIES, exclude=exclude, warmup=warmup)
+        served = serving.measure(models, k, (1,), queries=QUERIES, exclude=exclude, warmup=WARMUP)
         kept |= {row.model: row.p50_ms for row in served}
         write_text(path, json.dumps(kept, indent=1) + "\n")
     return {entry.name: kept[shape(entry)] for entry in results.finished}
 
 
-def costs(page: Document, results: Results, runner: Runner, metric: str, warmup: float = WARMUP) -> None:
+def costs(page: Document, results: Results, runner: Runner, metric: str) -> None:
     """Accuracy against parameters and against latency, teacher and students on one chart."""
     if not results.finished:
         return
-    times = latencies(results, runner, warmup)
+    times = latencies(results, runner)
     points = [
         Point(
             entry.label,

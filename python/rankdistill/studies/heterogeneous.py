@@ -115,7 +115,9 @@ def reproduce(config: ReproduceConfig, out: Path) -> Results:
 def ensemble_values(results: Results, runner: Runner, seed: int) -> Values:
     """Of the ensemble's list of every user with test items, by the teachers' kept rankings."""
     dataset = results.plan.dataset
-    kept = [KeptTrajectory.load(runner.folder(name, seed) / "trajectory", dataset) for name in TEACHERS]
+    kept = [
+        KeptTrajectory.load(runner.folder(name, seed) / "trajectory", dataset, least=0) for name in TEACHERS
+    ]
     length = trajectory_length(results.plan)
     lists = torch.stack([trajectory.checkpoints[-1].indices[:, :length].long() for trajectory in kept])
     merged = ensemble_rankings(lists, min(2 * length, dataset.n_items))
@@ -158,7 +160,7 @@ def measured_latencies(results: Results, runner: Runner, seed: int) -> dict[str,
         (1,),
         queries=QUERIES,
         exclude=results.plan.dataset.train.csr(),
-        warmup=0.2,
+        warmup=accounts.WARMUP,
     )
     times = {row.model: row.p50_ms for row in served}
     write_text(path, json.dumps(times, indent=1) + "\n")

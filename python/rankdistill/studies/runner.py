@@ -119,6 +119,14 @@ class Results:
     def finished(self) -> list[Entry]:
         return [entry for entry in self.plan.entries if entry.name in self.outcomes]
 
+    def only(self, names: set[str]) -> Results:
+        """Those of some entries."""
+        kept = [
+            {name: found for name, found in part.items() if name in names}
+            for part in (self.outcomes, self.values)
+        ]
+        return Results(self.plan, *kept)
+
     def spread(self, name: str, of: Callable[[Outcome], float]) -> seeds.Spread:
         return seeds.Spread.of_values([of(outcome) for outcome in self.outcomes[name].values()])
 
@@ -208,7 +216,7 @@ class Runner:
             rankings = self.rankings(entry.teachers[0], seed, teacher, k)
         if any(e.trajectory for e in self.plan.entries if e.name in entry.teachers):
             folders = [self.folder(name, seed) / "trajectory" for name in entry.teachers]
-            trajectories = [KeptTrajectory.load(folder, self.plan.dataset) for folder in folders]
+            trajectories = [KeptTrajectory.load(folder, self.plan.dataset, least=0) for folder in folders]
         return Given(
             self.plan.dataset, rankings, entry.model.width, teacher, seed + entry.seed_offset, trajectories
         )

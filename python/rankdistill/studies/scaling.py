@@ -149,7 +149,7 @@ def reproduce(config: ReproduceConfig, out: Path) -> dict[str, list[Cost]]:
                 write_text(path, json.dumps({"sizes": sizes, "costs": costs}, indent=1) + "\n")
             kept = json.loads(path.read_text(encoding="utf-8"))
             found[name] = kept["sizes"], [Cost(**cost) for cost in kept["costs"]]
-            report(found, width, missing).write(out)
+        report(found, width, missing).write(out)
     return {name: costs for name, (_, costs) in found.items()}
 
 
@@ -173,6 +173,7 @@ def report(found: dict[str, tuple[dict, list[Cost]]], width: int, missing: str =
     page.table([*lines, *([step, *(f"{of[name][step].seconds:.3f}" for name in found)] for step in steps)])
     mib = lambda size: "–" if size is None else f"{size / 2**20:,.1f}"
     page.heading("MiB at the peak, beside what stood before")
+    page.text("Tables, the optimisers' states and gradients that stand are not counted again.")
     page.table([header, *([step, *(mib(of[name][step].peak_bytes) for name in found)] for step in steps)])
     grown = [name for name in found if name != "gowalla"]
     if len(grown) > 1:
@@ -182,10 +183,9 @@ def report(found: dict[str, tuple[dict, list[Cost]]], width: int, missing: str =
             ("MiB at the peak", lambda c: (c.peak_bytes or 0) / 2**20),
         ):
             curves = [
-                Curve(
-                    step, [(found[name][0]["items"], max(value(of[name][step]), 1e-4)) for name in grown], at
-                )
+                Curve(step, [(found[name][0]["items"], value(of[name][step])) for name in grown], at)
                 for at, step in enumerate(steps)
+                if min(value(of[name][step]) for name in grown) > 0
             ]
             panels.append(Panel(title, curves))
         first, last = found[grown[0]][0]["items"], found[grown[-1]][0]["items"]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from rankdistill.config import MethodConfig, ModelConfig, ReproduceConfig, TrainingConfig
 from rankdistill.document import Document
+from rankdistill.methods import METHODS as COMMAND_LINE
+from rankdistill.methods import STUDENTS
 from rankdistill.pictures import Curve, Panel, draw_panels
 from rankdistill.seeds import Protocol, seeds_of
 from rankdistill.studies import accounts
@@ -53,8 +55,11 @@ PUBLISHED: dict[tuple[int, str], tuple[float, ...]] = {
 }
 
 
-def entry_name(width: int, method: str) -> str:
-    return "teacher" if method == "teacher" else f"{method}-{width}"
+def key_of(entry: Entry) -> tuple[int, str]:
+    """Of `PUBLISHED`: the width, and teacher, base or a method."""
+    if entry.name == "teacher":
+        return entry.model.width, "teacher"
+    return entry.model.width, entry.methods[0].name if entry.methods else "base"
 
 
 def plan(config: ReproduceConfig) -> tuple[Plan, str]:
@@ -68,17 +73,20 @@ def plan(config: ReproduceConfig) -> tuple[Plan, str]:
         metric=METRIC,
     )
     teacher = Entry("teacher", f"teacher, D = {TEACHER_WIDTH}", ModelConfig(width=TEACHER_WIDTH), training)
-    methods = config.chosen_methods(METHODS)
-    students = [
-        Entry(
-            entry_name(width, method), f"{method}, D = {width}", ModelConfig(width=width), training,
-            () if method == "base" else (MethodConfig(method),), () if method == "base" else ("teacher",),
-            seed_offset=int(width == TEACHER_WIDTH),  # or its base would be the teacher again
-        )
-        for width in config.chosen_widths(WIDTHS) for method in methods
-    ]  # fmt: skip
-    needed = [teacher] if any(entry.teachers for entry in students) or "teacher" in methods else []
-    return Plan(dataset, (*needed, *students), Protocol.of(dataset, METRIC)), origin
+    others = [name for name, method in COMMAND_LINE.items() if "checkpoints" not in method.needs]
+    methods = config.chosen_methods((*METHODS, *(name for name in others if name not in METHODS)), METHODS)
+    students = []
+    for width in config.chosen_widths(WIDTHS):
+        for method in methods:
+            alone = method == "base"
+            students.append(
+                Entry(
+                    f"{method}-{width}", f"{method}, D = {width}", ModelConfig(STUDENTS.get(method, "mf"), width), training,
+                    () if alone else (MethodConfig(method),), () if alone else ("teacher",),
+                    seed_offset=int(width == TEACHER_WIDTH),  # or its base would be the teacher again
+                )
+            )  # fmt: skip
+    return Plan(dataset, (teacher, *students), Protocol.of(dataset, METRIC)), origin
 
 
 def reproduce(config: ReproduceConfig, out: Path) -> Results:
@@ -94,69 +102,71 @@ def curve(results: Results, name: str) -> list[tuple[int, float]]:
     return [(points[0][0], sum(value for _, value in points) / len(points)) for points in zip(*curves)]
 
 
-def published(width: int, method: str) -> list[tuple[int, float]]:
-    values = PUBLISHED.get((width, method), ())
-    return [(EVERY * at, value) for at, value in enumerate(values)]
+def published(entry: Entry) -> list[tuple[int, float]]:
+    return [(EVERY * at, value) for at, value in enumerate(PUBLISHED.get(key_of(entry), ()))]
 
 
 def judged(results: Results) -> list[list[str]]:
     """Final numbers beside the published ones, and whether a target is met."""
     lines, full = [list(accounts.JUDGED)], results.plan.entries[0].training.epochs == EPOCHS
-    for width, method in PUBLISHED:
-        name = entry_name(width, method)
-        if name in results.outcomes:
-            ours = results.spread(name, lambda outcome: outcome.curve(f"test/{METRIC}")[-1][1])
-            allowance = ALLOWANCE if full and width in TARGETS else None
-            published = PUBLISHED[width, method][-1]
-            lines.append(accounts.judged_line(f"{method}, D = {width}", ours, published, allowance))
+    for entry in results.finished:
+        ours = results.spread(entry.name, lambda outcome: outcome.curve(f"test/{METRIC}")[-1][1])
+        if key_of(entry) not in PUBLISHED:
+            lines.append([entry.label, str(ours), *"––––"])
+            continue
+        allowance = ALLOWANCE if full and entry.model.width in TARGETS else None
+        lines.append(accounts.judged_line(entry.label, ours, PUBLISHED[key_of(entry)][-1], allowance))
     return lines
 
 
+def by_width(results: Results) -> dict[int, list[Entry]]:
+    """The finished students, by their width."""
+    found: dict[int, list[Entry]] = {}
+    for entry in results.finished:
+        if entry.name != "teacher":
+            found.setdefault(entry.model.width, []).append(entry)
+    return found
+
+
 def orders(results: Results) -> list[str]:
-    """For every width whose methods are finished, whether they are ordered as published."""
+    """For every width of two or more published methods, whether they are ordered as published."""
     said = []
-    for width in WIDTHS:
-        found = {
-            m: curve(results, entry_name(width, m))[-1][1]
-            for m in METHODS
-            if entry_name(width, m) in results.outcomes
-        }
-        if len(found) < 2:
+    for width, entries in by_width(results).items():
+        ours = {key_of(e): curve(results, e.name)[-1][1] for e in entries if key_of(e) in PUBLISHED}
+        if len(ours) < 2:
             continue
-        ours = sorted(found, key=found.get)
-        theirs = sorted(found, key=lambda method: PUBLISHED[width, method][-1])
-        verdict = "as published" if ours == theirs else f"published: {' < '.join(theirs)}"
-        said.append(f"D = {width}: {' < '.join(ours)} ({verdict}).")
+        mine = [method for _, method in sorted(ours, key=ours.get)]
+        theirs = [method for _, method in sorted(ours, key=lambda key: PUBLISHED[key][-1])]
+        verdict = "as published" if mine == theirs else f"published: {', '.join(theirs)}"
+        said.append(f"D = {width}, from the lowest: {', '.join(mine)} ({verdict}).")
     return said
 
 
 def curves_table(results: Results) -> list[list[str]]:
-    epochs = sorted({epoch for name in results.outcomes for epoch, _ in curve(results, name)})
+    epochs = sorted({epoch for entry in results.finished for epoch, _ in curve(results, entry.name)})
     lines = [["model", "", *map(str, epochs)]]
-    for width, method in PUBLISHED:
-        name = entry_name(width, method)
-        if name in results.outcomes:
-            for whose, points in (("ours", curve(results, name)), ("published", published(width, method))):
-                at = dict(points)
-                lines.append([
-                    f"{method}, D = {width}", whose, *(f"{at[epoch]:.4f}" if epoch in at else "–" for epoch in epochs)
-                ])  # fmt: skip
+    for entry in results.finished:
+        for whose, points in (("ours", curve(results, entry.name)), ("published", published(entry))):
+            at = dict(points)
+            if at:
+                shown = (f"{at[epoch]:.4f}" if epoch in at else "–" for epoch in epochs)
+                lines.append([entry.label, whose, *shown])
     return lines
 
 
 def panels(results: Results) -> list[Panel]:
     """One of each width: ours drawn through, published dashed, the teacher in grey."""
     made = []
-    for width in WIDTHS:
+    for width, entries in by_width(results).items():
         curves = []
-        for colour, method in enumerate(METHODS):
-            if entry_name(width, method) in results.outcomes:
-                curves.append(Curve(f"{method}, ours", curve(results, entry_name(width, method)), colour))
-                curves.append(Curve(f"{method}, published", published(width, method), colour, dashed=True))
-        if curves and "teacher" in results.outcomes:
+        for colour, entry in enumerate(entries):
+            method = key_of(entry)[1]
+            curves.append(Curve(f"{method}, ours", curve(results, entry.name), colour))
+            if published(entry):
+                curves.append(Curve(f"{method}, published", published(entry), colour, dashed=True))
+        if "teacher" in results.outcomes:
             curves.append(Curve("teacher, ours", curve(results, "teacher")))
-        if curves:
-            made.append(Panel(f"student of width {width}", curves))
+        made.append(Panel(f"student of width {width}", curves))
     return made
 
 
@@ -193,18 +203,10 @@ def report(results: Results, runner: Runner, chosen: Sequence[int], origin: str)
         accounts.overview(results, (METRIC, "ndcg@50", "recall@10", "ndcg@10")),
         "Test metrics after the last epoch",
     )
-    for width in WIDTHS:
-        compare_width(page, results, width)
+    for entries in by_width(results).values():
+        base = next((entry.name for entry in entries if not entry.methods), None)
+        if base is not None:
+            names = {entry.name for entry in entries}
+            accounts.compare(page, results.only(names), base, (METRIC,))
     accounts.costs(page, results, runner, METRIC)
     return page
-
-
-def compare_width(page: Document, results: Results, width: int) -> None:
-    base = entry_name(width, "base")
-    mine = {entry_name(width, method) for method in METHODS}
-    own = Results(
-        results.plan,
-        {name: found for name, found in results.outcomes.items() if name in mine},
-        {name: found for name, found in results.values.items() if name in mine},
-    )
-    accounts.compare(page, own, base, (METRIC,))
