@@ -41,6 +41,9 @@ LEVELS = {
     "checkpoint": 4,
     "losses": 4,
     "models": 5,
+    "document": 6,
+    "pictures": 5,
+    "memory": 0,
     "report": 5,
     "significance": 5,
     "trainer": 6,
@@ -49,10 +52,12 @@ LEVELS = {
     "serving": 6,
     "collect_env": 6,
     "pages": 7,
+    "fitting": 7,
+    "studies": 8,
     "tuning": 7,
-    "commands": 8,
-    "cli": 9,
-    "__main__": 10,
+    "commands": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 MAY_PRINT = {"cli", "commands", "collect_env", "__main__"}
 

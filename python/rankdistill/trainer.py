@@ -52,7 +52,11 @@ class Trainer:
         terms: what is added to the model's own loss.
         base_weight: of the model's own loss (0 for methods that learn from the teacher alone).
         after_epoch: called with each epoch's number and the model, after it has learned (such as a `Trajectory`).
+        evaluation: model → its numbers, "valid/name@cutoff" and perhaps "test/name@cutoff", instead of ranking the whole
+            catalogue.
+        watched: the metrics that `patience` waits for, any of them; the one of `config` by default.
         folder: where the checkpoint and the log go; None to keep nothing.
+        seconds_between_checkpoints: the fewest, beside the last one; an interrupted run repeats what came after.
         progress: wraps the range of epochs (such as tqdm).
 
     Example:
@@ -73,13 +77,19 @@ class Trainer:
         *,
         base_weight: float = 1.0,
         after_epoch: Callable[[int, nn.Module], None] | None = None,
+        evaluation: Callable[[nn.Module], dict[str, float]] | None = None,
+        watched: Sequence[str] = (),
         folder: str | Path | None = None,
+        seconds_between_checkpoints: float = 0.0,
         progress: Callable = iter,
     ) -> None:
         self.model, self.dataset, self.config = model, dataset, config or TrainingConfig()
         self.terms = [Term(*term) for term in terms]
         self.base_weight, self.after_epoch = base_weight, after_epoch
+        self.evaluation, self.watched = evaluation, tuple(watched) or (self.config.metric,)
         self.folder = None if folder is None else Path(folder)
+        self.seconds_between_checkpoints = seconds_between_checkpoints
+        self._kept_at = time.monotonic()
         self.progress = progress
         # A seed from here on would not change the model that was handed in: the caller seeds that.
         self.parameters = [p for part in (model, *(t.method for t in self.terms)) for p in part.parameters()]
@@ -180,6 +190,9 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the validation part, "valid/name@cutoff", and of the test part where asked for."""
+        if self.evaluation is not None:
+            self.model.eval()
+            return self.evaluation(self.model)
         name, _, cutoff = self.config.metric.partition("@")
         cutoffs = sorted({*CUTOFFS, int(cutoff)})
         metrics = list(dict.fromkeys(("recall", "ndcg", "hit_rate", "mrr", "precision", name)))
@@ -244,8 +257,8 @@ class Trainer:
             self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
 
     def _finished(self) -> bool:
-        evaluated = [r["epoch"] for r in self.history if f"valid/{self.config.metric}" in r]
-        return 0 < self.config.patience <= sum(epoch > self.best_epoch for epoch in evaluated)
+        waited = (evaluations_since_best(self.history, f"valid/{metric}") for metric in self.watched)
+        return 0 < self.config.patience <= min(waited)
 
     def _keep(self, record: dict, writer) -> None:
         if self.folder is None:
@@ -256,7 +269,10 @@ class Trainer:
         }
         tensors |= {name: optimizer_tensors(optimizer) for name, optimizer in self.optimizers.items()}
         tensors |= {f"term{i}": term.method.state_dict() for i, term in enumerate(self.terms)}
-        if "valid/" + self.config.metric in record or record["epoch"] == self.config.epochs - 1:
+        last = record["epoch"] == self.config.epochs - 1 or self._finished()
+        due = time.monotonic() - self._kept_at >= self.seconds_between_checkpoints
+        if last or (due and "valid/" + self.config.metric in record):
+            self._kept_at = time.monotonic()
             facts = {
                 "epoch": self.epoch,
                 "best_epoch": self.best_epoch,
@@ -312,6 +328,12 @@ class Trainer:
             logger.info("no TensorBoard log: tensorboard is not installed (pip install 'rankdistill[train]')")
             return None
         return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.epoch)
+
+
+def evaluations_since_best(history: Sequence[dict], key: str) -> int:
+    """How many evaluations came after the (first) best of a metric."""
+    values = [record[key] for record in history if key in record]
+    return len(values) - 1 - values.index(max(values)) if values else 0
 
 
 def batch_rows(ids: torch.Tensor | None, n: int, batch_size: int) -> Iterator[slice]:
