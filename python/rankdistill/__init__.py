@@ -31,6 +31,7 @@ _EXPORTS = {
         "RejuvenatedCrossEntropyDistillation",
         "RelationalKnowledgeDistillation",
         "RelaxedRankingDistillation",
+        "Share",
         "UnbiasedDistillation",
         "VectorDistillation",
     ],

@@ -8,7 +8,7 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_scores, unique_rows
+from rankdistill.losses.list_scores import list_scores, n_interactions, unique_rows
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice, expect_reduction
 from rankdistill.ops import inner_product_topk
 from rankdistill.rankings import Rankings
@@ -60,6 +60,7 @@ class CollaborativeDistillation(Distillation):
         >>> loss = method(MatrixFactorization(2, 5, width=4), torch.tensor([0, 1, 1]))
     """
 
+    divides = "users"
     needs = frozenset({"rankings", "scores"})
     default_weight = 0.1
 
@@ -137,4 +138,4 @@ class CollaborativeDistillation(Distillation):
         wanted = self._scores.index_select(0, users).to(scores)
         losses = functional.collaborative_distillation(wanted, scores, self.softness, self.shift, "none")
         total = (losses.masked_fill(items < 0, 0).sum(1) * counts).sum()
-        return total if self.reduction == "sum" else total / (counts.sum() * self.n_samples).clamp_min(1)
+        return total if self.reduction == "sum" else total / max(n_interactions(batch) * self.n_samples, 1)

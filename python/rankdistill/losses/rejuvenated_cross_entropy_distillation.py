@@ -8,7 +8,7 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.functional.membership import is_in
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
+from rankdistill.losses.list_scores import list_scores, n_interactions, reduce_interactions, unique_rows
 from rankdistill.losses.settings import expect_begun, expect_reduction, expect_within
 from rankdistill.ops import inner_product_topk, weighted_sample
 from rankdistill.rankings import Rankings
@@ -57,6 +57,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
         >>> loss = method(student, torch.tensor([0, 1, 1]))
     """
 
+    divides = "users"
     needs = frozenset({"rankings", "scores"})
     default_weight = 100.0
 
@@ -134,4 +135,4 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
             self.sharpness,
             "none",
         )
-        return reduce_interactions(losses, counts, self.reduction)
+        return reduce_interactions(losses, counts, self.reduction, n_interactions(batch))

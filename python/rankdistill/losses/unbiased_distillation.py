@@ -9,7 +9,7 @@ from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.data.popularity import popularity_groups
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
+from rankdistill.losses.list_scores import list_scores, n_interactions, reduce_interactions, unique_rows
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import within_group_pairs
@@ -50,6 +50,7 @@ class UnbiasedDistillation(Distillation):
         >>> loss = method(MatrixFactorization(2, 5, width=4), torch.tensor([0, 1, 1]))
     """
 
+    divides = "users"
     needs = frozenset({"rankings"})
 
     def __init__(
@@ -96,4 +97,4 @@ class UnbiasedDistillation(Distillation):
         better, worse = list_scores(student, users, pairs.clamp_min(0).flatten(1)).view(pairs.shape).unbind(2)
         losses = functional.bayesian_personalized_ranking(better, worse, "none").masked_fill(~real, 0)
         losses = losses.sum(1) / real.sum(1).clamp_min(1)
-        return reduce_interactions(losses, counts, self.reduction)
+        return reduce_interactions(losses, counts, self.reduction, n_interactions(batch))
