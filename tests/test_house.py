@@ -41,6 +41,7 @@ LEVELS = {
     "checkpoint": 4,
     "losses": 4,
     "models": 5,
+    "parallel": 5,
     "report": 5,
     "significance": 5,
     "trainer": 6,

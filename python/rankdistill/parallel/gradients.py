@@ -89,13 +89,28 @@ def summed_rows(
         all_ids, all_rows = ids.new_empty(W * most), rows.new_empty((W * most, *rows.shape[1:]))
         processes.gather(all_ids, padded)
         processes.gather(all_rows, rows)
-        return torch.ops.rankdistill.coalesce_rows(all_ids, all_rows, len(table))
+        real = all_ids >= 0
+        return torch.ops.rankdistill.coalesce_rows(all_ids[real], all_rows[real], len(table))
     # A last column counts who has a row: one that is touched may sum to zero.
     whole = values.new_zeros((len(table), width + 1))
     whole[ids] = torch.cat([values.flatten(1), values.new_ones((len(ids), 1))], 1)
     processes.add_up(whole)
     touched = whole[:, -1].nonzero().flatten()
     return touched, whole[touched, :-1].view(len(touched), *table.shape[1:])
+
+
+def gather_ids(processes: Processes, mine: Sequence[Tensor]) -> list[Tensor]:
+    """Of each of several lists of ids [n] those of all processes, -1 between them."""
+    told = torch.tensor([len(ids) for ids in mine], device=mine[0].device)
+    counts = told.new_empty(processes.size * len(mine))
+    processes.gather(counts, told)
+    found = []
+    for ids, most in zip(mine, counts.view(processes.size, -1).amax(0).tolist()):
+        padded = ids.new_full((most,), -1)
+        padded[: len(ids)] = ids
+        found.append(ids.new_empty(processes.size * most))
+        processes.gather(found[-1], padded)
+    return found
 
 
 def gathering_is_less(size: int, most: int, n_rows: int, width: int, itemsize: int) -> bool:
