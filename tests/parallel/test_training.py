@@ -56,7 +56,8 @@ def test_two_processes_train_as_one(answers, run):
     for record, other in zip(told, history, strict=True):
         assert record["loss"] == pytest.approx(other["loss"], rel=1e-5), record["epoch"]
         assert record["valid/recall@20"] == pytest.approx(other["valid/recall@20"], abs=0.02)
-    assert all(torch.equal(tensor, two[1][run][0][key]) for key, tensor in found.items()), "copies"
+    copy = two[1][run][0]
+    assert all(torch.equal(tensor.nan_to_num(), copy[key].nan_to_num()) for key, tensor in found.items())
 
 
 def test_a_resumed_run_goes_on_bit_for_bit(answers):

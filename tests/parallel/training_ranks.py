@@ -21,7 +21,7 @@ from tests.losses.every_method import D_S, NAMES, given_in, make, make_student, 
 
 # The last batch has a single interaction: fewer than processes.
 CONFIG = TrainingConfig(
-    epochs=3, batch_size=(len(world().train) - 1) // 3, learning_rate=0.02, weight_decay=1e-3, evaluate_every=1,
+    epochs=4, batch_size=(len(world().train) - 1) // 3, learning_rate=0.02, weight_decay=1e-3, evaluate_every=1,
     metric="recall@20", keep_best=False,
 )  # fmt: skip
 OPTIMIZERS = {

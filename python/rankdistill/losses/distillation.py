@@ -145,7 +145,5 @@ class VectorDistillation(Distillation):
     def together(self, student: Student, batch: Batch) -> tuple[Entities, Entities]:
         """Users, and items positive and negative together, as the losses of relations are released; all of a batch's."""
         parts = [part.flatten() for part in (batch.positives, batch.negatives) if part is not None]
-        items = torch.cat(parts) if parts else None
-        options = {"share": batch.share, "whole": True}
-        users = self.rows(student, "user", batch.users, **options)
-        return users, self.rows(student, "item", items, **options)
+        sides = ("user", batch.users), ("item", torch.cat(parts) if parts else None)
+        return tuple(self.rows(student, *side, share=batch.share, whole=True) for side in sides)
