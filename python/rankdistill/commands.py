@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from rankdistill import seeds, serving, tuning
 from rankdistill.config import (
@@ -50,7 +49,9 @@ from rankdistill.models.ranked import rankings_metadata, unseen_rankings
 from rankdistill.models.saved import MODEL_FILE, build_model, load_teacher, name_of, save_model
 from rankdistill.models.trajectory import KeptTrajectory, Trajectory
 from rankdistill.pages import write_pages
+from rankdistill.parallel import torchrun_processes
 from rankdistill.rankings import extract_rankings
+from rankdistill.rankings.distributed import Processes
 from rankdistill.rankings.progress import logged
 from rankdistill.rankings.shards import remove_folder
 from rankdistill.rankings.tables import Table
@@ -61,6 +62,7 @@ TEACHER_FILE = "teacher.safetensors"  # a teacher that trained along
 
 
 def run(config: RunConfig) -> None:
+    expect_one_process("run")
     dataset = open_dataset(config.data)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -150,6 +152,11 @@ def run(config: RunConfig) -> None:
 
 
 def train(config: TrainConfig) -> None:
+    with torchrun_processes(config.device, config.timeout):
+        train_together(config)
+
+
+def train_together(config: TrainConfig) -> None:
     dataset = open_dataset(config.data)
     if config.seeds is not None and config.trajectory.folder is not None:
         raise ValueError(
@@ -160,9 +167,12 @@ def train(config: TrainConfig) -> None:
         training = dataclasses.replace(config.training, seed=seed)
         trajectory = trajectory_for(config.trajectory, folder, dataset)
         model, _, _ = fit(
-            dataset, config.model, training, (), folder, folder.name, config.progress, trajectory
-        )
-        save_model(folder / MODEL_FILE, model, config.model.name, dataset)
+            dataset, config.model, training, (), folder, folder.name, config.progress, trajectory,
+            device=config.device,
+        )  # fmt: skip
+        with first_process() as writes:
+            if writes:
+                save_model(folder / MODEL_FILE, model, config.model.name, dataset)
         return model
 
     once_or_by_seed(config, dataset, train_one)
@@ -219,6 +229,11 @@ def extract_in_memory(teacher, dataset: Dataset, config: ExtractConfig) -> None:
 
 
 def distill(config: DistillConfig) -> None:
+    with torchrun_processes(config.device, config.timeout):
+        distill_together(config)
+
+
+def distill_together(config: DistillConfig) -> None:
     dataset = open_dataset(config.data)
     chosen, trained = [config.method, *config.also], []
     given = given_for(config, dataset, bar("rankings", config.progress))
@@ -228,18 +243,22 @@ def distill(config: DistillConfig) -> None:
         training = dataclasses.replace(config.training, seed=seed)
         model, _, _ = fit(
             dataset, config.student, training, terms, folder, folder.name, config.progress,
-            base_weight=base_weight(chosen, config.base_weight),
+            base_weight=base_weight(chosen, config.base_weight), device=config.device,
         )  # fmt: skip
-        save_model(folder / MODEL_FILE, model, config.student.name, dataset)
-        for teacher in trained_teachers(terms):
-            save_model(folder / TEACHER_FILE, teacher, name_of(teacher), dataset)
-            trained.append((folder / TEACHER_FILE, teacher))
+        trained.extend((folder / TEACHER_FILE, teacher) for teacher in trained_teachers(terms))
+        with first_process() as writes:
+            if writes:
+                save_model(folder / MODEL_FILE, model, config.student.name, dataset)
+                for teacher in trained_teachers(terms):
+                    save_model(folder / TEACHER_FILE, teacher, name_of(teacher), dataset)
         return model
 
     once_or_by_seed(config, dataset, train_one)
     for path, teacher in trained:
-        print(f"\nteacher: {path}")
-        print_metrics(test_metrics(teacher, dataset))
+        metrics = test_metrics(teacher, dataset)
+        if is_first_process():
+            print(f"\nteacher: {path}")
+            print_metrics(metrics)
 
 
 def once_or_by_seed(config: TrainConfig | DistillConfig, dataset: Dataset, train_one) -> None:
@@ -248,12 +267,15 @@ def once_or_by_seed(config: TrainConfig | DistillConfig, dataset: Dataset, train
     if config.seeds is None:
         if config.compare is not None:
             raise ValueError(f"config: expected seeds beside compare={config.compare}; got none")
-        print_metrics(test_metrics(train_one(config.training.seed, out), dataset))
+        metrics = test_metrics(train_one(config.training.seed, out), dataset)
+        if is_first_process():
+            print_metrics(metrics)
         return
+    expect_one_process("seeds")
     protocol = seeds.Protocol.of(dataset, config.training.metric)
     other = None if config.compare is None else seeds.values_of(Path(config.compare), protocol)
     settings = dataclasses.asdict(config)
-    for name in ("out", "seeds", "compare", "progress"):
+    for name in ("out", "seeds", "compare", "device", "timeout", "progress"):
         del settings[name]
     del settings["training"]["seed"]
     runs = seeds.run_seeds(seeds.seeds_of(config.seeds), out, settings, protocol, train_one)
@@ -274,6 +296,7 @@ def export(config: ExportConfig) -> None:
 
 
 def tune(config: TuneConfig) -> None:
+    expect_one_process("tune")
     dataset, out, key = open_dataset(config.data), Path(config.out), f"valid/{config.training.metric}"
     if not len(dataset.valid):
         raise ValueError("tune: expected a data set with a validation part; got none")
@@ -411,16 +434,22 @@ def fit(
     progress: bool,
     trajectory: Trajectory | None = None,
     base_weight: float = 1.0,
+    device: str = "cpu",
 ):
     """A trained model, its trainer and its history."""
-    made = build_model(model.name, dataset, model.width, seed=training.seed)
+    made = build_model(model.name, dataset, model.width, seed=training.seed).to(device)
+    for _, method in terms:
+        method.to(device)
     trainer = Trainer(
         made, dataset, training, terms, base_weight=base_weight, after_epoch=trajectory, folder=folder,
-        progress=bar(label, progress),
+        progress=bar(label, progress and is_first_process()),
     )  # fmt: skip
     history = trainer.fit()
-    if trajectory is not None:
-        trajectory.finish(made, trainer.learned_epochs)
+    for module in (made, *(method for _, method in terms)):
+        module.cpu()
+    with first_process() as writes:
+        if writes and trajectory is not None:
+            trajectory.finish(made, trainer.learned_epochs)
     return made, trainer, history
 
 
@@ -440,24 +469,34 @@ def trained_teachers(terms: Sequence[Term]) -> list:
     return [t.method.trained_teacher for t in terms if t.method.trained_teacher is not None]
 
 
+def expect_one_process(command: str) -> None:
+    n = int(os.environ.get("WORLD_SIZE", "1"))
+    if n > 1:
+        raise ValueError(
+            f"{command}: expected one process; got {n} of torchrun. train, extract and distill work on several"
+        )
+
+
+def is_first_process() -> bool:
+    return Processes("rankdistill").rank == 0
+
+
 @contextmanager
-def torchrun_processes() -> Iterator[int]:
-    """The rank of this process; under torchrun all of them meet while the block lasts."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield 0
-        return
-    dist.init_process_group("gloo")
-    try:
-        yield dist.get_rank()
-    finally:
-        dist.destroy_process_group()
+def first_process() -> Iterator[bool]:
+    """Whether this process is to write; all end the block together, and a failure is known to all."""
+    with Processes.on_cpu("rankdistill") as processes, processes.together():
+        yield processes.rank == 0
 
 
 def test_metrics(model, dataset: Dataset) -> dict[str, float]:
+    """Of all processes together."""
     part = "test" if len(dataset.test) else "valid"
     if not len(getattr(dataset, part)):
         return {}
-    return evaluate_model(model, getattr(dataset, part).csr(), dataset.held_out_exclude(part))
+    with Processes.on_cpu("evaluate") as processes:
+        return evaluate_model(
+            model, getattr(dataset, part).csr(), dataset.held_out_exclude(part), processes=processes
+        )
 
 
 def print_metrics(metrics: dict[str, float]) -> None:

@@ -160,7 +160,7 @@ class Trainer:
         config = self.config
         for term in self.terms:
             term.method.begin_epoch(epoch, self.model)
-        device = next(iter(self.parameters)).device
+        device = self.device
         users, positives, negatives = (t.to(device) for t in self._epoch_interactions(epoch))
         total = torch.zeros((), dtype=torch.float64, device=device)
         self.model.train()
@@ -202,6 +202,10 @@ class Trainer:
                 p.grad = p.grad.to_dense()
 
     @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters)).device
+
+    @property
     def learned_epochs(self) -> int:
         """How many epochs the model has learned for: with the weights of the best validation, fewer than it ran."""
         return self.best_epoch + 1 if self.config.keep_best and self.best else self.epoch
@@ -223,8 +227,8 @@ class Trainer:
             for part in parts
             for key, value in evaluate(
                 self.model,
-                getattr(self.dataset, part).csr(),
-                self.dataset.held_out_exclude(part),
+                getattr(self.dataset, part).csr().to(self.device),
+                self.dataset.held_out_exclude(part).to(self.device),
                 cutoffs,
                 metrics,
                 processes=self._control,
