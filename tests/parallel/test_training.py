@@ -15,7 +15,15 @@ from tests.parallel import training_ranks
 
 ROOT = Path(__file__).parents[2]
 SIZE = 2
-RUNS = [*NAMES, *(f"rd under {name}" for name in training_ranks.OPTIMIZERS), "resumed", "whole"]
+RUNS = [
+    *NAMES,
+    *(f"rd under {name}" for name in training_ranks.OPTIMIZERS),
+    "loop with rrd",
+    "loop with hint",
+    "loop with ftd",
+    "resumed",
+    "whole",
+]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +66,23 @@ def test_two_processes_train_as_one(answers, run):
         assert record["valid/recall@20"] == pytest.approx(other["valid/recall@20"], abs=0.02)
     copy = two[1][run][0]
     assert all(torch.equal(tensor.nan_to_num(), copy[key].nan_to_num()) for key, tensor in found.items())
+
+
+@pytest.mark.parametrize("name", training_ranks.SHAPES)
+def test_gradients_are_added_up(answers, name):
+    expected = answers[0]["sums"][name]
+    for found in (two["sums"][name] for two in answers[1]):
+        if expected is None:
+            assert found is None
+            continue
+        assert found.is_sparse == expected.is_sparse
+        if found.is_sparse:
+            assert found.is_coalesced()
+            assert torch.equal(found.indices(), expected.coalesce().indices())
+            found, wanted = found.values(), expected.coalesce().values()
+        else:
+            wanted = expected
+        torch.testing.assert_close(found, wanted, rtol=2e-7, atol=2e-7)
 
 
 def test_a_resumed_run_goes_on_bit_for_bit(answers):

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
-from rankdistill import MatrixFactorization, Term, Trainer
+from rankdistill import Batch, MatrixFactorization, Objective, Share, Term, Trainer, reduce_gradients
 from rankdistill.config import TrainingConfig
 from rankdistill.losses import Distillation
 from rankdistill.methods import METHODS
+from tests.case import randn
 from tests.losses.every_method import D_S, NAMES, given_in, make, make_student, world
 
 # The last batch has a single interaction: fewer than processes.
@@ -54,6 +56,72 @@ def plain(config: TrainingConfig, width: int = D_S, **options) -> Trainer:
     )
 
 
+def own_loop(name: str) -> dict:
+    """A user's own loop, alone or with DistributedDataParallel, which averages where sums are wanted."""
+    size = dist.get_world_size() if dist.is_initialized() else 1
+    share = Share(dist.get_rank(), size) if size > 1 else None
+    method = make(name, given_in(world()))
+    objective = Objective(make_student(name, scale=1.0), [Term(0.01, method)])
+    loss_of = DistributedDataParallel(objective, broadcast_buffers=False) if size > 1 else objective
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.01, weight_decay=1e-3)
+    train = world().train
+    for epoch in range(2):
+        method.begin_epoch(epoch, objective.model)
+        for rows in torch.arange(len(train)).split(101):
+            batch = Batch(train.users[rows], train.items[rows], rows[:, None] % world().n_items, share)
+            optimizer.zero_grad()
+            (loss_of(batch) * size).backward()
+            optimizer.step()
+    return objective.state_dict()
+
+
+SHAPES = {
+    "dense": (7, 3), "few rows": (50, 3), "most rows": (50, 3), "whole numbers": (50,), "nowhere": (4,),
+    "on one": (4, 2), "rows on one": (50, 2), "no rows": (50, 2), "of two kinds": (50, 2), "transposed": (5, 6),
+    "float64": (9,), "large": (1 << 12, 1 << 11),
+}  # fmt: skip
+
+
+def gradient(name: str, rank: int) -> torch.Tensor | None:
+    """What a rank has before gradients are added up."""
+    shape, values = SHAPES[name], randn(*SHAPES[name], seed=len(name) + 100 * rank)
+    if name == "nowhere" or (name in ("on one", "rows on one") and rank != 1):
+        return None
+    if name in ("dense", "on one", "large") or (name == "of two kinds" and rank == 0):
+        return values
+    if name == "transposed":
+        return randn(*shape[::-1], seed=rank).T
+    if name == "float64":
+        return values.double()
+    count = {"most rows": 90, "no rows": 0}.get(name, 4)
+    ids = (torch.arange(count) * 7 + rank) % shape[0]  # some twice
+    rows = values.repeat(2, *[1] * (len(shape) - 1))[:count]
+    return torch.sparse_coo_tensor(ids[None], rows.round() if name == "whole numbers" else rows, shape)
+
+
+def sums(n_ranks: int = 2) -> dict[str, torch.Tensor | None]:
+    """`gradient` of all ranks added up: here, or by `reduce_gradients`."""
+    together = dist.is_initialized()
+    tables = {}
+    for name, shape in SHAPES.items():
+        tables[name] = torch.nn.Parameter(
+            torch.zeros(shape, dtype=torch.float64 if name == "float64" else None)
+        )
+        for rank in [dist.get_rank()] if together else range(n_ranks):
+            grad, before = gradient(name, rank), tables[name].grad
+            if grad is not None:
+                tables[name].grad = (
+                    grad
+                    if before is None
+                    else before + grad
+                    if before.is_sparse == grad.is_sparse
+                    else before.to_dense() + grad.to_dense()
+                )
+    if together:
+        reduce_gradients(tables.values())
+    return {name: table.grad for name, table in tables.items()}
+
+
 def alone_or_together(folder: Path) -> dict:
     """All calls whose results must not depend on the number of processes."""
     found = {name: trained(name) for name in NAMES}
@@ -62,6 +130,8 @@ def alone_or_together(folder: Path) -> dict:
         found[f"rd under {name}"] = trained(
             "rd", replace(config, epochs=12)
         )  # it reads rows that get no gradients
+    found |= {f"loop with {name}": (own_loop(name), []) for name in ("rrd", "hint", "ftd")}
+    found["sums"] = sums()
     trainer = plain(replace(CONFIG, epochs=2), folder=folder / "resumed")
     trainer.fit()
     trainer = plain(replace(CONFIG, epochs=4), folder=folder / "resumed")
