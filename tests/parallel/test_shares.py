@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rankdistill import Batch, Share
-from rankdistill.losses import drawn_lists
+from rankdistill.losses import settings
 from rankdistill.methods import METHODS, settings_of
 from tests.losses.every_method import NAMES, begin, gradients, make, make_student, objective
 
@@ -82,11 +82,11 @@ def test_a_share_is_less_than_the_batch(name):
         assert 0 < touched[1] <= touched[0]
 
 
-@pytest.mark.parametrize("name", ["rrd", "ir-rrd"])
+@pytest.mark.parametrize("name", ["rrd", "ir-rrd", "unkd", "cd"])
 def test_lists_drawn_batch_by_batch_are_the_epochs(name, monkeypatch):
     found = []
-    for most in (drawn_lists.ROWS_AT_HAND, 0):
-        monkeypatch.setattr(drawn_lists, "ROWS_AT_HAND", most)
+    for most in (settings.ROWS_AT_HAND, 0):
+        monkeypatch.setattr(settings, "ROWS_AT_HAND", most)
         student, method = make_student(name), make(name)
         loss = objective(method, student, begin(method, student, 2))
         found.append((loss.detach(), gradients(loss, student)))

@@ -11,13 +11,12 @@ from rankdistill.data.csr import CSR
 from rankdistill.losses.batch import Batch, share_of, unique_users
 from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.list_scores import list_above_the_rest
-from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction
+from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction, fits_at_hand
 from rankdistill.ops import complement_sample, position_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS
 
 ROWS_PER_DRAW = 65536
-ROWS_AT_HAND = 1 << 22  # with more, an epoch's lists are drawn batch by batch: the same ones
 
 
 class DrawnLists(Distillation):
@@ -63,7 +62,7 @@ class DrawnLists(Distillation):
         """Draws the epoch's items for every user, where there are not too many."""
         U = self.rankings.n_users
         self._epoch, self._items, self._lengths = epoch, None, None
-        if U <= ROWS_AT_HAND:
+        if fits_at_hand(U):
             items = torch.empty((U, self.n_interesting + self.n_uninteresting), dtype=torch.int32)
             lengths = torch.empty(U, dtype=torch.int64)
             for users in torch.arange(U).split(ROWS_PER_DRAW):
