@@ -38,7 +38,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Machine:
-    """What one process has: bytes/s of memory, operations/s of products, bytes/s sent to others, seconds of a collective's hop and of a step's calls."""
+    """What one process has: bytes/s of memory, bytes/s sent to others, seconds of a collective's hop and of a step's
+    calls, operations/s of products, bytes that fit."""
 
     memory: float
     link: float

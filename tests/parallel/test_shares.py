@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,6 +93,13 @@ def test_lists_drawn_batch_by_batch_are_the_epochs(name, monkeypatch):
         found.append((loss.detach(), gradients(loss, student)))
     assert torch.equal(found[0][0], found[1][0])
     assert all(torch.equal(grad, found[1][1][key]) for key, grad in found[0][1].items())
+
+
+def test_the_page_says_what_is_divided():
+    text = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text().split("<!-- methods -->")[1]
+    rows = [line.strip("| ").split(" | ") for line in text.split("\n\n")[0].splitlines() if line][2:]
+    told = {name: kind for names, kind in rows for name in names.split(", ")}
+    assert told == {name: method.divides for name, method in METHODS.items()}
 
 
 def test_parts_by_position():

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
-from rankdistill import Batch, MatrixFactorization, Objective, Share, Term, Trainer, reduce_gradients
+from rankdistill import Batch, MatrixFactorization, Objective, Term, Trainer, reduce_gradients
 from rankdistill.config import TrainingConfig
 from rankdistill.losses import Distillation
 from rankdistill.methods import METHODS
@@ -56,21 +55,31 @@ def plain(config: TrainingConfig, width: int = D_S, **options) -> Trainer:
     )
 
 
-def own_loop(name: str) -> dict:
-    """A user's own loop, alone or with DistributedDataParallel, which averages where sums are wanted."""
-    size = dist.get_world_size() if dist.is_initialized() else 1
-    share = Share(dist.get_rank(), size) if size > 1 else None
-    method = make(name, given_in(world()))
-    objective = Objective(make_student(name, scale=1.0), [Term(0.01, method)])
-    loss_of = DistributedDataParallel(objective, broadcast_buffers=False) if size > 1 else objective
+def shown(mark: str) -> str:
+    """A program of docs/distributed.md."""
+    text = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text()
+    return text.split(f"<!-- {mark} -->\n```python\n")[1].split("```")[0]
+
+
+def own_loop(name: str, programs: tuple[str, ...] = ("own loop", "sums")) -> dict:
+    """A user's own loops as documented, one after the other; alone what they mean."""
+    train, student = world().train, make_student(name, scale=1.0)
+    rows = torch.arange(len(train)).split(101)  # the last has few
+    names = {
+        "torch": torch, "student": student, "method": make(name, given_in(world())),
+        "batches": [(train.users[r], train.items[r], r[:, None] % world().n_items) for r in rows],
+    }  # fmt: skip
+    if dist.is_initialized():
+        for program in programs:
+            exec(shown(program), names)  # noqa: S102
+        return names["objective"].state_dict()
+    objective = Objective(student, [Term(0.01, names["method"])])
     optimizer = torch.optim.SGD(objective.parameters(), lr=0.01, weight_decay=1e-3)
-    train = world().train
-    for epoch in range(2):
-        method.begin_epoch(epoch, objective.model)
-        for rows in torch.arange(len(train)).split(101):
-            batch = Batch(train.users[rows], train.items[rows], rows[:, None] % world().n_items, share)
+    for epoch in (0, 1, 1):
+        names["method"].begin_epoch(epoch, student)
+        for batch in names["batches"]:
             optimizer.zero_grad()
-            (loss_of(batch) * size).backward()
+            objective(Batch(*batch)).backward()
             optimizer.step()
     return objective.state_dict()
 
