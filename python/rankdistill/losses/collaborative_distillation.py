@@ -8,7 +8,7 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_scores, n_interactions, unique_rows
+from rankdistill.losses.list_scores import list_scores, n_interactions, teacher_scores, unique_rows
 from rankdistill.losses.settings import (
     expect_at_least,
     expect_begun,
@@ -121,8 +121,7 @@ class CollaborativeDistillation(Distillation):
         items = ranked.gather(1, at).masked_fill(positions < 0, -1)
         if scores is not None:
             return items, scores.gather(1, at)
-        with torch.no_grad():
-            return items, self.teacher.score(users, items.clamp_min(0))
+        return items, teacher_scores(self.teacher, users, items.clamp_min(0))
 
     def lists(self, users: Tensor, student: Student | None) -> tuple[Tensor, Tensor | None, Tensor]:
         """Items, the teacher's scores if they are known, and lengths of the guide's lists of users."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rankdistill import functional
 from rankdistill.losses.batch import Batch, share_of
@@ -28,6 +28,18 @@ def reduce_interactions(losses: Tensor, counts: Tensor, reduction: str, total: T
     `total` of the whole batch's interactions ("mean")."""
     found = (losses * counts).sum()
     return found if reduction == "sum" else found / torch.as_tensor(total, device=found.device).clamp_min(1)
+
+
+def teacher_scores(teacher: Student, users: Tensor, items: Tensor) -> Tensor:
+    """A frozen teacher's scores, made where its tables are and brought to where the ids are."""
+    held = (
+        next(teacher.parameters(), None)
+        if isinstance(teacher, nn.Module)
+        else getattr(teacher, "users", None)
+    )
+    device = held.device if isinstance(held, Tensor) else "cpu"
+    with torch.no_grad():
+        return teacher.score(users.to(device), items.to(device)).to(users.device)
 
 
 def tables(student: Student, rows: Tensor, columns: Tensor, swapped: bool) -> tuple[Tensor, Tensor]:
