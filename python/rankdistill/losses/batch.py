@@ -65,6 +65,5 @@ def unique_users(batch: Batch | Tensor) -> Tensor:
 
 
 def counted_once(batch: Batch | Tensor, loss: Tensor) -> Tensor:
-    """A loss that every process has computed whole, its gradients divided already: their values then add up to it."""
-    size = share_of(batch).size
-    return loss if size == 1 else loss - loss.detach() * (1 - 1 / size)
+    """A loss that every process has computed whole, its gradients divided already: its value is rank 0's."""
+    return loss - loss.detach() if share_of(batch).rank else loss

@@ -139,7 +139,7 @@ class ConsensusLearning(Distillation):
             inputs = read.user_rows, read.item_rows
             norms = gradient_norms(inputs, own, scores, shared, weights, self.consensus_weight, BOUNDS)
             self.balance.step(self._epoch, torch.stack(own).detach(), *norms)
-        return loss / share_of(batch).size  # norms are those of the whole batch's gradients
+        return 0 * loss if share_of(batch).rank else loss  # all know it whole, as the weights need
 
     def vectors(self, student: Student, head: str, read) -> tuple[Tensor, Tensor]:
         """A head's vectors of the batch's users and items, each with dropout of its own."""

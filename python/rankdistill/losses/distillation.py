@@ -31,8 +31,8 @@ class Distillation(nn.Module):
 
     `divides` says what processes that train together divide among themselves, so that their losses for the shares of a
     batch (`Batch.share`) add up to the whole batch's: "users", "interactions", "entities" (unique users and items),
-    "gradients" (all compute the whole, each learns for its entities) or "nothing" (each has the whole over their
-    number). None: the method knows no shares, and is refused.
+    "gradients" (all compute the whole, each learns for its entities) or "nothing" (rank 0 has the whole, which all
+    compute). None: the method knows no shares, and is refused.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
