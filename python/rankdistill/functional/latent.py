@@ -12,6 +12,7 @@ from rankdistill.ops.native import accumulator_dtype
 
 FORMS = ("released", "paper")
 ROUTING_FLOOR = 1e-10  # of a share, inside the logarithm, as released
+FEW = 4  # rows with shares in at most one of FEW experts are worked expert by expert
 
 
 def expect_form(op: str, form: str) -> None:
@@ -87,7 +88,8 @@ def expert_routing(logits: Tensor, noise: Tensor | None = None, temperature: flo
         temperature: dimensionless, > 0.
 
     Returns:
-        [B, M] float32 (float64 for float64 logits), rows summing to 1.
+        [B, M] float32 (float64 for float64 logits), rows summing to 1. Shares below 2^-40 (2^-98 in float64), which are
+        far below the rounding of any sum of experts, are 0, and have no gradient.
 
     Source:
         Kang et al., DE-RRD, CIKM 2020, equation 3; the 1e-10 is the released code's.
@@ -103,7 +105,8 @@ def expert_routing(logits: Tensor, noise: Tensor | None = None, temperature: flo
     scores = (logits.softmax(1) + ROUTING_FLOOR).log()
     if noise is not None:
         scores = scores + noise.to(scores.dtype)
-    return (scores / temperature).softmax(1)
+    shares = (scores / temperature).softmax(1)
+    return shares.masked_fill(shares < 64 * torch.finfo(shares.dtype).eps ** 2, 0)
 
 
 def distillation_experts(
@@ -119,8 +122,8 @@ def distillation_experts(
 
     loss_b = ‖t_b − Σ_m z_bm E_m(s_b)‖², E_m(s) = W2_m relu(W1_m s + b1_m) + b2_m
 
-    Rows whose routing is exactly one-hot are worked expert by expert, which takes M times fewer products and gives the
-    same loss and gradients (that of the routing is 0 there).
+    Rows with shares in no more than a quarter of the experts are worked expert by expert: one-hot rows take M times fewer
+    products, with the same loss and gradients but that shares of 0 have none, as none passes through a softmax there.
 
     Args:
         teacher: [B, D_t] float.
@@ -135,7 +138,7 @@ def distillation_experts(
         A scalar, or [B] for "none": float32, float64 for float64.
 
     Cost:
-        O(B·M·H·(D_s + D_t)) time, O(B·M·H) memory; O(B·H·(D_s + D_t)) and O(B·H) for one-hot routing.
+        O(B·M·H·(D_s + D_t)) time, O(B·M·H) memory; O(P·H·(D_s + D_t)) and O(P·(H + D_t)) for P shares in few experts.
 
     Source:
         Kang et al., DE-RRD, CIKM 2020, equations 1 to 4.
@@ -153,19 +156,18 @@ def distillation_experts(
 
 
 def routed(student: Tensor, routing: Tensor, experts: tuple[Tensor, ...]) -> Tensor:
-    """`routed_experts`, expert by expert for the rows that only one of them serves."""
-    chosen = routing.detach().argmax(1) if routing.shape[1] else None
-    single = (routing.detach() != 0).sum(1) == 1
-    if chosen is None or not bool(single.any()):
+    """`routed_experts`, expert by expert for the rows that few of them serve; there shares of 0 have no gradient."""
+    shared = routing.detach() != 0
+    few = shared.sum(1) <= max(1, routing.shape[1] // FEW)
+    if not bool(few.any()):
         return routed_experts(student, routing, *experts)
-    if bool(single.all()):
-        return routed_experts(student, chosen, *experts)
-    one, several = single.nonzero()[:, 0], (~single).nonzero()[:, 0]
-    parts = [
-        routed_experts(student[one], chosen[one], *experts),
-        routed_experts(student[several], routing[several], *experts),
-    ]
-    return torch.cat(parts)[torch.argsort(torch.cat([one, several]))]
+    ids, rows = (shared & few[:, None]).t().nonzero().unbind(1)  # by expert
+    found = routed_experts(student[rows], ids, *experts) * routing[rows, ids, None]
+    out = found.new_zeros((len(student), found.shape[1])).index_add(0, rows, found)
+    several = (~few).nonzero()[:, 0]
+    if not len(several):
+        return out
+    return out.index_copy(0, several, routed_experts(student[several], routing[several], *experts))
 
 
 def personalized_hint_regression(

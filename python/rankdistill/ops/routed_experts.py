@@ -120,7 +120,8 @@ def mixed_backward(grad, x, shares, weight_in, weight_out, bias_out, hidden):
         grad_shares[rows] += torch.mul(by_layer, layer, out=product).sum(2)
         torch.mul(layer, shares[rows, :, None], out=product)
         grad_out.addmm_(grad[rows].t(), product.flatten(1))
-        by_layer.mul_(shares[rows, :, None]).mul_(layer.sign())  # a layer is 0 where its relu cut
+        by_layer.mul_(shares[rows, :, None])
+        torch.ops.aten.threshold_backward(by_layer, layer, 0, grad_input=by_layer)  # 0 where the relu cut
         grad_in.addmm_(by_layer.flatten(1).t(), x[rows])
         grad_bias += by_layer.flatten(1).sum(0)
         torch.mm(by_layer.flatten(1), into, out=grad_x[rows])
