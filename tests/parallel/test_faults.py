@@ -17,7 +17,7 @@ import torch
 from rankdistill.checkpoint import load_checkpoint
 from tests.process import kill_at_line
 
-TIMEOUT = 4
+TIMEOUT = 8  # two processes of a busy machine begin some seconds apart
 DATA = "--data.options={n_users: 150, n_items: 120, mean_interactions: 15, min_interactions: 6, n_groups: 5}"
 TRAINING = (
     "--training.epochs=60",
@@ -76,6 +76,7 @@ def end(process: subprocess.Popen, within: float = 60) -> tuple[int, str]:
     )
 
 
+@pytest.mark.slow
 def test_every_fault_ends_all_and_a_resume_goes_on(tmp_path):
     broken, log = tmp_path / "broken", tmp_path / "broken" / "log.jsonl"
 
@@ -93,7 +94,7 @@ def test_every_fault_ends_all_and_a_resume_goes_on(tmp_path):
     killed = time.monotonic()
     status, text = end(survivor)
     assert status == 1
-    assert time.monotonic() - killed < TIMEOUT + 3
+    assert time.monotonic() - killed < TIMEOUT + 10
     assert "expected every process to answer; got" in text, text
 
     survivor, victim = start(broken)
@@ -107,7 +108,7 @@ def test_every_fault_ends_all_and_a_resume_goes_on(tmp_path):
     victim.kill()
     victim.communicate()
     assert status == 1
-    assert TIMEOUT - 1 < waited < TIMEOUT + 5
+    assert TIMEOUT - 1 < waited < TIMEOUT + 20
     assert "Another process has ended or hangs" in text, text
 
     for process in (*start(broken), *start(tmp_path / "whole")):
@@ -138,7 +139,7 @@ def test_processes_that_disagree_write_nothing(tmp_path, setting, told):
 
 
 def test_a_process_that_never_comes(tmp_path):
-    (alone,) = start(tmp_path / "out", ranks=(0,))
+    (alone,) = start(tmp_path / "out", "--timeout=2", ranks=(0,))
     status, text = end(alone)
     assert status == 1
-    assert "torchrun_processes: expected 2 processes within 4 s; got" in text, text
+    assert "torchrun_processes: expected 2 processes within 2 s; got" in text, text

@@ -24,6 +24,7 @@ def namespaces() -> bool:
     return found and subprocess.run(command, capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not namespaces(), reason="no network namespace of its own: others' bytes would be counted too"
 )
