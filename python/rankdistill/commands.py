@@ -9,12 +9,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from rankdistill import seeds, serving, tuning
 from rankdistill.config import (
@@ -33,7 +30,16 @@ from rankdistill.config import (
 from rankdistill.data import Dataset
 from rankdistill.document import Document
 from rankdistill.files import SETTINGS, expect_settings, replacing, write_text
-from rankdistill.fitting import bar, fit, make_terms, open_dataset, trained_teachers, trajectory_for
+from rankdistill.fitting import (
+    bar,
+    first_process,
+    fit,
+    is_first_process,
+    make_terms,
+    open_dataset,
+    trained_teachers,
+    trajectory_for,
+)
 from rankdistill.methods import METHODS, Given, base_weight, described, given_for
 from rankdistill.metrics import SCORES
 from rankdistill.metrics import evaluate as evaluate_model
@@ -49,6 +55,7 @@ from rankdistill.models.ranked import rankings_metadata, unseen_rankings
 from rankdistill.models.saved import MODEL_FILE, load_teacher, name_of, save_model
 from rankdistill.models.trajectory import KeptTrajectory
 from rankdistill.pages import write_pages
+from rankdistill.parallel import torchrun_processes
 from rankdistill.pictures import (
     WITHOUT_MATPLOTLIB,
     Curve,
@@ -59,6 +66,7 @@ from rankdistill.pictures import (
     has_matplotlib,
 )
 from rankdistill.rankings import extract_rankings
+from rankdistill.rankings.distributed import Processes
 from rankdistill.rankings.shards import remove_folder
 from rankdistill.rankings.tables import Table
 from rankdistill.report import SHOWN, Row, compared, markdown
@@ -69,6 +77,7 @@ TEACHER_FILE = "teacher.safetensors"  # a teacher that trained along
 
 
 def run(config: RunConfig) -> None:
+    expect_one_process("run")
     dataset = open_dataset(config.data)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -201,6 +210,11 @@ def run_report(
 
 
 def train(config: TrainConfig) -> None:
+    with torchrun_processes(config.device, config.timeout):
+        train_together(config)
+
+
+def train_together(config: TrainConfig) -> None:
     dataset = open_dataset(config.data)
     if config.seeds is not None and config.trajectory.folder is not None:
         raise ValueError(
@@ -211,9 +225,12 @@ def train(config: TrainConfig) -> None:
         training = dataclasses.replace(config.training, seed=seed)
         trajectory = trajectory_for(config.trajectory, folder, dataset)
         model, _, _ = fit(
-            dataset, config.model, training, (), folder, folder.name, config.progress, trajectory
-        )
-        save_model(folder / MODEL_FILE, model, config.model.name, dataset)
+            dataset, config.model, training, (), folder, folder.name, config.progress, trajectory,
+            device=config.device,
+        )  # fmt: skip
+        with first_process() as writes:
+            if writes:
+                save_model(folder / MODEL_FILE, model, config.model.name, dataset)
         return model
 
     once_or_by_seed(config, dataset, train_one)
@@ -270,6 +287,11 @@ def extract_in_memory(teacher, dataset: Dataset, config: ExtractConfig) -> None:
 
 
 def distill(config: DistillConfig) -> None:
+    with torchrun_processes(config.device, config.timeout):
+        distill_together(config)
+
+
+def distill_together(config: DistillConfig) -> None:
     dataset = open_dataset(config.data)
     chosen, trained = [config.method, *config.also], []
     given = given_for(config, dataset, bar("rankings", config.progress))
@@ -279,18 +301,22 @@ def distill(config: DistillConfig) -> None:
         training = dataclasses.replace(config.training, seed=seed)
         model, _, _ = fit(
             dataset, config.student, training, terms, folder, folder.name, config.progress,
-            base_weight=base_weight(chosen, config.base_weight),
+            base_weight=base_weight(chosen, config.base_weight), device=config.device,
         )  # fmt: skip
-        save_model(folder / MODEL_FILE, model, config.student.name, dataset)
-        for teacher in trained_teachers(terms):
-            save_model(folder / TEACHER_FILE, teacher, name_of(teacher), dataset)
-            trained.append((folder / TEACHER_FILE, teacher))
+        trained.extend((folder / TEACHER_FILE, teacher) for teacher in trained_teachers(terms))
+        with first_process() as writes:
+            if writes:
+                save_model(folder / MODEL_FILE, model, config.student.name, dataset)
+                for teacher in trained_teachers(terms):
+                    save_model(folder / TEACHER_FILE, teacher, name_of(teacher), dataset)
         return model
 
     once_or_by_seed(config, dataset, train_one)
     for path, teacher in trained:
-        print(f"\nteacher: {path}")
-        print_metrics(test_metrics(teacher, dataset))
+        metrics = test_metrics(teacher, dataset)
+        if is_first_process():
+            print(f"\nteacher: {path}")
+            print_metrics(metrics)
 
 
 def once_or_by_seed(config: TrainConfig | DistillConfig, dataset: Dataset, train_one) -> None:
@@ -299,12 +325,15 @@ def once_or_by_seed(config: TrainConfig | DistillConfig, dataset: Dataset, train
     if config.seeds is None:
         if config.compare is not None:
             raise ValueError(f"config: expected seeds beside compare={config.compare}; got none")
-        print_metrics(test_metrics(train_one(config.training.seed, out), dataset))
+        metrics = test_metrics(train_one(config.training.seed, out), dataset)
+        if is_first_process():
+            print_metrics(metrics)
         return
+    expect_one_process("seeds")
     protocol = seeds.Protocol.of(dataset, config.training.metric)
     other = None if config.compare is None else seeds.values_of(Path(config.compare), protocol)
     settings = dataclasses.asdict(config)
-    for name in ("out", "seeds", "compare", "progress"):
+    for name in ("out", "seeds", "compare", "device", "timeout", "progress"):
         del settings[name]
     del settings["training"]["seed"]
     runs = seeds.run_seeds(seeds.seeds_of(config.seeds), out, settings, protocol, train_one)
@@ -325,6 +354,7 @@ def export(config: ExportConfig) -> None:
 
 
 def tune(config: TuneConfig) -> None:
+    expect_one_process("tune")
     dataset, out, key = open_dataset(config.data), Path(config.out), f"valid/{config.training.metric}"
     if not len(dataset.valid):
         raise ValueError("tune: expected a data set with a validation part; got none")
@@ -457,24 +487,23 @@ def recommend(config: RecommendConfig) -> None:
         csv.writer(file, lineterminator="\n").writerows([header, *zip(*columns)])
 
 
-@contextmanager
-def torchrun_processes() -> Iterator[int]:
-    """The rank of this process; under torchrun all of them meet while the block lasts."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield 0
-        return
-    dist.init_process_group("gloo")
-    try:
-        yield dist.get_rank()
-    finally:
-        dist.destroy_process_group()
+def expect_one_process(command: str) -> None:
+    n = int(os.environ.get("WORLD_SIZE", "1"))
+    if n > 1:
+        raise ValueError(
+            f"{command}: expected one process; got {n} of torchrun. train, extract and distill work on several"
+        )
 
 
 def test_metrics(model, dataset: Dataset) -> dict[str, float]:
+    """Of all processes together."""
     part = "test" if len(dataset.test) else "valid"
     if not len(getattr(dataset, part)):
         return {}
-    return evaluate_model(model, getattr(dataset, part).csr(), dataset.held_out_exclude(part))
+    with Processes.on_cpu("evaluate") as processes:
+        return evaluate_model(
+            model, getattr(dataset, part).csr(), dataset.held_out_exclude(part), processes=processes
+        )
 
 
 def print_metrics(metrics: dict[str, float]) -> None:

@@ -191,7 +191,7 @@ class RunConfig:
 
 @dataclass
 class TrainConfig:
-    """`rankdistill train`: one model without distillation.
+    """`rankdistill train`: one model without distillation; under torchrun on several processes.
 
     Args:
         data: the interactions.
@@ -203,6 +203,8 @@ class TrainConfig:
             means, deviations and tests. What is finished is not run again; data and teacher stay the same.
         compare: with seeds, the folder of another run (with or without seeds) of the same data, such as that of the
             undistilled student.
+        device: cpu or cuda; under torchrun each process takes the GPU of its LOCAL_RANK.
+        timeout: seconds that a process under torchrun waits for another one before it gives up, > 0.
         progress: show progress bars on a terminal.
     """
 
@@ -213,7 +215,12 @@ class TrainConfig:
     trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     seeds: str | list[int] | None = None
     compare: str | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    timeout: float = 600.0
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        _expect(self.timeout > 0, "timeout above 0", self.timeout)
 
 
 @dataclass
@@ -255,7 +262,7 @@ class ExtractConfig:
 
 @dataclass
 class DistillConfig:
-    """`rankdistill distill`: a student that learns from a teacher, or its rankings.
+    """`rankdistill distill`: a student that learns from a teacher, or its rankings; under torchrun on several processes.
 
     Args:
         out: the folder for the student, the checkpoint and the log.
@@ -277,6 +284,8 @@ class DistillConfig:
             means, deviations and tests. What is finished is not run again; data and teacher stay the same.
         compare: with seeds, the folder of another run (with or without seeds) of the same data, such as that of the
             undistilled student.
+        device: cpu or cuda; under torchrun each process takes the GPU of its LOCAL_RANK.
+        timeout: seconds that a process under torchrun waits for another one before it gives up, > 0.
         progress: show progress bars on a terminal.
     """
 
@@ -293,7 +302,12 @@ class DistillConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seeds: str | list[int] | None = None
     compare: str | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    timeout: float = 600.0
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        _expect(self.timeout > 0, "timeout above 0", self.timeout)
 
 
 @dataclass

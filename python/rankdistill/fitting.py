@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rankdistill.config import DataConfig, MethodConfig, ModelConfig, TrainingConfig, TrajectoryConfig
@@ -11,6 +12,7 @@ from rankdistill.data import Dataset, load
 from rankdistill.methods import METHODS, Given, make_method
 from rankdistill.models.saved import build_model
 from rankdistill.models.trajectory import Trajectory
+from rankdistill.rankings.distributed import Processes
 from rankdistill.rankings.progress import logged
 from rankdistill.trainer import Term, Trainer
 
@@ -32,17 +34,23 @@ def fit(
     progress: bool,
     trajectory: Trajectory | None = None,
     base_weight: float = 1.0,
+    device: str = "cpu",
     **more,
 ):
     """A trained model, its trainer and its history; `more` as for `Trainer`."""
-    made = build_model(model.name, dataset, model.width, training.seed, model.options)
+    made = build_model(model.name, dataset, model.width, training.seed, model.options).to(device)
+    for _, method in terms:
+        method.to(device)
     trainer = Trainer(
         made, dataset, training, terms, base_weight=base_weight, after_epoch=trajectory, folder=folder,
-        progress=bar(label, progress), **more,
+        progress=bar(label, progress and is_first_process()), **more,
     )  # fmt: skip
     history = trainer.fit()
-    if trajectory is not None:
-        trajectory.finish(made, trainer.learned_epochs)
+    for module in (made, *(method for _, method in terms)):
+        module.cpu()
+    with first_process() as writes:
+        if writes and trajectory is not None:
+            trajectory.finish(made, trainer.learned_epochs)
     return made, trainer, history
 
 
@@ -60,6 +68,17 @@ def trajectory_for(config: TrajectoryConfig, out: Path, dataset: Dataset) -> Tra
 def trained_teachers(terms: Sequence[Term]) -> list:
     """The teachers that have trained along."""
     return [t.method.trained_teacher for t in terms if t.method.trained_teacher is not None]
+
+
+def is_first_process() -> bool:
+    return Processes("rankdistill").rank == 0
+
+
+@contextmanager
+def first_process() -> Iterator[bool]:
+    """Whether this process is to write; all end the block together, and a failure is known to all."""
+    with Processes.on_cpu("rankdistill") as processes, processes.together():
+        yield processes.rank == 0
 
 
 def bar(label: str, shown: bool):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rankdistill.losses.batch import Share
 from rankdistill.losses.distillation import Student
 from rankdistill.losses.list_scores import list_above_the_rest, list_scores
 from rankdistill.losses.settings import expect_vectors
@@ -60,8 +61,18 @@ class RankCorrection(nn.Module):
         return tuple(side.clamp_min(self.floor) * listed for side in weights)
 
     def loss(
-        self, op: str, student: Student, rows: Tensor, n: int, reduction: str, seed: int, epoch: int
+        self,
+        op: str,
+        student: Student,
+        whole: Tensor,
+        share: Share,
+        n: int,
+        reduction: str,
+        seed: int,
+        epoch: int,
     ) -> Tensor:
+        """The share's part of the loss of all rows of a batch."""
+        rows = share.take(whole)
         here = rows.cpu()
         listed = self.rankings.indices[here].long()
         drawn = [
@@ -71,4 +82,7 @@ class RankCorrection(nn.Module):
         columns = [listed.gather(1, at.clamp_min(0)).masked_fill(at < 0, -1) for at in drawn]
         lengths = (drawn[0] >= 0).sum(1).to(rows.device)
         columns = torch.cat(columns, 1).to(rows.device)
-        return list_above_the_rest(op, student, rows, columns, n, lengths, reduction, self.swapped)
+        total = None
+        if share.size > 1 and reduction == "mean":
+            total = (self.weights(whole)[0] > 0).any(1).sum().to(rows.device)
+        return list_above_the_rest(op, student, rows, columns, n, lengths, reduction, self.swapped, total)
