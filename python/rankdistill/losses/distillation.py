@@ -119,15 +119,13 @@ class VectorDistillation(Distillation):
         teacher = self.teacher_users if side == "user" else self.teacher_items
         for ids_of_part in unique:  # ascending
             if len(ids_of_part) and int(ids_of_part[-1]) >= len(teacher):
-                raise IndexError(
-                    f"{type(self).__name__}: expected {side}s in [0, {len(teacher)}), as teacher_{side}s; "
-                    f"got {int(ids_of_part[-1])}"
-                )
+                expected = f"{side}s in [0, {len(teacher)}), as teacher_{side}s"
+                raise IndexError(f"{type(self).__name__}: expected {expected}; got {int(ids_of_part[-1])}")
         expect_vectors(type(self).__name__, student)
         read = student.user_vectors if side == "user" else student.item_vectors
-        if share is not None and not whole:
-            found, parts = share.take(found), share.take(parts)
-        vectors = read(found) if share is None or not whole else learning_own(read, found, share)
+        if share and not whole:
+            found, parts = map(share.take, (found, parts))
+        vectors = learning_own(read, found, share) if share and whole else read(found)
         if self.student_width is not None and vectors.shape[1] != self.student_width:
             raise ValueError(
                 f"{type(self).__name__}: expected a student's {side} vectors of width {self.student_width}, "
