@@ -17,6 +17,8 @@ NOT_OPS = {
     "citeulike_rrd",
     "gpu_visit",
     "models",
+    "scaling_model",
+    "scaling_measured",
 }
 OPS = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in NOT_OPS)
 

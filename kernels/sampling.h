@@ -101,11 +101,6 @@ constexpr double kNoKey = -1.7976931348623157e308;
 // A weight that can be drawn: positive and normal as a double.
 RANKDISTILL_HD bool drawable(double weight) { return weight >= 2.2250738585072014e-308; }
 
-// The key whose `count` largest are a draw without replacement in proportion to the weights.
-RANKDISTILL_HD double weighted_key(uint32_t word, double weight) {
-  return drawable(weight) ? gumbel(word) + stated_log(weight) : kNoKey;
-}
-
 // The words of one draw, as many as it needs.
 struct DrawWords {
   uint32_t user, position, epoch, stream;
@@ -122,6 +117,14 @@ struct DrawWords {
 // A standard exponential variate, from the word that stands for u = (word + ½)/2³².
 RANKDISTILL_HD double exponential(uint32_t word) {
   return -stated_log((static_cast<double>(word) + 0.5) * 2.3283064365386962890625e-10);
+}
+
+// The key whose `count` largest are a draw without replacement in proportion to the weights: the rate of an exponential
+// race over the time that it takes. Weights are kept where no quotient overflows or is subnormal.
+RANKDISTILL_HD double weighted_key(uint32_t word, double weight) {
+  constexpr double kLeast = 9.332636185032189e-302, kMost = 1.0463951242053392e298;  // 2^-1000, 2^990
+  const double kept = weight < kLeast ? kLeast : weight > kMost ? kMost : weight;
+  return drawable(weight) ? kept / exponential(word) : kNoKey;
 }
 
 // A position in [0, length) with probability in proportion to exp(−position/temperature); length > 0. Short

@@ -24,9 +24,7 @@ bool weighted_sample(const int64_t* users, const T* weights, int64_t* samples, i
       const T* row = weights + r * M;
       position_words(words, 0, M, static_cast<uint32_t>(users[r]), epoch, stream, seed);
       for (int64_t i = 0; i < M; ++i) {  // without branches, so that it fills vectors
-        const double weight = static_cast<double>(row[i]);
-        const double key = gumbel(words[i]) + stated_log(drawable(weight) ? weight : 1.0);
-        reordered[i] = drawable(weight) ? key : kNoKey;
+        reordered[i] = weighted_key(words[i], static_cast<double>(row[i]));
       }
       int64_t count = 0;
       for (int64_t i = 0; i < M; ++i) {

@@ -31,6 +31,7 @@ _EXPORTS = {
         "RejuvenatedCrossEntropyDistillation",
         "RelationalKnowledgeDistillation",
         "RelaxedRankingDistillation",
+        "Share",
         "UnbiasedDistillation",
         "VectorDistillation",
     ],
@@ -80,10 +81,11 @@ _EXPORTS = {
         "extract_rankings",
         "rankings_from_table",
     ],
-    "rankdistill.trainer": ["Term", "Trainer"],
+    "rankdistill.parallel": ["Objective", "Term", "reduce_gradients"],
+    "rankdistill.trainer": ["Trainer"],
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
-_MODULES = {"config", "data", "functional", "losses", "metrics", "models", "ops", "optim"}
+_MODULES = {"config", "data", "functional", "losses", "metrics", "models", "ops", "optim", "parallel"}
 
 __all__ = sorted([*_HOME, *_MODULES])
 

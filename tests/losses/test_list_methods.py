@@ -149,6 +149,7 @@ def test_released_both_sides(name, golden):
     weight = float(numbers["lambda_IR"]) / float(numbers["lambda_URRD"])
     method = ItemSideRankingRegularization(lists, item_lists, CSR.empty(U, N), weight, *sizes)
     for side, what in ((method.user_side, "items"), (method.item_side, "users")):
+        side._epoch = 0
         side._items = torch.cat([t[f"interesting_{what}"], t[f"uninteresting_{what}"]], 1)
         side._lengths = torch.full((len(side._items),), side.n_interesting)
     loss = float(numbers["lambda_URRD"]) * method(student, t["batch_user"])
@@ -373,7 +374,8 @@ def test_dual_correction_draws_what_is_ranked_wrongly(rankings, item_rankings, t
     assert losses[0] == losses[1]
     assert losses[0][0] != losses[0][1], "drawn anew for every batch"
     # Reversed, the teacher's first is the student's last: the first half is under-estimated, the rest over.
-    assert torch.equal(method.user_side.student_ranks, torch.arange(50).flip(0).int().expand(U, 50))
+    wanted = torch.tanh(method.user_side.sharpness * (torch.arange(50).flip(0) - torch.arange(50)).float())
+    assert torch.equal(method.user_side.signed_weights, wanted.expand(U, 50))
 
 
 @pytest.mark.parametrize(

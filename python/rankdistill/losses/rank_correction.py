@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rankdistill.losses.batch import Share
 from rankdistill.losses.distillation import Student
 from rankdistill.losses.list_scores import list_above_the_rest, list_scores
 from rankdistill.losses.settings import expect_vectors
@@ -16,7 +17,7 @@ ROWS_AT_ONCE = 16384
 
 
 class RankCorrection(nn.Module):
-    """One side's lists, and the student's ranks of their entries among themselves, which `state_dict` keeps."""
+    """One side's lists, and the weights of their entries by the student's ranks of them, which `state_dict` keeps."""
 
     def __init__(
         self,
@@ -30,12 +31,12 @@ class RankCorrection(nn.Module):
         super().__init__()
         self.rankings, self.sharpness, self.among, self.floor = rankings, sharpness, among, floor
         self.swapped, self.streams = swapped, streams
-        ranks = torch.arange(rankings.k, dtype=torch.int32).repeat(rankings.n_users, 1)
-        self.register_buffer("student_ranks", ranks)
+        # Above 0 what is ranked too low, below 0 what is ranked too high.
+        self.register_buffer("signed_weights", torch.zeros(rankings.n_users, rankings.k))
 
     @torch.no_grad()
     def measure(self, student: Student) -> None:
-        device = self.student_ranks.device
+        device = self.signed_weights.device
         for rows in torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE):
             columns = self.rankings.indices[rows].long()
             if self.among == "catalogue":
@@ -47,18 +48,31 @@ class RankCorrection(nn.Module):
             else:
                 scores = list_scores(student, rows.to(device), columns.to(device), self.swapped)
                 ranks = ranks_among_themselves(scores)
-            self.student_ranks[rows.to(device)] = ranks.to(torch.int32)
+            under, over = rank_discrepancy_weights(ranks, self.sharpness)
+            self.signed_weights[rows.to(device)] = (under - over).masked_fill_((columns < 0).to(device), 0)
 
     def weights(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Of under- and over-estimated entries, [n, k] each; 0 where there is no entry."""
-        ranks = self.student_ranks.index_select(0, rows.to(self.student_ranks.device)).cpu().long()
+        signed = self.signed_weights.index_select(0, rows.to(self.signed_weights.device)).cpu()
+        weights = signed.clamp_min(0), signed.neg_().clamp_min_(0)
+        if not self.floor:
+            return weights
         listed = self.rankings.indices[rows.cpu()] >= 0
-        under, over = rank_discrepancy_weights(ranks, self.sharpness)
-        return under.clamp_min(self.floor) * listed, over.clamp_min(self.floor) * listed
+        return tuple(side.clamp_min(self.floor) * listed for side in weights)
 
     def loss(
-        self, op: str, student: Student, rows: Tensor, n: int, reduction: str, seed: int, epoch: int
+        self,
+        op: str,
+        student: Student,
+        whole: Tensor,
+        share: Share,
+        n: int,
+        reduction: str,
+        seed: int,
+        epoch: int,
     ) -> Tensor:
+        """The share's part of the loss of all rows of a batch."""
+        rows = share.take(whole)
         here = rows.cpu()
         listed = self.rankings.indices[here].long()
         drawn = [
@@ -68,4 +82,7 @@ class RankCorrection(nn.Module):
         columns = [listed.gather(1, at.clamp_min(0)).masked_fill(at < 0, -1) for at in drawn]
         lengths = (drawn[0] >= 0).sum(1).to(rows.device)
         columns = torch.cat(columns, 1).to(rows.device)
-        return list_above_the_rest(op, student, rows, columns, n, lengths, reduction, self.swapped)
+        total = None
+        if share.size > 1 and reduction == "mean":
+            total = (self.weights(whole)[0] > 0).any(1).sum().to(rows.device)
+        return list_above_the_rest(op, student, rows, columns, n, lengths, reduction, self.swapped, total)

@@ -8,7 +8,14 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.functional.membership import is_in
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import best_of_catalogue, list_scores, reduce_interactions, unique_rows
+from rankdistill.losses.list_scores import (
+    best_of_catalogue,
+    list_scores,
+    n_interactions,
+    reduce_interactions,
+    teacher_scores,
+    unique_rows,
+)
 from rankdistill.losses.settings import expect_begun, expect_reduction, expect_within
 from rankdistill.ops import weighted_sample
 from rankdistill.rankings import Rankings
@@ -57,6 +64,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
         >>> loss = method(student, torch.tensor([0, 1, 1]))
     """
 
+    divides = "users"
     needs = frozenset({"rankings", "scores"})
     default_weight = 100.0
 
@@ -119,8 +127,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
         overlap = (found.sum(1) / self.n_listed).to(users.device)
         counted = torch.cat([sampled >= 0, ~found & ~is_in(best, own) & (best >= 0)], 1).to(users.device)
         own, wider = (ids.clamp_min(0).to(users.device) for ids in (own, torch.cat([sampled, best], 1)))
-        with torch.no_grad():
-            wanted = [self.teacher.score(users, ids) for ids in (own, wider)]
+        wanted = [teacher_scores(self.teacher, users, ids) for ids in (own, wider)]
         given = [list_scores(student, users, ids) for ids in (own, wider)]
         losses = functional.rejuvenated_cross_entropy(
             wanted[0],
@@ -133,4 +140,4 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
             self.sharpness,
             "none",
         )
-        return reduce_interactions(losses, counts, self.reduction)
+        return reduce_interactions(losses, counts, self.reduction, n_interactions(batch))

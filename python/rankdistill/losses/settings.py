@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 REDUCTIONS = ("sum", "mean")
+ROWS_AT_HAND = (
+    1 << 22
+)  # of what is drawn for an epoch: with more rows, a batch's are drawn when it comes, the same ones
+
+
+def fits_at_hand(n_rows: int) -> bool:
+    return n_rows <= ROWS_AT_HAND
 
 
 def expect_choice(method: str, setting: str, value: object, known: tuple[str, ...]) -> None:

@@ -80,7 +80,8 @@ def weighted_sample(
 
     Args:
         users: [R] int64 in [0, 2^32); a row's draw depends on its user and weights, `seed`, `epoch` and `stream` alone.
-        weights: [R, M] float32 or float64, finite and ≥ 0, of any sum; 0 (and a subnormal float64) is never drawn.
+        weights: [R, M] float32 or float64, finite and ≥ 0, of any sum; 0 (and a subnormal float64) is never drawn,
+            and what lies outside [2^-1000, 2^990] counts as that bound.
         n_samples: draws per row, K.
         seed, epoch: any integers (64 and 32 bits are used).
         stream: 0 to 255, tells apart draws that share a user and an epoch.
@@ -99,7 +100,7 @@ def weighted_sample(
         O(R·M) time, O(R·K) memory (on CUDA O(R·M), and O(M²) time per row on 128 threads).
 
     Source:
-        Gumbel-top-K; the weights of Lee & Kim, DCD, CIKM 2021, and Zhu & Zhang, RCE-KD, 2025 (`rankdistill.sampling`).
+        Efraimidis & Spirakis, IPL 2006 (the keys); the weights of Lee & Kim, DCD, CIKM 2021, and Zhu & Zhang, RCE-KD, 2025 (`rankdistill.sampling`).
 
     Example:
         >>> weighted_sample(torch.tensor([0]), torch.tensor([[0.0, 2.0, 0.0, 1.0]]), 3, seed=0)

@@ -43,7 +43,7 @@ class Processes:
     def on_cpu(cls, op: str, group: dist.ProcessGroup | None = None) -> Iterator[Processes]:
         """The same over gloo, which carries CPU tensors, whatever the given group carries."""
         processes = cls(op, group)
-        if processes.size == 1 or "gloo" in dist.get_backend(group):
+        if processes.size == 1 or "cpu:gloo" in str(dist.get_backend_config(group)):
             yield processes
             return
         ranks = dist.get_process_group_ranks(dist.group.WORLD if group is None else group)
@@ -58,7 +58,7 @@ class Processes:
         if self.size == 1:
             return [value]
         values: list = [None] * self.size
-        with self._connected():
+        with self.connected():
             dist.all_gather_object(values, value, group=self.group)
         return values
 
@@ -74,7 +74,7 @@ class Processes:
             return [list(facts)]
         mine = torch.tensor([int(failure is not None), *facts, *[0] * (FACTS - len(facts))], device=device)
         gathered = torch.empty(self.size * (FACTS + 1), dtype=torch.int64, device=device)
-        self._gather(gathered, mine)
+        self.gather(gathered, mine)
         rows = gathered.view(self.size, FACTS + 1).tolist()
         if any(row[0] for row in rows):
             told = self.share(None if failure is None else f"{type(failure).__name__}: {failure}")
@@ -123,22 +123,28 @@ class Processes:
                 rows[:, k * words :].clone(memory_format=packed).view(indices.dtype),
             )
 
-        with self._connected():
+        with self.connected():
             dist.all_to_all_single(got, sent, group=self.group)
         best = merge_lists([unpacked(part) for part in got.view(W, share, width)], k)
         mine = torch.cat([part.contiguous().view(torch.int32) for part in best], dim=1)
-        self._gather(sent, mine)
+        self.gather(sent, mine)
         return unpacked(sent[:B])
 
-    def _gather(self, whole: Tensor, mine: Tensor) -> None:
+    def gather(self, whole: Tensor, mine: Tensor) -> None:
         """Every process's rows behind each other."""
         # TODO: drop the second name once torch ≥ 2.13
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-        with self._connected():
+        with self.connected():
             gather(whole, mine, group=self.group)
 
+    def add_up(self, values: Tensor) -> None:
+        """Replaces values, contiguous, by the sum of every process's."""
+        with self.connected():
+            dist.all_reduce(values, group=self.group)
+
     @contextmanager
-    def _connected(self) -> Iterator[None]:
+    def connected(self) -> Iterator[None]:
+        """What goes wrong with other processes within it is a ConnectionError."""
         try:
             yield
         except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The `n_samples` best of log-weight plus Gumbel noise, ascending: draws without replacement in proportion to weights."""
+"""The `n_samples` first of an exponential race, ascending: draws without replacement in proportion to weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def weighted_sample(
     wide = weights.double()
     malformed = ~((wide >= 0) & (wide < torch.inf)).all(1, keepdim=True)
     drawable = (wide >= SMALLEST) & ~malformed
-    keys = philox.gumbel(words) + philox.stated_log(torch.where(drawable, wide, 1.0))
+    keys = wide.clamp(2.0**-1000, 2.0**990) / philox.exponential(words)
     keys = keys.masked_fill(~drawable, -torch.inf)
     best = keys.sort(dim=1, descending=True, stable=True).indices[:, :n_samples]
     best = torch.where(drawable.gather(1, best), best, M).sort(dim=1).values
