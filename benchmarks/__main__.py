@@ -8,7 +8,18 @@ import os
 import sys
 from pathlib import Path
 
-NOT_OPS = {"__init__", "__main__", "harness", "competitors", "item_tables", "citeulike_rrd", "gpu_visit"}
+NOT_OPS = {
+    "__init__",
+    "__main__",
+    "harness",
+    "competitors",
+    "item_tables",
+    "citeulike_rrd",
+    "gpu_visit",
+    "models",
+    "scaling_model",
+    "scaling_measured",
+}
 OPS = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in NOT_OPS)
 
 SETTLED = "RANKDISTILL_BENCHMARKS_SETTLED"

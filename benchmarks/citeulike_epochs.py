@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.citeulike_methods import COMPARED, LIST_LENGTH
 from benchmarks.citeulike_rrd import PlainLoop, citeulike, machine_line
 from rankdistill import MatrixFactorization, Rankings, Term, Trainer
 from rankdistill.config import TrainingConfig
@@ -25,6 +24,8 @@ from rankdistill.files import write_text
 from rankdistill.methods import METHODS, Given, make_method
 
 SLOW = 15.0
+LIST_LENGTH = 500
+COMPARED = [name for name, method in METHODS.items() if method.default_base_weight]  # beside the base loss
 PLAIN, BASE = "plain torch, no distillation", "rankdistill, no distillation"
 
 

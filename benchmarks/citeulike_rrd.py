@@ -1,11 +1,9 @@
-"""RRD on CiteULike, ranked against the whole catalogue: accuracy by seed, and seconds per epoch beside plain torch.
+"""RRD on CiteULike: seconds per epoch beside plain torch.
 
-    RANKDISTILL_DATA=… python -m benchmarks.citeulike_rrd [--seeds 0 1 2] [--epochs 101] [--out benchmarks/results]
     RANKDISTILL_DATA=… python -m benchmarks.citeulike_rrd --speed [--threads 1]
 
-The protocol is that of the topology distillation authors: leave-one-out, Recall@50 on the test items, 101 epochs,
-Adam 1e-3 with decay 1e-3, batches of 1024, no early stopping; teacher D = 200, student D = 20, K = L = 40, T = 10,
-λ = 1e-3, summed.
+Adam 1e-3 with decay 1e-3, batches of 1024; teacher D = 200, student D = 20, K = L = 40, T = 10, λ = 1e-3, summed. What it
+reaches: `rankdistill reproduce topology --widths=[20] --methods=[base,rrd] --seeds=0..2`.
 """
 
 from __future__ import annotations
@@ -28,76 +26,12 @@ from rankdistill.config import TrainingConfig
 from rankdistill.data import Dataset
 from rankdistill.files import write_text
 
-PUBLISHED = {"teacher": 0.3123, "student": 0.2276}
-
 
 def citeulike() -> Dataset:
     folder = Path(os.environ["RANKDISTILL_DATA"]) / "citeulike" / "loo_full_ranking"
     return Dataset.from_files(
         *(folder / f"{part}.csv.gz" for part in ("train", "valid", "test")), name="CiteULike"
     )
-
-
-def trained(
-    data: Dataset, width: int, seed: int, epochs: int, terms=()
-) -> tuple[nn.Module, list[dict], float]:
-    config = TrainingConfig(epochs=epochs, evaluate_test=True, keep_best=False, seed=seed)
-    trainer = Trainer(MatrixFactorization(data.n_users, data.n_items, width, seed=seed), data, config, terms)
-    history = trainer.fit()
-    return trainer.model, history, trainer.seconds / epochs
-
-
-def study(seeds: list[int], epochs: int, out: Path) -> None:
-    data = citeulike()
-    results: dict[str, list] = {"teacher": [], "student": [], "student + RRD": []}
-    curves: dict[str, list] = {}
-    for seed in seeds:
-        teacher, history, seconds = trained(data, 200, seed, epochs)
-        record(results, curves, "teacher", seed, history, seconds)
-        _, history, seconds = trained(data, 20, seed, epochs)
-        record(results, curves, "student", seed, history, seconds)
-        rankings = Rankings.from_vectors(
-            teacher.user_vectors(), teacher.item_vectors(), 500, data.train.csr()
-        )
-        method = RelaxedRankingDistillation(rankings, data.train.csr(), seed=seed)
-        _, history, seconds = trained(data, 20, seed, epochs, [Term(1e-3, method)])
-        record(results, curves, "student + RRD", seed, history, seconds)
-    lines = [
-        "# RRD on CiteULike (5,219 × 25,181), test Recall@50 against the whole catalogue", "",
-        "| model | " + " | ".join(f"seed {s}" for s in seeds) + " | mean | std | published | s/epoch |",
-        "| --- |" + " ---: |" * (len(seeds) + 4),
-    ]  # fmt: skip
-    for name, runs in results.items():
-        values = [run["recall@50"] for run in runs]
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        published = f"{PUBLISHED[name]:.4f}" if name in PUBLISHED else "–"
-        seconds = statistics.mean(run["seconds_per_epoch"] for run in runs)
-        cells = [
-            *(f"{v:.4f}" for v in values),
-            f"{statistics.mean(values):.4f}",
-            f"{spread:.4f}",
-            published,
-            f"{seconds:.3f}",
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    command = f"RANKDISTILL_DATA=… python -m benchmarks.citeulike_rrd --seeds {' '.join(map(str, seeds))} --epochs {epochs}"
-    lines += ["", f"`{command}`", "", machine_line()]
-    write_text(out / "citeulike_rrd.md", "\n".join(lines) + "\n")
-    write_text(
-        out / "citeulike_rrd.json",
-        json.dumps({"results": results, "curves": curves, "command": command}, indent=1) + "\n",
-    )
-    print("\n".join(lines))
-
-
-def record(results, curves, name: str, seed: int, history: list[dict], seconds: float) -> None:
-    results[name].append(
-        {"seed": seed, "recall@50": history[-1]["test/recall@50"], "seconds_per_epoch": seconds}
-    )
-    curves.setdefault(name, []).append(
-        [(r["epoch"], round(r["test/recall@50"], 4)) for r in history if "test/recall@50" in r]
-    )
-    print(f"seed {seed} {name}: {history[-1]['test/recall@50']:.4f}, {seconds:.3f} s/epoch", flush=True)
 
 
 class PlainLoop:
@@ -224,14 +158,9 @@ def machine_line() -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=101)
-    parser.add_argument("--speed", action="store_true", help="time the loops instead")
+    parser.add_argument("--speed", action="store_true", help="the only mode there is")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     chosen = parser.parse_args()
-    if chosen.speed:
-        speed(chosen.threads, chosen.rounds, chosen.out)
-    else:
-        study(chosen.seeds, chosen.epochs, chosen.out)
+    speed(chosen.threads, chosen.rounds, chosen.out)

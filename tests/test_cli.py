@@ -120,9 +120,14 @@ def test_run_compares_teacher_student_and_distilled(tmp_path, capsys):
     results = json.loads((out / "results.json").read_text())
     assert [row["parameters"] for row in results["rows"]] == [270 * 16, 270 * 4, 270 * 4]
     assert "| teacher (mf, 16)" in (out / "results.md").read_text()
-    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("curves.png", "costs.png"):
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+    page = (out / "results.html").read_text()
+    assert page.count("<svg") == 2
+    assert "student + rrd (mf, 4)" in page
     assert {p.name for p in out.iterdir()} == {
-        "config.json", "curves.png", "distilled", "rankings.safetensors", "results.json", "results.md", "student", "teacher",
+        "config.json", "costs.png", "curves.png", "distilled", "rankings.safetensors", "results.html", "results.json",
+        "results.md", "student", "teacher",
     }  # fmt: skip
     assert main(arguments) == 0, "a finished run is read again"
     assert json.loads((out / "results.json").read_text())["rows"] == results["rows"]

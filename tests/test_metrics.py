@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rankdistill.data import CSR
-from rankdistill.metrics import candidate_metrics, evaluate, ranking_metrics
+from rankdistill.metrics import candidate_metrics, evaluate, evaluate_candidates, ranking_metrics
 from tests.case import generator, randn
 
 
@@ -68,6 +68,14 @@ def test_leave_one_out_numbers_of_the_released_code(golden, part):
             assert round(values[f"{name}@{cutoff}"].mean().item(), 4) == pytest.approx(
                 float(wanted), abs=1e-9
             ), name
+    model = Vectors(users, items)
+    model.score = lambda ids, listed: (
+        scores[ids].gather(1, listed.clamp_min(0)).masked_fill(listed < 0, -torch.inf)
+    )
+    both = torch.from_numpy(np.stack([numbers["valid_item"], numbers["test_item"]], axis=1))
+    found = evaluate_candidates(model, torch.arange(len(users)), both, candidates)[part == "test"]
+    for name, value in values.items():
+        assert torch.equal(found[name], value), name
 
 
 def test_metrics_by_hand():

@@ -31,14 +31,21 @@ _EXPORTS = {
         "RejuvenatedCrossEntropyDistillation",
         "RelationalKnowledgeDistillation",
         "RelaxedRankingDistillation",
+        "Share",
         "UnbiasedDistillation",
         "VectorDistillation",
     ],
     "rankdistill.models": [
+        "CollaborativeMetricLearning",
         "Factors",
+        "ItemAutoencoder",
+        "LightGraphConvolution",
         "MatrixFactorization",
         "MultiHeadFactorization",
+        "MultinomialAutoencoder",
+        "NeuralMatrixFactorization",
         "ScoreTeacher",
+        "SelfAttentiveRecommendation",
         "as_teacher",
         "export_factors",
         "export_program",
@@ -74,10 +81,22 @@ _EXPORTS = {
         "extract_rankings",
         "rankings_from_table",
     ],
-    "rankdistill.trainer": ["Term", "Trainer"],
+    "rankdistill.parallel": ["Objective", "Term", "reduce_gradients"],
+    "rankdistill.trainer": ["Trainer"],
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
-_MODULES = {"config", "data", "functional", "losses", "metrics", "models", "ops", "optim", "sharded"}
+_MODULES = {
+    "config",
+    "data",
+    "functional",
+    "losses",
+    "metrics",
+    "models",
+    "ops",
+    "optim",
+    "parallel",
+    "sharded",
+}
 
 __all__ = sorted([*_HOME, *_MODULES])
 

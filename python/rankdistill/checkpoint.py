@@ -22,14 +22,20 @@ def save_checkpoint(path: str | os.PathLike, tensors: dict[str, dict[str, Tensor
         path: replaced once the new file is complete.
         tensors: group → name → tensor; the group "" is a model's own `state_dict`.
         facts: whatever else a resume needs.
+
+    Raises:
+        OSError: no room; what was there before is still there.
     """
     flat = {f"{group}/{name}": t for group, named in tensors.items() for name, t in named.items()}
-    with replacing(path) as temporary:
-        save_file(
-            {k: t.detach().cpu().contiguous().clone() for k, t in flat.items()},
-            temporary,
-            {FORMAT: json.dumps(facts)},
-        )
+    flat = {key: t.detach().cpu().contiguous().clone() for key, t in flat.items()}
+    try:
+        with replacing(path) as temporary:
+            save_file(flat, temporary, {FORMAT: json.dumps(facts)})
+    except SafetensorError as error:
+        size = sum(t.numel() * t.itemsize for t in flat.values())
+        raise OSError(
+            f"save_checkpoint: expected room for {size} bytes in {os.fspath(path)}; got {error}"
+        ) from error
 
 
 def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, Tensor]], dict]:

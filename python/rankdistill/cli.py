@@ -1,5 +1,5 @@
 """The command line: `rankdistill run | train | extract | distill | evaluate | recommend | export |
-bench-serving | tune | methods`.
+bench-serving | tune | methods | reproduce`.
 
 Only `rankdistill.config` is imported until a command runs, so `--help` does not wait for torch.
 """
@@ -23,6 +23,7 @@ except ModuleNotFoundError as error:
         raise
     ArgumentParser = None
 
+POSITIONAL = ("reproduce",)  # commands whose required settings are given without a name
 UNKNOWN = re.compile(
     r"(?:nrecognized arguments: (?:--)?|does not accept (?:option|nested key) '|Key ['\"])([\w.\-]+)"
 )
@@ -72,7 +73,7 @@ def make_parser():
         command.add_argument(
             "--config", action="config", help="a YAML file of settings; later arguments override it"
         )
-        command.add_class_arguments(config, as_group=False)
+        command.add_class_arguments(config, as_group=False, as_positional=name in POSITIONAL)
         commands.add_subcommand(name, command, help=summary)
         known[name] = keys_of(command)
     return parser

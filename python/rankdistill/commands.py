@@ -4,38 +4,43 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from rankdistill import seeds, serving, tuning
 from rankdistill.config import (
     BenchServingConfig,
-    DataConfig,
     DistillConfig,
     EvaluateConfig,
     ExportConfig,
     ExtractConfig,
-    MethodConfig,
     MethodsConfig,
-    ModelConfig,
     RecommendConfig,
+    ReproduceConfig,
     RunConfig,
     TrainConfig,
-    TrainingConfig,
-    TrajectoryConfig,
     TuneConfig,
 )
-from rankdistill.data import Dataset, load
+from rankdistill.data import Dataset
+from rankdistill.document import Document
 from rankdistill.files import SETTINGS, expect_settings, replacing, write_text
-from rankdistill.methods import METHODS, Given, base_weight, described, given_for, make_method
+from rankdistill.fitting import (
+    bar,
+    first_process,
+    fit,
+    is_first_process,
+    make_terms,
+    open_dataset,
+    trained_teachers,
+    trajectory_for,
+)
+from rankdistill.methods import METHODS, Given, base_weight, described, given_for
 from rankdistill.metrics import SCORES
 from rankdistill.metrics import evaluate as evaluate_model
 from rankdistill.models import (
@@ -47,31 +52,44 @@ from rankdistill.models import (
     load_factors,
 )
 from rankdistill.models.ranked import rankings_metadata, unseen_rankings
-from rankdistill.models.saved import MODEL_FILE, build_model, load_teacher, name_of, save_model
-from rankdistill.models.trajectory import KeptTrajectory, Trajectory
+from rankdistill.models.saved import MODEL_FILE, load_teacher, name_of, save_model
+from rankdistill.models.trajectory import KeptTrajectory
 from rankdistill.pages import write_pages
+from rankdistill.parallel import torchrun_processes
+from rankdistill.pictures import (
+    WITHOUT_MATPLOTLIB,
+    Curve,
+    Panel,
+    Point,
+    draw_costs,
+    draw_panels,
+    has_matplotlib,
+)
 from rankdistill.rankings import extract_rankings
-from rankdistill.rankings.progress import logged
+from rankdistill.rankings.distributed import Processes
 from rankdistill.rankings.shards import remove_folder
 from rankdistill.rankings.tables import Table
-from rankdistill.report import Row, as_table, draw_curves
-from rankdistill.trainer import CHECKPOINT, Term, Trainer
+from rankdistill.report import SHOWN, Row, compared, markdown
+from rankdistill.trainer import CHECKPOINT, Trainer
 
+LISTED = 50  # items of the lists whose latency a run reports
 TEACHER_FILE = "teacher.safetensors"  # a teacher that trained along
 
 
 def run(config: RunConfig) -> None:
+    expect_one_process("run")
     dataset = open_dataset(config.data)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     print(f"{dataset}\n")
-    rows, curves = [], {}
+    rows, curves, models = [], {}, {}
 
     def finish(label: str, folder: str, model, history: list[dict], trainer: Trainer, name: str) -> None:
         save_model(out / folder / MODEL_FILE, model, name, dataset)
         metrics = test_metrics(model, dataset)
         rows.append(Row(label, sum(p.numel() for p in model.parameters()), metrics, trainer.seconds))
+        models[label] = model
         if history:
             curves[label] = [
                 (r["epoch"], r[key]) for r in history if (key := f"valid/{config.training.metric}") in r
@@ -135,21 +153,68 @@ def run(config: RunConfig) -> None:
         label = f"teacher + {names} ({config.teacher.name}, {config.teacher.width})"
         finish(label, "distilled_teacher", model, [], trainer, config.teacher.name)
 
-    table = as_table(rows, teacher=0, undistilled=1)
-    text = f"# Distillation on {dataset.name}\n\n{table}\n\nRankings: {rankings.k} items per user, {extraction:.1f} s.\n"
-    if draw_curves(out / "curves.png", curves, config.training.metric):
-        text += "\n![Learning curves](curves.png)\n"
-    write_text(out / "results.md", text)
+    lists = f"Rankings: {rankings.k} items per user, {extraction:.1f} s."
+    times = run_report(dataset, rows, models, curves, config.training.metric, lists, out)
     results = {
         "rows": [dataclasses.asdict(row) for row in rows],
         "extraction_seconds": extraction,
         "curves": curves,
+        "latency_ms": times,
     }
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
-    print(f"{table}\n\nRankings: {rankings.k} items per user, {extraction:.1f} s. Everything is in {out}/")
+    print(f"{markdown(compared(rows, teacher=0, undistilled=1))}\n\n{lists} Everything is in {out}/")
+
+
+def run_report(
+    dataset: Dataset, rows: list[Row], models: dict, curves: dict, metric: str, lists: str, out: Path
+) -> dict[str, float]:
+    """results.md and results.html; gives the milliseconds of one user's list, by model."""
+    k, exclude = min(LISTED, dataset.n_items), dataset.train.csr()
+    served = serving.measure(
+        {label: as_teacher(model) for label, model in models.items()}, k, (1,), queries=serving.LEAST_QUERIES,
+        exclude=exclude, warmup=0.05,
+    )  # fmt: skip
+    times = {row.model: row.p50_ms for row in served}
+    page = Document(f"Distillation on {dataset.name}")
+    page.table(compared(rows, teacher=0, undistilled=1))
+    page.text(lists)
+    if not has_matplotlib():
+        page.text(WITHOUT_MATPLOTLIB)
+    drawn = [
+        Curve(label, points, None if not at else at - 1)
+        for at, (label, points) in enumerate(curves.items())
+        if points
+    ]
+    if drawn:
+        alt = f"Validation {metric} by epoch. " + " ".join(
+            f"{curve.label}: {curve.points[-1][1]:.4f} after epoch {curve.points[-1][0]}." for curve in drawn
+        )
+        panel = Panel(dataset.name, drawn)
+        page.picture(draw_panels("curves", alt, [panel], "epoch", f"validation {metric}", columns=1))
+    found = next((name for name in (metric, *SHOWN) if all(name in row.metrics for row in rows)), None)
+    if found is not None:
+        cost = "ms for one user's list"
+        points = [
+            Point(r.model, {"parameters": r.parameters, cost: times[r.model]}, r.metrics[found]) for r in rows
+        ]
+        alt = f"Test {found} of every model against parameters and latency. " + " ".join(
+            f"{p.label}: {p.value:.4f}, {p.costs['parameters']:,} parameters, {p.costs[cost]:.3f} ms."
+            for p in points
+        )
+        page.picture(draw_costs("costs", alt, points, f"test {found}"))
+        page.text(
+            f"Latency: median of {serving.LEAST_QUERIES} queries of the exact top {k}, train items left out."
+        )
+    page.write(out, "results")
+    return times
 
 
 def train(config: TrainConfig) -> None:
+    with torchrun_processes(config.device, config.timeout):
+        train_together(config)
+
+
+def train_together(config: TrainConfig) -> None:
     dataset = open_dataset(config.data)
     if config.seeds is not None and config.trajectory.folder is not None:
         raise ValueError(
@@ -160,9 +225,12 @@ def train(config: TrainConfig) -> None:
         training = dataclasses.replace(config.training, seed=seed)
         trajectory = trajectory_for(config.trajectory, folder, dataset)
         model, _, _ = fit(
-            dataset, config.model, training, (), folder, folder.name, config.progress, trajectory
-        )
-        save_model(folder / MODEL_FILE, model, config.model.name, dataset)
+            dataset, config.model, training, (), folder, folder.name, config.progress, trajectory,
+            device=config.device,
+        )  # fmt: skip
+        with first_process() as writes:
+            if writes:
+                save_model(folder / MODEL_FILE, model, config.model.name, dataset)
         return model
 
     once_or_by_seed(config, dataset, train_one)
@@ -219,6 +287,11 @@ def extract_in_memory(teacher, dataset: Dataset, config: ExtractConfig) -> None:
 
 
 def distill(config: DistillConfig) -> None:
+    with torchrun_processes(config.device, config.timeout):
+        distill_together(config)
+
+
+def distill_together(config: DistillConfig) -> None:
     dataset = open_dataset(config.data)
     chosen, trained = [config.method, *config.also], []
     given = given_for(config, dataset, bar("rankings", config.progress))
@@ -228,18 +301,22 @@ def distill(config: DistillConfig) -> None:
         training = dataclasses.replace(config.training, seed=seed)
         model, _, _ = fit(
             dataset, config.student, training, terms, folder, folder.name, config.progress,
-            base_weight=base_weight(chosen, config.base_weight),
+            base_weight=base_weight(chosen, config.base_weight), device=config.device,
         )  # fmt: skip
-        save_model(folder / MODEL_FILE, model, config.student.name, dataset)
-        for teacher in trained_teachers(terms):
-            save_model(folder / TEACHER_FILE, teacher, name_of(teacher), dataset)
-            trained.append((folder / TEACHER_FILE, teacher))
+        trained.extend((folder / TEACHER_FILE, teacher) for teacher in trained_teachers(terms))
+        with first_process() as writes:
+            if writes:
+                save_model(folder / MODEL_FILE, model, config.student.name, dataset)
+                for teacher in trained_teachers(terms):
+                    save_model(folder / TEACHER_FILE, teacher, name_of(teacher), dataset)
         return model
 
     once_or_by_seed(config, dataset, train_one)
     for path, teacher in trained:
-        print(f"\nteacher: {path}")
-        print_metrics(test_metrics(teacher, dataset))
+        metrics = test_metrics(teacher, dataset)
+        if is_first_process():
+            print(f"\nteacher: {path}")
+            print_metrics(metrics)
 
 
 def once_or_by_seed(config: TrainConfig | DistillConfig, dataset: Dataset, train_one) -> None:
@@ -248,12 +325,15 @@ def once_or_by_seed(config: TrainConfig | DistillConfig, dataset: Dataset, train
     if config.seeds is None:
         if config.compare is not None:
             raise ValueError(f"config: expected seeds beside compare={config.compare}; got none")
-        print_metrics(test_metrics(train_one(config.training.seed, out), dataset))
+        metrics = test_metrics(train_one(config.training.seed, out), dataset)
+        if is_first_process():
+            print_metrics(metrics)
         return
+    expect_one_process("seeds")
     protocol = seeds.Protocol.of(dataset, config.training.metric)
     other = None if config.compare is None else seeds.values_of(Path(config.compare), protocol)
     settings = dataclasses.asdict(config)
-    for name in ("out", "seeds", "compare", "progress"):
+    for name in ("out", "seeds", "compare", "device", "timeout", "progress"):
         del settings[name]
     del settings["training"]["seed"]
     runs = seeds.run_seeds(seeds.seeds_of(config.seeds), out, settings, protocol, train_one)
@@ -274,6 +354,7 @@ def export(config: ExportConfig) -> None:
 
 
 def tune(config: TuneConfig) -> None:
+    expect_one_process("tune")
     dataset, out, key = open_dataset(config.data), Path(config.out), f"valid/{config.training.metric}"
     if not len(dataset.valid):
         raise ValueError("tune: expected a data set with a validation part; got none")
@@ -370,6 +451,18 @@ def methods(config: MethodsConfig) -> None:
         print(f"{len(write_pages(config.pages))} pages: {config.pages}/")
 
 
+def reproduce(config: ReproduceConfig) -> None:
+    study = importlib.import_module(f"rankdistill.studies.{config.study}")
+    out = Path(config.out or f"runs/{config.study}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads or before)
+    try:
+        study.reproduce(config, out)
+    finally:
+        torch.set_num_threads(before)
+    print(f"{(out / 'report.md').read_text(encoding='utf-8')}\nThe same as a page: {out}/report.html")
+
+
 def recommend(config: RecommendConfig) -> None:
     dataset = open_dataset(config.data)
     model = as_teacher(load_teacher(config.model, dataset))
@@ -394,85 +487,25 @@ def recommend(config: RecommendConfig) -> None:
         csv.writer(file, lineterminator="\n").writerows([header, *zip(*columns)])
 
 
-def open_dataset(config: DataConfig) -> Dataset:
-    options = {**config.options, **({"format": config.format} if config.format else {})}
-    if config.train is not None:
-        return Dataset.from_files(config.train, config.valid, config.test, **options)
-    return load(config.source, split=config.split, ratios=config.ratios, seed=config.seed, **options)
-
-
-def fit(
-    dataset: Dataset,
-    model: ModelConfig,
-    training: TrainingConfig,
-    terms,
-    folder: Path,
-    label: str,
-    progress: bool,
-    trajectory: Trajectory | None = None,
-    base_weight: float = 1.0,
-):
-    """A trained model, its trainer and its history."""
-    made = build_model(model.name, dataset, model.width, seed=training.seed)
-    trainer = Trainer(
-        made, dataset, training, terms, base_weight=base_weight, after_epoch=trajectory, folder=folder,
-        progress=bar(label, progress),
-    )  # fmt: skip
-    history = trainer.fit()
-    if trajectory is not None:
-        trajectory.finish(made, trainer.learned_epochs)
-    return made, trainer, history
-
-
-def make_terms(methods: Sequence[MethodConfig], given: Given) -> tuple[Term, ...]:
-    weights = [METHODS[m.name].default_weight if m.weight is None else m.weight for m in methods]
-    made = [make_method(m.name, given, m.options) for m in methods]
-    return tuple(map(Term, weights, made))
-
-
-def trajectory_for(config: TrajectoryConfig, out: Path, dataset: Dataset) -> Trajectory | None:
-    folder = out / "trajectory" if config.folder is None else config.folder
-    return Trajectory(folder, config.every, config.k, dataset) if config.every else None
-
-
-def trained_teachers(terms: Sequence[Term]) -> list:
-    """The teachers that have trained along."""
-    return [t.method.trained_teacher for t in terms if t.method.trained_teacher is not None]
-
-
-@contextmanager
-def torchrun_processes() -> Iterator[int]:
-    """The rank of this process; under torchrun all of them meet while the block lasts."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield 0
-        return
-    dist.init_process_group("gloo")
-    try:
-        yield dist.get_rank()
-    finally:
-        dist.destroy_process_group()
+def expect_one_process(command: str) -> None:
+    n = int(os.environ.get("WORLD_SIZE", "1"))
+    if n > 1:
+        raise ValueError(
+            f"{command}: expected one process; got {n} of torchrun. train, extract and distill work on several"
+        )
 
 
 def test_metrics(model, dataset: Dataset) -> dict[str, float]:
+    """Of all processes together."""
     part = "test" if len(dataset.test) else "valid"
     if not len(getattr(dataset, part)):
         return {}
-    return evaluate_model(model, getattr(dataset, part).csr(), dataset.held_out_exclude(part))
+    with Processes.on_cpu("evaluate") as processes:
+        return evaluate_model(
+            model, getattr(dataset, part).csr(), dataset.held_out_exclude(part), processes=processes
+        )
 
 
 def print_metrics(metrics: dict[str, float]) -> None:
     for name, value in metrics.items():
         print(f"{name:16s}{value:.4f}")
-
-
-def bar(label: str, shown: bool):
-    """Wraps a sized iterable: a progress bar on a terminal, elsewhere lines of the log now and then."""
-    if not shown:
-        return iter
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        tqdm = None
-    if tqdm is None or not sys.stderr.isatty():
-        return logged(label)
-    return lambda steps: tqdm(steps, desc=label, leave=False)

@@ -14,7 +14,8 @@ class TrainingConfig:
 
     Args:
         epochs: passes over the train interactions, > 0.
-        batch_size: interactions per step, > 0.
+        batch_size: interactions per step, > 0; for multvae and sasrec users, for item_autoencoder items, with all of
+            their interactions.
         optimizer: adam is fused Adam on every row; lazy_adam is Adam on the rows that a batch touches, without decay;
             lazy_sgd is gradient descent on those rows, with the decay of all others caught up exactly. What is no
             table of the model (a method's experts) gets the dense Adam or SGD.
@@ -97,12 +98,18 @@ class ModelConfig:
     """A model.
 
     Args:
-        name: mf is matrix factorisation trained by BPR; multi_head is the model of concf, vectors under several heads.
+        name: mf is matrix factorisation trained by BPR; multi_head is the model of concf, vectors under several heads;
+            cml, neumf, lightgcn, multvae, item_autoencoder and sasrec are metric learning, a network beside a product,
+            graph convolution, autoencoders of users' and of items' interactions, and a transformer of sequences.
         width: numbers per user and per item.
+        options: more of the model's settings, such as {n_layers: 2} or {dropout: 0.3}.
     """
 
-    name: Literal["mf", "multi_head"] = "mf"
+    name: Literal["mf", "multi_head", "cml", "neumf", "lightgcn", "multvae", "item_autoencoder", "sasrec"] = (
+        "mf"
+    )
     width: int = 20
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -184,7 +191,7 @@ class RunConfig:
 
 @dataclass
 class TrainConfig:
-    """`rankdistill train`: one model without distillation.
+    """`rankdistill train`: one model without distillation; under torchrun on several processes.
 
     Args:
         data: the interactions.
@@ -196,6 +203,8 @@ class TrainConfig:
             means, deviations and tests. What is finished is not run again; data and teacher stay the same.
         compare: with seeds, the folder of another run (with or without seeds) of the same data, such as that of the
             undistilled student.
+        device: cpu or cuda; under torchrun each process takes the GPU of its LOCAL_RANK.
+        timeout: seconds that a process under torchrun waits for another one before it gives up, > 0.
         progress: show progress bars on a terminal.
     """
 
@@ -206,7 +215,12 @@ class TrainConfig:
     trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     seeds: str | list[int] | None = None
     compare: str | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    timeout: float = 600.0
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        _expect(self.timeout > 0, "timeout above 0", self.timeout)
 
 
 @dataclass
@@ -248,7 +262,7 @@ class ExtractConfig:
 
 @dataclass
 class DistillConfig:
-    """`rankdistill distill`: a student that learns from a teacher, or its rankings.
+    """`rankdistill distill`: a student that learns from a teacher, or its rankings; under torchrun on several processes.
 
     Args:
         out: the folder for the student, the checkpoint and the log.
@@ -270,6 +284,8 @@ class DistillConfig:
             means, deviations and tests. What is finished is not run again; data and teacher stay the same.
         compare: with seeds, the folder of another run (with or without seeds) of the same data, such as that of the
             undistilled student.
+        device: cpu or cuda; under torchrun each process takes the GPU of its LOCAL_RANK.
+        timeout: seconds that a process under torchrun waits for another one before it gives up, > 0.
         progress: show progress bars on a terminal.
     """
 
@@ -286,7 +302,12 @@ class DistillConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seeds: str | list[int] | None = None
     compare: str | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    timeout: float = 600.0
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        _expect(self.timeout > 0, "timeout above 0", self.timeout)
 
 
 @dataclass
@@ -391,6 +412,58 @@ class TuneConfig:
 
 
 @dataclass
+class ReproduceConfig:
+    """`rankdistill reproduce`: a published study run again, our numbers beside the published ones.
+
+    What is finished is not run again: an interrupted study goes on where it was when the same command is given again.
+
+    Args:
+        study: topology is FTD and HTD on CiteULike, by learning curves; ranking is RRD, DE and IR-RRD on CiteULike, among
+            sampled items; heterogeneous is HetComp of six kinds of teachers on CiteULike; methods is every method on
+            CiteULike and ML-1M; scaling is what the steps of a training cost on Gowalla and on generated catalogues.
+        out: the folder for models and the report (report.html, report.md); runs/STUDY by default.
+        data: the folder of data sets, or one with this study's train, valid and test files; the variable RANKDISTILL_DATA
+            by default, else a download where there is one.
+        epochs: fewer than published, for a trial.
+        seeds: 0..4, or a list; the study's own by default.
+        widths: of students; the study's own by default.
+        methods: some of the study's; all by default. topology also takes any other of the command line.
+        sizes: of the generated catalogues of scaling.
+        threads: of torch and the kernels; as they are by default.
+        progress: show progress bars on a terminal, lines of the log elsewhere.
+    """
+
+    study: Literal["topology", "ranking", "heterogeneous", "methods", "scaling"]
+    out: str | None = None
+    data: str | None = None
+    epochs: int | None = None
+    seeds: str | list[int] | None = None
+    widths: list[int] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=lambda: [10_000, 100_000, 1_000_000])
+    threads: int | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "threads"):
+            value = getattr(self, name)
+            _expect(value is None or value >= 1, f"{name} of 1 or more", value)
+        _expect(min(self.widths, default=1) >= 1, "widths of 1 or more", self.widths)
+        _expect(min(self.sizes, default=100) >= 100, "sizes of 100 or more", self.sizes)
+
+    def chosen_methods(
+        self, known: tuple[str, ...], default: tuple[str, ...] | None = None
+    ) -> tuple[str, ...]:
+        """Those named, in the study's order; all of them by default, or some."""
+        for name in self.methods:
+            _expect(name in known, f"methods of {', '.join(known)} for {self.study}", name)
+        return tuple(name for name in known if name in (self.methods or default or known))
+
+    def chosen_widths(self, known: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(self.widths) or known
+
+
+@dataclass
 class MethodsConfig:
     """`rankdistill methods`: the methods of distillation, with their sources, published weights and settings.
 
@@ -450,4 +523,5 @@ COMMANDS = {
     "bench-serving": BenchServingConfig,
     "tune": TuneConfig,
     "methods": MethodsConfig,
+    "reproduce": ReproduceConfig,
 }

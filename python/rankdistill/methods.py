@@ -128,7 +128,9 @@ class Given:
         """The same for a run with another seed, with a new teacher of its own where there is one to be trained."""
         teacher = self.teacher
         if new_teacher is not None:
-            teacher = build_model(new_teacher.name, self.dataset, new_teacher.width, seed=seed + 1)
+            teacher = build_model(
+                new_teacher.name, self.dataset, new_teacher.width, seed + 1, new_teacher.options
+            )
         return replace(self, seed=seed, teacher=teacher)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from rankdistill.data.csr import CSR
 from rankdistill.ops import inner_product_rank, inner_product_topk, masked_rank, masked_topk
 from rankdistill.ops.prepared_items import prepare_items
+from rankdistill.rankings.distributed import Processes
 
 CUTOFFS = (10, 20, 50)
 SCORES = 1 << 24  # of a model that only scores: the largest piece of its [U, N] matrix that exists at a time
@@ -147,6 +148,7 @@ def evaluate(
     *,
     batch_size: int = 4096,
     seed: int = 0,
+    processes: Processes | None = None,
 ) -> dict[str, float]:
     """Mean metrics over users with relevant items, ranking the whole catalogue.
 
@@ -161,9 +163,10 @@ def evaluate(
         metrics: names in `METRICS`, which are taken at every cut-off, or in `RANK_METRICS`, which have none.
         batch_size: users per call; fewer where a model only scores.
         seed: of the permutation.
+        processes: that divide the users' batches among themselves, each with the same arguments; None for this one alone.
 
     Returns:
-        "name@cutoff" or "name" → mean. 0 users with relevant items give an error.
+        "name@cutoff" or "name" → mean, the same for any number of processes. 0 users with relevant items give an error.
 
     Cost:
         O(U·N·D) time, O(batch_size·max cut-off) memory beside the vectors; no [U, N] matrix, and of a model that
@@ -177,12 +180,18 @@ def evaluate(
         >>> evaluate(model, truth, data.CSR.empty(3, 5), [5], ["recall", "auc"])["recall@5"]
         1.0
     """
+    one = processes is None or processes.size == 1
+    part = (0, 1) if one else (processes.rank, processes.size)
+    found = [
+        (len(users), {name: float(value.sum()) for name, value in values.items()})
+        for users, values in _evaluated(model, truth, exclude, cutoffs, metrics, batch_size, seed, part)
+    ]
     totals: dict[str, float] = {}
     count = 0
-    for users, values in _evaluated(model, truth, exclude, cutoffs, metrics, batch_size, seed):
-        count += len(users)
-        for name, value in values.items():
-            totals[name] = totals.get(name, 0.0) + float(value.sum())
+    for n, sums in found if one else [batch for told in processes.share(found) for batch in told]:
+        count += n
+        for name, value in sums.items():
+            totals[name] = totals.get(name, 0.0) + value
     return {name: total / count for name, total in totals.items()}
 
 
@@ -218,8 +227,9 @@ def _evaluated(
     metrics: Sequence[str],
     batch_size: int,
     seed: int,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Batches of users with relevant items, and their metrics."""
+    """Batches of users with relevant items, and their metrics; of one part of so many, by order."""
     for name in metrics:
         if name not in METRICS and name not in RANK_METRICS:
             known = ", ".join((*METRICS, *RANK_METRICS))
@@ -239,7 +249,9 @@ def _evaluated(
         else:
             ranking = _score_ranking(model, order)
             batch_size = max(1, min(batch_size, SCORES // max(n_items, 1)))
-    for batch in users.split(batch_size):
+    batches = users.split(batch_size)
+    at, parts = part
+    for batch in batches[at * len(batches) // parts : (at + 1) * len(batches) // parts]:
         with torch.no_grad():
             relevant = _with_columns(truth.rows(batch), place)
             excluded = _with_columns(exclude.rows(batch), place)
@@ -332,3 +344,50 @@ def candidate_metrics(
         result[f"ndcg@{cutoff}"] = torch.where(within, 1 / torch.log2(position + 1), 0.0)
         result[f"mrr@{cutoff}"] = torch.where(within, 1 / position, 0.0)
     return result
+
+
+@torch.no_grad()
+def evaluate_candidates(
+    model, users: Tensor, held_out: Tensor, candidates: Tensor, cutoffs: Sequence[int] = (5, 10, 20)
+) -> list[dict[str, Tensor]]:
+    """`candidate_metrics` of several held-out items of every user, each among the same candidates.
+
+    Args:
+        model: with `score(users [B], items [B, K])` → [B, K].
+        users: [n] int64.
+        held_out: [n, H] int64, such as each user's validation and test item; -1 for none.
+        candidates: [n, C] int64; -1 for none. A user's held-out items among them do not count.
+        cutoffs: positions, > 0.
+
+    Returns:
+        For each of the H columns "name@cutoff" → [n] float64; a user's item -1 finds nothing.
+
+    Cost:
+        O(n·(H + C)) scores, 2^24 at a time.
+
+    Example:
+        >>> from rankdistill import MatrixFactorization
+        >>> model, ids = MatrixFactorization(2, 9, width=2), torch.tensor([[3], [4]])
+        >>> len(evaluate_candidates(model, torch.tensor([0, 1]), ids, torch.tensor([[5, 6], [7, 8]])))
+        1
+    """
+    if held_out.dim() != 2 or candidates.dim() != 2 or not len(users) == len(held_out) == len(candidates):
+        raise ValueError(
+            "evaluate_candidates: expected users [n], held_out [n, H] and candidates [n, C]; got "
+            f"{list(users.shape)}, {list(held_out.shape)} and {list(candidates.shape)}"
+        )
+    items, width = torch.cat([held_out, candidates], dim=1), held_out.shape[1]
+    for column in range(width):  # none of the held-out items is another one's rival
+        items[:, width:].masked_fill_(candidates == held_out[:, column, None], -1)
+    rows = max(1, SCORES // max(1, items.shape[1]))
+    parts = []
+    for batch, listed in zip(users.split(rows), items.split(rows)):
+        scores = model.score(batch, listed)
+        parts.append([candidate_metrics(scores[:, h], scores[:, width:], cutoffs) for h in range(width)])
+    return [
+        {
+            name: torch.cat([part[h][name] for part in parts]).masked_fill(held_out[:, h] < 0, 0.0)
+            for name in parts[0][h]
+        }
+        for h in range(width)
+    ]

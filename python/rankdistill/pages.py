@@ -17,6 +17,7 @@ from rankdistill.methods import (
     settings_of,
     student_of,
 )
+from rankdistill.models.kinds import MODELS
 
 MADE = "<!-- made by `rankdistill methods --pages docs/methods` of the docstrings: change those -->"
 NEEDED = {
@@ -118,6 +119,25 @@ def index() -> str:
             "",
         )
     )
+
+
+def models_table() -> str:
+    """The models of the command line as README has them, of their docstrings."""
+    rows = ["| name | model | vectors | a batch is | source |", "| --- | --- | --- | --- | --- |"]
+    for name, model in MODELS.items():
+        parts = sections(model)
+        title = " ".join(parts[""].split("\n\n")[0].split()).partition(":")[0].rstrip(".")
+        biases = [side for side in ("item", "user") if has_bias(model, side)]
+        vectors = "yes" if hasattr(model, "item_vectors") else "no, scores alone"
+        vectors += f", and {' and '.join(biases)} biases" if biases else ""
+        source = one_line(parts["Source"]).split("; ")[0].rstrip(".")
+        rows.append(f"| `{name}` | {title}: `{model.__name__}` | {vectors} | {model.batch_by} | {source} |")
+    return "\n".join(rows)
+
+
+def has_bias(model: type, side: str) -> bool:
+    """Whether scores have a bias of items or users beside the inner products, as a property or a parameter."""
+    return hasattr(model, f"{side}_bias") or f"self.{side}_bias = " in inspect.getsource(model.__init__)
 
 
 def page(name: str) -> str:

@@ -34,6 +34,7 @@ STREAMS = {
     "consistency": 18,
     "teacher_negatives": 19,
     "student_negatives": 20,
+    "candidates": 21,
 }
 
 
@@ -88,6 +89,23 @@ def sample_negatives(
         users, exclude.n_columns, n_negatives, exclude,
         positions=positions * n_negatives, seed=seed, epoch=epoch, stream=STREAMS["negatives"],
     )  # fmt: skip
+
+
+def sample_candidates(seen: CSR, users: Tensor, n_candidates: int, *, seed: int) -> Tensor:
+    """Items that held-out ones are ranked among, drawn uniformly without replacement from those that a user has not.
+
+    Args:
+        seen: [U, N] all items of every user: train, validation and test.
+        users: [n] int64 whose candidates are drawn.
+        n_candidates: C.
+        seed: names the draw.
+
+    Returns:
+        items [n, C] int64; -1 where a user has fewer unseen items.
+    """
+    return complement_sample(
+        users, seen.n_columns, n_candidates, seen, seed=seed, stream=STREAMS["candidates"]
+    )
 
 
 def tournament_positions(

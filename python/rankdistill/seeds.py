@@ -161,7 +161,11 @@ class Spread:
 
     @classmethod
     def of(cls, runs: dict[int | None, Values], metric: str) -> Spread:
-        values = torch.stack([run[metric].mean() for run in runs.values()])
+        return cls.of_values([float(run[metric].mean()) for run in runs.values()])
+
+    @classmethod
+    def of_values(cls, found: Sequence[float]) -> Spread:
+        values = torch.tensor(found, dtype=torch.float64)
         return cls(values.tolist(), float(values.mean()), float(values.std()) if len(values) > 1 else None)
 
     def __str__(self) -> str:

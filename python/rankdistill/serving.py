@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rankdistill import memory
 from rankdistill.data.csr import CSR
 from rankdistill.models import Factors
 from rankdistill.ops import checks, inner_product_topk
@@ -48,7 +49,7 @@ class Server:
     """The model as a server holds it: tables in memory, the item table prepared once if asked for."""
 
     def __init__(self, factors: Factors, k: int, exclude: CSR | None, prepares: bool) -> None:
-        self.factors, self.k, self.exclude = factors, k, exclude
+        self.k, self.exclude, self.factors = k, exclude, factors
         self.items: object = factors.items.contiguous()
         self.bias, self.prepared_bytes = factors.item_bias, 0
         if prepares:
@@ -67,8 +68,20 @@ class Server:
             torch.cuda.synchronize()
 
 
+class ScoreServer:
+    """Anything else with `topk(users, k, exclude)`, such as a `ScoreTeacher`; the size of its tables is not known."""
+
+    prepared_bytes = 0
+
+    def __init__(self, model, k: int, exclude: CSR | None) -> None:
+        self.model, self.k, self.exclude = model, k, exclude
+
+    def query(self, users: Tensor) -> None:
+        self.model.topk(users, self.k, None if self.exclude is None else self.exclude.rows(users))
+
+
 def measure(
-    models: dict[str, Factors],
+    models: dict[str, Factors | object],
     k: int,
     batch_sizes: Sequence[int] = (1, 256),
     *,
@@ -81,7 +94,8 @@ def measure(
     """Times single queries of every model, one after another in turn, the order reversed from round to round.
 
     Args:
-        models: name → factors on one device; the first is what the others are compared with.
+        models: name → factors on one device, or anything with `topk`, `n_users` and `n_items`, on the processor; the first
+            is what the others are compared with.
         k: list length.
         batch_sizes: users per query.
         queries: of every model and batch size, >= 100.
@@ -106,11 +120,18 @@ def measure(
             got = f"{factors.n_users} × {factors.n_items} of {name}"
             fits = (exclude.n_rows, exclude.n_columns) == (factors.n_users, factors.n_items)
             checks.expect(fits, OP, f"models of {exclude.n_rows} users × {exclude.n_columns} items", got)
-    servers = {name: Server(factors, k, exclude, prepares) for name, factors in models.items()}
+    servers = {
+        name: Server(model, k, exclude, prepares)
+        if isinstance(model, Factors)
+        else ScoreServer(model, k, exclude)
+        for name, model in models.items()
+    }
     rows = []
     for batch_size in batch_sizes:
         generator = torch.Generator().manual_seed(seed)
-        device = next(iter(models.values())).users.device
+        device = next(
+            (m.users.device for m in models.values() if isinstance(m, Factors)), torch.device("cpu")
+        )
         drawn = torch.randint(n_users, (queries, batch_size), generator=generator).to(device)
         for server in servers.values():
             stop = time.perf_counter() + warmup
@@ -130,14 +151,19 @@ def measure(
     return rows
 
 
-def _served(name: str, server: Server, batch_size: int, ms: list[float], first: list[float], users) -> Served:
+def _served(
+    name: str, server: Server | ScoreServer, batch_size: int, ms: list[float], first: list[float], users
+) -> Served:
     times, base = torch.tensor(ms, dtype=torch.float64), torch.tensor(first, dtype=torch.float64)
-    factors = server.factors
     size = lambda *tables: sum(t.nbytes for t in tables if t is not None)
+    sizes = (0, 0)
+    if isinstance(server, Server):
+        own = server.factors
+        sizes = size(own.users, own.user_bias), size(own.items, own.item_bias)
     return Served(
         name, batch_size, len(ms), float(times.quantile(0.5)), float(times.quantile(0.99)), float(times.mean()),
         batch_size * 1e3 / float(times.mean()), float(times.quantile(0.5) / base.quantile(0.5)),
-        size(factors.users, factors.user_bias), size(factors.items, factors.item_bias), server.prepared_bytes,
+        *sizes, server.prepared_bytes,
         peak_beside(lambda: server.query(users), users.is_cuda),
     )  # fmt: skip
 
@@ -150,17 +176,9 @@ def peak_beside(call: Callable[[], None], on_cuda: bool) -> int | None:
         call()
         return torch.cuda.max_memory_allocated() - before
 
-    def resident(what: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(what)) * 1024
-
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        before = resident("VmRSS")
-        call()
-        return max(0, resident("VmHWM") - before)
-    except OSError:
-        return None
+    before = memory.reset_peak()
+    call()
+    return None if before is None else memory.peak_since(before)
 
 
 def conditions(device: torch.device, k: int, exclude: CSR | None, prepares: bool) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """A plain training loop: shuffles, negatives, the model's own loss plus weighted distillation terms.
 
-Every random choice depends on the seed and the epoch alone, so a checkpoint needs no generator's state.
+Every random choice depends on the seed and the epoch alone, so a checkpoint needs no generator's state, and any number
+of processes makes the same ones.
 """
 
 from __future__ import annotations
@@ -8,22 +9,28 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from rankdistill.checkpoint import load_checkpoint, load_optimizer_tensors, optimizer_tensors, save_checkpoint
 from rankdistill.config import TrainingConfig
 from rankdistill.data.dataset import Dataset
 from rankdistill.files import write_text
-from rankdistill.losses.distillation import Batch, Distillation
+from rankdistill.losses.batch import Batch, Share
+from rankdistill.losses.distillation import Distillation
 from rankdistill.metrics import CUTOFFS, METRICS, evaluate
 from rankdistill.optim import LazySGD, make_optimizers
 from rankdistill.optim.choice import LAZY
+from rankdistill.parallel.agreement import checksum, expect_same_everywhere, facts_of
+from rankdistill.parallel.gradients import gather_ids, reduce_gradients
+from rankdistill.parallel.objective import Objective, Term, expect_divided
+from rankdistill.parallel.state import broadcast_state
+from rankdistill.rankings.distributed import Processes
 from rankdistill.sampling import epoch_seed, sample_negatives, within_row_positions
 
 logger = logging.getLogger("rankdistill")
@@ -32,26 +39,34 @@ CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
 
 
-class Term(NamedTuple):
-    """A distillation method and its weight in the loss."""
-
-    weight: float
-    method: Distillation
-
-
 class Trainer:
     """Trains a model on a data set, alone or with distillation terms.
 
+    Where torch.distributed is in use, all processes make and call a trainer alike, and divide each batch: the result is that
+    of one process. Rank 0 writes, reads the folder's checkpoint for all, and calls `after_epoch`.
+
     Args:
         model: with `score`, `loss(batch)`, and vectors or scores for evaluation; for a lazy optimiser also `tables()`
-            and the attributes `sparse_grad` and `before_reading`, as `MatrixFactorization`.
+            and the attributes `sparse_grad` and `before_reading`, as `MatrixFactorization`. Where it has `batch_by` of
+            "users" or "items", a batch is all train interactions of batch_size of these; `begin_epoch(epoch)` is
+            called before an epoch where it is there.
         dataset: train, validation and test interactions.
         config: see `TrainingConfig`.
         terms: what is added to the model's own loss.
         base_weight: of the model's own loss (0 for methods that learn from the teacher alone).
         after_epoch: called with each epoch's number and the model, after it has learned (such as a `Trajectory`).
+        evaluation: model → its numbers, "valid/name@cutoff" and perhaps "test/name@cutoff", instead of ranking the whole
+            catalogue.
+        watched: the metrics that `patience` waits for, any of them; the one of `config` by default.
         folder: where the checkpoint and the log go; None to keep nothing.
+        seconds_between_checkpoints: the fewest, beside the last one; an interrupted run repeats what came after.
         progress: wraps the range of epochs (such as tqdm).
+        group: processes that train together, each with a copy of the model; None for all of torch.distributed's. The model's
+            loss must be a sum over interactions.
+
+    Raises:
+        ValueError: a method that knows no shares, processes that disagree about data, settings, teachers or the model.
+        ConnectionError: another process failed, ended or did not answer within the group's time-out.
 
     Example:
         >>> from rankdistill import config, data
@@ -71,14 +86,33 @@ class Trainer:
         *,
         base_weight: float = 1.0,
         after_epoch: Callable[[int, nn.Module], None] | None = None,
+        evaluation: Callable[[nn.Module], dict[str, float]] | None = None,
+        watched: Sequence[str] = (),
         folder: str | Path | None = None,
+        seconds_between_checkpoints: float = 0.0,
         progress: Callable = iter,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         self.model, self.dataset, self.config = model, dataset, config or TrainingConfig()
         self.terms = [Term(*term) for term in terms]
         self.base_weight, self.after_epoch = base_weight, after_epoch
+        self.evaluation, self.watched = evaluation, tuple(watched) or (self.config.metric,)
         self.folder = None if folder is None else Path(folder)
+        self.seconds_between_checkpoints = seconds_between_checkpoints
+        self._kept_at = time.monotonic()
         self.progress = progress
+        self.processes = self._control = Processes("Trainer", group)
+        self.share = None
+        if self.processes.size > 1:
+            self.share = Share(self.processes.rank, self.processes.size)
+            if self.batch_by != "interactions":
+                raise ValueError(
+                    f"Trainer: expected a model whose loss is a sum over interactions to train on {self.processes.size} "
+                    f"processes; got {type(model).__name__}, whose batches are {self.batch_by}: train it on one"
+                )
+            for term in self.terms:
+                expect_divided(term.method)
+        self.objective = Objective(model, self.terms, base_weight)
         # A seed from here on would not change the model that was handed in: the caller seeds that.
         self.parameters = [p for part in (model, *(t.method for t in self.terms)) for p in part.parameters()]
         self.optimizers = self._optimizers()
@@ -99,13 +133,18 @@ class Trainer:
                 f"got {type(self.model).__name__}"
             )
         if hasattr(self.model, "sparse_grad"):
-            self.model.sparse_grad = lazy
+            self.model.sparse_grad = lazy or self.share is not None  # less to send
         tables = self.model.tables() if lazy else []
         others = [p for p in self.parameters if all(p is not table for table in tables)]
         return make_optimizers(config.optimizer, tables, others, config.learning_rate, config.weight_decay)
 
     def fit(self) -> list[dict]:
         """Trains to the end, from the folder's checkpoint where there is one; returns the evaluations."""
+        with Processes.on_cpu("Trainer", self.processes.group) as self._control:
+            return self._fit()
+
+    def _fit(self) -> list[dict]:
+        self._expect_agreement()
         self._resume()
         writer = self._tensorboard()
         for epoch in self.progress(range(self.epoch, self.config.epochs)):
@@ -113,16 +152,20 @@ class Trainer:
                 break
             started = time.perf_counter()
             loss = self.train_epoch(epoch)
+            self._expect_copies(epoch)
             self.seconds += time.perf_counter() - started
-            if self.after_epoch is not None:
-                self.after_epoch(epoch, self.model)
+            with self._control.together():
+                if self.after_epoch is not None and self._is_first:
+                    self.after_epoch(epoch, self.model)
             record = {"epoch": epoch, "loss": loss, "seconds": round(self.seconds, 3)}
             if self._evaluates(epoch):
                 record |= self.evaluate()
                 self._remember(record)
             self.history.append(record)
             self.epoch = epoch + 1
-            self._keep(record, writer)
+            with self._control.together():
+                if self._is_first:
+                    self._keep(record, writer)
         if writer is not None:
             writer.close()
         if self.config.keep_best and self.best:
@@ -132,41 +175,55 @@ class Trainer:
     def train_epoch(self, epoch: int) -> float:
         """One pass over the train interactions; returns the mean loss per interaction."""
         config = self.config
+        if hasattr(self.model, "begin_epoch"):
+            self.model.begin_epoch(epoch)
         for term in self.terms:
             term.method.begin_epoch(epoch, self.model)
-        device = next(iter(self.parameters)).device
+        device = self.device
         users, positives, negatives = (t.to(device) for t in self._epoch_interactions(epoch))
         total = torch.zeros((), dtype=torch.float64, device=device)
         self.model.train()
         lazy_decay = [o for o in self.optimizers.values() if isinstance(o, LazySGD)]
+        reading = Reading(lazy_decay[0], self.model.tables()) if lazy_decay else None
         if lazy_decay:
-            self.model.before_reading = lazy_decay[0].catch_up
-        for start in range(0, len(users), config.batch_size):
-            rows = slice(start, start + config.batch_size)
-            loss = self.batch_loss(Batch(users[rows], positives[rows], negatives[rows]))
+            self.model.before_reading = lazy_decay[0].catch_up if self.share is None else reading.note
+        for rows in batch_rows(
+            {"users": users, "items": positives}.get(self.batch_by), len(users), config.batch_size
+        ):
+            loss = self.batch_loss(Batch(users[rows], positives[rows], negatives[rows], self.share))
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            if loss.requires_grad:  # the share of a small batch may be empty
+                loss.backward()
+            if self.share is not None:
+                self._add_up_gradients(reading)
             for optimizer in self.optimizers.values():
                 optimizer.step()
             total += loss.detach()
         if lazy_decay:
             self.model.before_reading = None
             lazy_decay[0].catch_up()
-        mean = float(total) / max(len(users), 1)
+        mean = sum(self.processes.share(float(total))) / max(len(users), 1)
         if mean != mean or abs(mean) == float("inf"):
             raise FloatingPointError(f"Trainer: expected a finite loss; got {mean} in epoch {epoch}")
         return mean
 
     def batch_loss(self, batch: Batch) -> torch.Tensor:
         """The weighted sum of the model's own loss and every term's."""
-        loss = self.base_weight * self.model.loss(batch) if self.base_weight else 0.0
-        for weight, method in self.terms:
-            loss = loss + weight * method(self.model, batch)
-            teacher_loss = method.teacher_loss(self.model, batch)
-            if teacher_loss is not None:
-                loss = loss + teacher_loss
-        return loss
+        return self.objective(batch)
+
+    def _add_up_gradients(self, reading: Reading | None) -> None:
+        if reading is not None:
+            reading.catch_up(self.processes)
+        reduce_gradients(self.parameters, self.processes.group)
+        lazy = self.model.tables() if self.config.optimizer in LAZY else []
+        for p in self.parameters:
+            if p.grad is not None and p.grad.is_sparse and all(p is not table for table in lazy):
+                p.grad = p.grad.to_dense()
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters)).device
 
     @property
     def learned_epochs(self) -> int:
@@ -174,7 +231,13 @@ class Trainer:
         return self.best_epoch + 1 if self.config.keep_best and self.best else self.epoch
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics of the validation part, "valid/name@cutoff", and of the test part where asked for."""
+        """Metrics of the validation part, "valid/name@cutoff", and of the test part where asked for.
+
+        Several processes call it together: each ranks for its part of the users.
+        """
+        if self.evaluation is not None:
+            self.model.eval()
+            return self.evaluation(self.model)
         name, _, cutoff = self.config.metric.partition("@")
         cutoffs = sorted({*CUTOFFS, int(cutoff)})
         metrics = list(dict.fromkeys(("recall", "ndcg", "hit_rate", "mrr", "precision", name)))
@@ -187,12 +250,17 @@ class Trainer:
             for part in parts
             for key, value in evaluate(
                 self.model,
-                getattr(self.dataset, part).csr(),
-                self.dataset.held_out_exclude(part),
+                getattr(self.dataset, part).csr().to(self.device),
+                self.dataset.held_out_exclude(part).to(self.device),
                 cutoffs,
                 metrics,
+                processes=self._control,
             ).items()
         }
+
+    @property
+    def batch_by(self) -> str:
+        return getattr(self.model, "batch_by", "interactions")
 
     def _epoch_interactions(self, epoch: int):
         seed = self.config.seed
@@ -210,7 +278,15 @@ class Trainer:
 
     def _shuffled(self, epoch: int, *columns: torch.Tensor):
         generator = torch.Generator().manual_seed(epoch_seed(self.config.seed, epoch))
-        order = torch.randperm(len(columns[0]), generator=generator)
+        if self.batch_by == "interactions":
+            order = torch.randperm(len(columns[0]), generator=generator)
+        else:  # users or items in random order, each with its interactions in theirs
+            ids, n = (
+                (columns[0], self._train.n_rows)
+                if self.batch_by == "users"
+                else (columns[1], self._train.n_columns)
+            )
+            order = torch.argsort(torch.randperm(n, generator=generator)[ids], stable=True)
         return [column.index_select(0, order) for column in columns]
 
     def _evaluates(self, epoch: int) -> bool:
@@ -227,8 +303,33 @@ class Trainer:
             self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
 
     def _finished(self) -> bool:
-        evaluated = [r["epoch"] for r in self.history if f"valid/{self.config.metric}" in r]
-        return 0 < self.config.patience <= sum(epoch > self.best_epoch for epoch in evaluated)
+        waited = (evaluations_since_best(self.history, f"valid/{metric}") for metric in self.watched)
+        return 0 < self.config.patience <= min(waited)
+
+    @property
+    def _is_first(self) -> bool:
+        return self.processes.rank == 0
+
+    def _expect_agreement(self) -> None:
+        """All processes have the same data, settings, teachers and, here, the same model."""
+        if self.share is None:
+            return
+        facts = {f"training.{name}": value for name, value in asdict(self.config).items()}
+        facts |= {"base_weight": self.base_weight, "folder or none": self.folder is not None}
+        facts |= facts_of(self.dataset, "data") | facts_of(self.model, "model")
+        for i, (weight, method) in enumerate(self.terms):
+            facts |= {f"weight of term {i}": weight} | facts_of(method, f"term {i}")
+        expect_same_everywhere(self._control, facts)
+
+    def _expect_copies(self, epoch: int) -> None:
+        """All processes still have the same weights."""
+        if self.share is None:
+            return
+        found = self._control.share(checksum(self.objective))
+        if len(set(found)) > 1:
+            raise RuntimeError(
+                f"Trainer: expected the same weights on all processes after epoch {epoch}; got checksums {found}"
+            )
 
     def _keep(self, record: dict, writer) -> None:
         if self.folder is None:
@@ -239,14 +340,19 @@ class Trainer:
         }
         tensors |= {name: optimizer_tensors(optimizer) for name, optimizer in self.optimizers.items()}
         tensors |= {f"term{i}": term.method.state_dict() for i, term in enumerate(self.terms)}
-        if "valid/" + self.config.metric in record or record["epoch"] == self.config.epochs - 1:
+        last = record["epoch"] == self.config.epochs - 1 or self._finished()
+        due = time.monotonic() - self._kept_at >= self.seconds_between_checkpoints
+        if last or (due and "valid/" + self.config.metric in record):
+            self._kept_at = time.monotonic()
             facts = {
                 "epoch": self.epoch,
                 "best_epoch": self.best_epoch,
                 "history": self.history,
                 "seconds": self.seconds,
+                "processes": self.processes.size,
             }
-            save_checkpoint(self.folder / CHECKPOINT, tensors, facts | {"config": asdict(self.config)})
+            facts |= {"config": asdict(self.config), "trained": type(self.model).__name__}
+            save_checkpoint(self.folder / CHECKPOINT, tensors, facts)
         with open(self.folder / LOG, "a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
         if writer is not None:
@@ -257,11 +363,16 @@ class Trainer:
     def _resume(self) -> None:
         if self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / CHECKPOINT
-        if path.exists():
-            groups, facts = load_checkpoint(path)
-            self._expect_same_config(facts["config"])
+        read, path = None, self.folder / CHECKPOINT
+        with self._control.together():
+            if self._is_first:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if path.exists():
+                    read = load_checkpoint(path)
+                    self._expect_same_config(read[1]["config"])
+        read = broadcast_state(self._control, read)
+        if read is not None:
+            groups, facts = read
             self.model.load_state_dict(groups["model"])
             for i, term in enumerate(self.terms):
                 term.method.load_state_dict(groups.get(f"term{i}", {}))
@@ -270,8 +381,15 @@ class Trainer:
             self.best, self.best_epoch = groups.get("best", {}), facts["best_epoch"]
             self.history, self.epoch, self.seconds = facts["history"], facts["epoch"], facts["seconds"]
             logger.info("resumed %s after epoch %d", self.folder, self.epoch - 1)
-        # The log of an interrupted run may be ahead of its checkpoint, or end in half a line.
-        write_text(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in self.history))
+            before = facts.get("processes", 1)
+            if before != self.processes.size:
+                logger.info(
+                    "%d processes in place of %d: sums are rounded otherwise", self.processes.size, before
+                )
+        with self._control.together():
+            if self._is_first:
+                # The log of an interrupted run may be ahead of its checkpoint, or end in half a line.
+                write_text(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in self.history))
 
     def _expect_same_config(self, found: dict) -> None:
         wanted = asdict(self.config)
@@ -286,7 +404,7 @@ class Trainer:
             )
 
     def _tensorboard(self):
-        if self.folder is None:
+        if self.folder is None or not self._is_first:
             return None
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -294,3 +412,43 @@ class Trainer:
             logger.info("no TensorBoard log: tensorboard is not installed (pip install 'rankdistill[train]')")
             return None
         return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.epoch)
+
+
+def evaluations_since_best(history: Sequence[dict], key: str) -> int:
+    """How many evaluations came after the (first) best of a metric."""
+    values = [record[key] for record in history if key in record]
+    return len(values) - 1 - values.index(max(values)) if values else 0
+
+
+def batch_rows(ids: torch.Tensor | None, n: int, batch_size: int) -> Iterator[slice]:
+    """Stretches of n rows: batch_size of them each, or the rows of batch_size different ids, equal ones side by side."""
+    if ids is None:
+        starts = list(range(0, n, batch_size))
+    else:
+        first = torch.ones_like(ids, dtype=torch.bool)
+        first[1:] = ids[1:] != ids[:-1]
+        starts = first.nonzero()[::batch_size, 0].tolist()
+    yield from map(slice, starts, [*starts[1:], n])
+
+
+class Reading:
+    """Rows of tables that a lazy optimiser has decay to catch up for: on all processes the same ones at the same step, or
+    copies would differ by roundings."""
+
+    def __init__(self, optimizer: LazySGD, tables: Sequence[Tensor]) -> None:
+        self.optimizer, self.tables = optimizer, tables
+        self.read: list[list[Tensor]] = [[] for _ in tables]
+
+    def note(self, table: Tensor, ids: Tensor) -> None:
+        """Rows that this process is about to read."""
+        self.optimizer.catch_up(table, ids)
+        at = next(i for i, known in enumerate(self.tables) if known is table)
+        self.read[at].append(ids.detach().flatten())
+
+    def catch_up(self, processes: Processes) -> None:
+        """Catches up what any process has read since the last time."""
+        none = torch.empty(0, dtype=torch.int64, device=self.tables[0].device)
+        mine = [torch.unique(torch.cat([none, *read])) for read in self.read]
+        for table, ids in zip(self.tables, gather_ids(processes, mine)):
+            self.optimizer.catch_up(table, ids)
+        self.read = [[] for _ in self.tables]

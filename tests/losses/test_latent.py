@@ -188,7 +188,7 @@ def test_paper_form_is_the_norm_itself():
 def test_hint_module_is_its_definition():
     tables, student, batch = teacher_tables(), make_student(), make_batch()
     method = HintRegression(*tables, D_S, seed=3)
-    users, positives, negatives = (torch.unique(ids[ids >= 0]) for ids in batch)
+    users, positives, negatives = (torch.unique(ids[ids >= 0]) for ids in batch[:3])
     predicted = linear(student.user_table[users], method.user_weight, method.user_bias)
     expected = (tables[0][users] - predicted).square().sum()
     for ids in (positives, negatives):

@@ -1,5 +1,6 @@
 """The methods as modules, one file each; `Distillation` is what they share."""
 
+from rankdistill.losses.batch import Share
 from rankdistill.losses.bidirectional_distillation import BidirectionalDistillation
 from rankdistill.losses.collaborative_distillation import CollaborativeDistillation
 from rankdistill.losses.consensus_learning import ConsensusLearning
@@ -42,6 +43,7 @@ __all__ = [
     "RejuvenatedCrossEntropyDistillation",
     "RelationalKnowledgeDistillation",
     "RelaxedRankingDistillation",
+    "Share",
     "UnbiasedDistillation",
     "VectorDistillation",
 ]

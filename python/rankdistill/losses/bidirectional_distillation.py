@@ -61,6 +61,7 @@ class BidirectionalDistillation(Distillation):
         >>> loss = student.loss(batch) + 0.5 * method(student, batch) + method.teacher_loss(student, batch)
     """
 
+    divides = "interactions"
     needs = frozenset({"model"})
     default_weight = 0.5
 
@@ -97,6 +98,8 @@ class BidirectionalDistillation(Distillation):
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Ranks by both models and draws, every `period` epochs."""
         self._epoch = epoch
+        if hasattr(self.teacher, "begin_epoch"):
+            self.teacher.begin_epoch(epoch)
         if not self.draws.has(epoch):
             self.draws.draw(epoch, self.teacher, student)
 
@@ -107,11 +110,12 @@ class BidirectionalDistillation(Distillation):
     def forward(self, student: Student, batch: Batch) -> Tensor:
         """The student's term on the batch's negatives."""
         expect_begun(type(self).__name__, self._epoch)
-        return towards(self.teacher, student, batch, self.teacher_temperature)
+        return towards(self.teacher, student, batch.own(), self.teacher_temperature)
 
     def teacher_loss(self, student: Student, batch: Batch) -> Tensor:
         """The teacher's own loss and its term, on its negatives of the batch's interactions."""
         expect_begun(type(self).__name__, self._epoch)
+        batch = batch.own()
         drawn = self.draws.of("teacher", self._epoch, batch.users, batch.positives)
         return self.loss_of_teacher(student, Batch(batch.users, batch.positives, drawn))
 

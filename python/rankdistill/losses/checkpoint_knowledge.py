@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Student
-from rankdistill.ops import inner_product_topk
+from rankdistill.losses.list_scores import best_of_catalogue
 from rankdistill.rankings import Rankings
 from rankdistill.rankings.ensemble import ensemble_rankings
 
@@ -68,11 +68,10 @@ class CheckpointKnowledge(nn.Module):
     @torch.no_grad()
     def student_lists(self, student: Student) -> Tensor:
         """[U, n_compared] int64, the student's best items that are not train items."""
-        users, items = student.user_vectors().cpu(), student.item_vectors().cpu()
-        parts = torch.arange(self.lists.shape[2]).split(ROWS_AT_ONCE)
+        device, parts = self.last.device, torch.arange(self.lists.shape[2]).split(ROWS_AT_ONCE)
         return torch.cat(
             [
-                inner_product_topk(users[p], items, self.n_compared, self.exclude.rows(p)).indices
+                best_of_catalogue(student, p.to(device), self.n_compared, self.exclude.rows(p)).indices
                 for p in parts
             ]
         )

@@ -8,9 +8,20 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_scores, unique_rows
-from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice, expect_reduction
-from rankdistill.ops import inner_product_topk
+from rankdistill.losses.list_scores import (
+    best_of_catalogue,
+    list_scores,
+    n_interactions,
+    teacher_scores,
+    unique_rows,
+)
+from rankdistill.losses.settings import (
+    expect_at_least,
+    expect_begun,
+    expect_choice,
+    expect_reduction,
+    fits_at_hand,
+)
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import tournament_positions
 
@@ -60,8 +71,8 @@ class CollaborativeDistillation(Distillation):
         >>> loss = method(MatrixFactorization(2, 5, width=4), torch.tensor([0, 1, 1]))
     """
 
-    needs = frozenset({"rankings", "scores"})
-    default_weight = 0.1
+    divides = "users"
+    needs, default_weight = frozenset({"rankings", "scores"}), 0.1
 
     def __init__(
         self,
@@ -80,61 +91,60 @@ class CollaborativeDistillation(Distillation):
         name = type(self).__name__
         expect_choice(name, "guide", guide, GUIDES)
         if guide == "student" and teacher is None:
-            raise ValueError(
-                f"{name}: expected a teacher with score(users, items) for the student's guide; got None"
-            )
+            expected = "a teacher with score(users, items) for the student's guide"
+            raise ValueError(f"{name}: expected {expected}; got None")
         expect_at_least(name, 1, n_samples=n_samples)
         expect_reduction(name, reduction)
-        object.__setattr__(
-            self, "teacher", teacher
-        )  # not a part of this module: neither trained nor saved with it
+        vars(self)["teacher"] = teacher  # no part of this module: neither trained nor saved with it
         self.rankings, self.exclude, self.guide = rankings, CSR.from_any(exclude).to("cpu"), guide
         self.n_samples, self.softness, self.shift = n_samples, softness, shift
         self.temperature = 20.0 * max(rankings.k, 1) if temperature is None else temperature
         self.reduction, self.seed = reduction, seed
-        self._items: Tensor | None = None  # [U, n] int64; -1 for none
+        self._epoch: int | None = None
+        self._items: Tensor | None = None  # [U, n] int64; -1 for none; None: batch by batch
         self._scores: Tensor | None = None  # [U, n], the teacher's
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
-        """Draws the epoch's items for every user."""
+        """Draws the epoch's items for every user, where there are not too many or the student guides."""
         if self.guide == "student" and student is None:
-            raise RuntimeError(
-                f"{type(self).__name__}: expected begin_epoch(epoch, student), as it guides; got none"
-            )
-        parts = []
-        for users in torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE):
-            ranked, scores, lengths = self.lists(users, student)
-            positions = tournament_positions(
-                users, lengths, self.n_samples, self.temperature, seed=self.seed, epoch=epoch
-            )
-            at = positions.clamp_min(0)
-            items = ranked.gather(1, at).masked_fill(positions < 0, -1)
-            if scores is None:
-                with torch.no_grad():
-                    parts.append((items, self.teacher.score(users, items.clamp_min(0))))
-            else:
-                parts.append((items, scores.gather(1, at)))
-        self._items, self._scores = (torch.cat(part) for part in zip(*parts)) if parts else (None, None)
+            name = type(self).__name__
+            raise RuntimeError(f"{name}: expected begin_epoch(epoch, student), as it guides; got none")
+        self._epoch, self._items, self._scores = epoch, None, None
+        if self.guide == "student" or fits_at_hand(self.rankings.n_users):
+            blocks = torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE)
+            self._items, self._scores = map(torch.cat, zip(*(self.draw(users, student) for users in blocks)))
+
+    def draw(self, users: Tensor, student: Student | None = None) -> tuple[Tensor, Tensor]:
+        """The epoch's items of users, and the teacher's scores of them, [n, n_samples] each."""
+        ranked, scores, lengths = self.lists(users, student)
+        positions = tournament_positions(
+            users, lengths, self.n_samples, self.temperature, seed=self.seed, epoch=self._epoch
+        )
+        at = positions.clamp_min(0)
+        items = ranked.gather(1, at).masked_fill(positions < 0, -1)
+        if scores is not None:
+            return items, scores.gather(1, at)
+        return items, teacher_scores(self.teacher, users, items.clamp_min(0))
 
     def lists(self, users: Tensor, student: Student | None) -> tuple[Tensor, Tensor | None, Tensor]:
         """Items, the teacher's scores if they are known, and lengths of the guide's lists of users."""
         if self.guide == "teacher":
-            rows = slice(int(users[0]), int(users[-1]) + 1)
-            found = self.rankings
-            return found.indices[rows].long(), found.scores[rows], found.lengths[rows].long()
-        with torch.no_grad():
-            tables = student.user_vectors()[users].cpu(), student.item_vectors().cpu()
-            found = inner_product_topk(*tables, self.rankings.k, self.exclude.rows(users))
+            lists = self.rankings
+            return lists.indices[users].long(), lists.scores[users], lists.lengths[users].long()
+        found = best_of_catalogue(student, users, self.rankings.k, self.exclude.rows(users))
         return found.indices, None, found.lengths
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's interactions; a user counts as often as it occurs."""
-        expect_begun(type(self).__name__, self._items)
+        expect_begun(type(self).__name__, self._epoch)
         users, counts = unique_rows(batch)
-        self._items, self._scores = self._items.to(users.device), self._scores.to(users.device)
-        items = self._items.index_select(0, users)
+        if self._items is None:
+            items, known = (found.to(users.device) for found in self.draw(users.cpu()))
+        else:
+            self._items, self._scores = self._items.to(users.device), self._scores.to(users.device)
+            items, known = (found.index_select(0, users) for found in (self._items, self._scores))
         scores = list_scores(student, users, items.clamp_min(0))
-        wanted = self._scores.index_select(0, users).to(scores)
+        wanted = known.to(scores)
         losses = functional.collaborative_distillation(wanted, scores, self.softness, self.shift, "none")
         total = (losses.masked_fill(items < 0, 0).sum(1) * counts).sum()
-        return total if self.reduction == "sum" else total / (counts.sum() * self.n_samples).clamp_min(1)
+        return total if self.reduction == "sum" else total / max(n_interactions(batch) * self.n_samples, 1)

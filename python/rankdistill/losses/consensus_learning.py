@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
+from rankdistill.losses.batch import share_of
 from rankdistill.losses.consensus_queue import ConsensusQueue
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.dropout import EpochDropout
@@ -63,6 +64,7 @@ class ConsensusLearning(Distillation):
         >>> loss = method(student, Batch(torch.tensor([0, 1]), torch.tensor([3, 0]), torch.tensor([1, 2])))
     """
 
+    divides = "nothing"
     default_base_weight = 0.0
 
     def __init__(
@@ -137,7 +139,7 @@ class ConsensusLearning(Distillation):
             inputs = read.user_rows, read.item_rows
             norms = gradient_norms(inputs, own, scores, shared, weights, self.consensus_weight, BOUNDS)
             self.balance.step(self._epoch, torch.stack(own).detach(), *norms)
-        return loss
+        return 0 * loss if share_of(batch).rank else loss  # all know it whole, as the weights need
 
     def vectors(self, student: Student, head: str, read) -> tuple[Tensor, Tensor]:
         """A head's vectors of the batch's users and items, each with dropout of its own."""

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-
-class Batch(NamedTuple):
-    """One step's interactions.
-
-    users [B] int64 (they may repeat); positives [B] or negatives [B, ...] int64, where the method or the
-    model's own objective reads them.
-    """
-
-    users: Tensor
-    positives: Tensor | None = None
-    negatives: Tensor | None = None
+from rankdistill.losses.batch import Batch, Share
+from rankdistill.losses.entities import Entities, learning_own
+from rankdistill.losses.settings import expect_vectors
 
 
 class Student(Protocol):
@@ -37,11 +29,17 @@ class Distillation(nn.Module):
 
     `needs` names what the teacher must provide, of "rankings", "scores", "user_vectors", "item_vectors",
     "checkpoints" (rankings of several moments of its training) and "model" (the teacher itself, which trains along).
+
+    `divides` says what processes that train together divide among themselves, so that their losses for the shares of a
+    batch (`Batch.share`) add up to the whole batch's: "users", "interactions", "entities" (unique users and items),
+    "gradients" (all compute the whole, each learns for its entities) or "nothing" (rank 0 has the whole, which all
+    compute). None: the method knows no shares, and is refused.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     default_weight: ClassVar[float] = 1.0
     default_base_weight: ClassVar[float] = 1.0  # of the student's own loss beside it; 0 where there is none
+    divides: ClassVar[str | None] = None
 
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Redraws, refreshes or advances for `epoch` (0-based). Called once per epoch, in order."""
@@ -69,21 +67,6 @@ class Distillation(nn.Module):
         return None
 
 
-class Entities(NamedTuple):
-    """Unique users or items of a batch, with their vectors.
-
-    side "user" or "item"; ids [n] int64; teacher [n, D_t]; student [n, D_s]; weights [n]; part [n] int64, which of
-    positives (0) and negatives (1) a row stands for.
-    """
-
-    side: str
-    ids: Tensor
-    teacher: Tensor
-    student: Tensor
-    weights: Tensor
-    part: Tensor
-
-
 class VectorDistillation(Distillation):
     """A method that teaches vectors: the teacher is two frozen tables, the student has `user_vectors(ids)` and
     `item_vectors(ids)`.
@@ -99,6 +82,7 @@ class VectorDistillation(Distillation):
     """
 
     needs = frozenset({"user_vectors", "item_vectors"})
+    divides = "entities"
 
     def __init__(
         self, teacher_users: Tensor, teacher_items: Tensor, student_width: int | None = None
@@ -116,34 +100,50 @@ class VectorDistillation(Distillation):
     def teacher_width(self) -> int:
         return self.teacher_users.shape[1]
 
-    def rows(self, student: Student, side: str, *ids: Tensor | None, weight: float = 1.0) -> Entities:
-        """The vectors of one side, of one or two sets of ids that are made unique each; ids below 0 are none."""
+    def rows(
+        self,
+        student: Student,
+        side: str,
+        *ids: Tensor | None,
+        weight: float = 1.0,
+        share: Share | None = None,
+        whole: bool = False,
+    ) -> Entities:
+        """The vectors of one side, of one or two sets of ids that are made unique each; ids below 0 are none.
+
+        Of a share its rows alone; or, where `whole`, all of them, of which the share's have gradients.
+        """
         unique = [torch.unique(part[part >= 0]) for part in ids if part is not None]
         found = torch.cat(unique) if unique else self.teacher_users.new_empty(0, dtype=torch.int64)
         parts = torch.cat([torch.full_like(u, at) for at, u in enumerate(unique)]) if unique else found
         teacher = self.teacher_users if side == "user" else self.teacher_items
         for ids_of_part in unique:  # ascending
             if len(ids_of_part) and int(ids_of_part[-1]) >= len(teacher):
-                raise IndexError(
-                    f"{type(self).__name__}: expected {side}s in [0, {len(teacher)}), as teacher_{side}s; "
-                    f"got {int(ids_of_part[-1])}"
-                )
-        vectors = student.user_vectors(found) if side == "user" else student.item_vectors(found)
+                expected = f"{side}s in [0, {len(teacher)}), as teacher_{side}s"
+                raise IndexError(f"{type(self).__name__}: expected {expected}; got {int(ids_of_part[-1])}")
+        expect_vectors(type(self).__name__, student)
+        read = student.user_vectors if side == "user" else student.item_vectors
+        if share and not whole:
+            found, parts = map(share.take, (found, parts))
+        vectors = learning_own(read, found, share) if share and whole else read(found)
         if self.student_width is not None and vectors.shape[1] != self.student_width:
             raise ValueError(
                 f"{type(self).__name__}: expected a student's {side} vectors of width {self.student_width}, "
                 f"as student_width; got {vectors.shape[1]}"
             )
         weights = torch.full((len(found),), weight, dtype=vectors.dtype, device=vectors.device)
-        return Entities(side, found, teacher.index_select(0, found), vectors, weights, parts)
+        # A table of the teacher's may stay in files, or in another memory than the student's.
+        known = teacher.index_select(0, found.to(teacher.device)).to(found.device)
+        return Entities(side, found, known, vectors, weights, parts)
 
     def sides(self, student: Student, batch: Batch) -> tuple[Entities, Entities]:
         """Users once, positives and negatives with half weight each, as the losses of vectors are released."""
-        users = self.rows(student, "user", batch.users)
-        return users, self.rows(student, "item", batch.positives, batch.negatives, weight=0.5)
+        share = batch.share
+        items = self.rows(student, "item", batch.positives, batch.negatives, weight=0.5, share=share)
+        return self.rows(student, "user", batch.users, share=share), items
 
     def together(self, student: Student, batch: Batch) -> tuple[Entities, Entities]:
-        """Users, and items positive and negative together, as the losses of relations are released."""
+        """Users, and items positive and negative together, as the losses of relations are released; all of a batch's."""
         parts = [part.flatten() for part in (batch.positives, batch.negatives) if part is not None]
-        items = torch.cat(parts) if parts else None
-        return self.rows(student, "user", batch.users), self.rows(student, "item", items)
+        sides = ("user", batch.users), ("item", torch.cat(parts) if parts else None)
+        return tuple(self.rows(student, *side, share=batch.share, whole=True) for side in sides)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from rankdistill.data.csr import CSR
-from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_above_the_rest, unique_rows
-from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction
+from rankdistill.losses.batch import Batch, share_of, unique_users
+from rankdistill.losses.distillation import Distillation, Student
+from rankdistill.losses.list_scores import list_above_the_rest
+from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction, fits_at_hand
 from rankdistill.ops import complement_sample, position_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS
@@ -23,6 +24,7 @@ class DrawnLists(Distillation):
 
     needs = frozenset({"rankings"})
     default_weight = 1e-3
+    divides = "users"
     streams: ClassVar[tuple[str, str]] = ("interesting", "uninteresting")
     swapped: ClassVar[bool] = False
     method: ClassVar[str | None] = None  # the name in errors; the class's own by default
@@ -50,52 +52,65 @@ class DrawnLists(Distillation):
         self.rankings, self.exclude = rankings, exclude.to("cpu")
         self.n_interesting, self.n_uninteresting = n_interesting, n_uninteresting
         self.temperature, self.reduction, self.seed = temperature, reduction, seed
-        self._items: Tensor | None = None  # [U, K + L] int32, this epoch's draw; -1 for none
+        self._epoch: int | None = None
+        self._items: Tensor | None = (
+            None  # [U, K + L] int32, this epoch's draw; -1 for none; None: batch by batch
+        )
         self._lengths: Tensor | None = None  # [U] int64
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
-        """Draws the epoch's items for every user."""
-        U, K, L = self.rankings.n_users, self.n_interesting, self.n_uninteresting
-        items = torch.empty((U, K + L), dtype=torch.int32)
-        self._lengths = self.rankings.lengths.long().clamp(max=K)
-        draw = {"seed": self.seed, "epoch": epoch}
-        for users in torch.arange(U).split(ROWS_PER_DRAW):
-            rows = slice(int(users[0]), int(users[-1]) + 1)
-            positions = position_sample(
-                users,
-                self.rankings.lengths[rows].long(),
-                K,
-                self.temperature,
-                stream=STREAMS[self.streams[0]],
-                **draw,
-            )
-            ranked = self.rankings.indices[rows]
-            if ranked.shape[1]:
-                items[rows, :K] = ranked.gather(1, positions.clamp_min(0)).masked_fill(positions < 0, -1)
-            else:
-                items[rows, :K] = -1
-            items[rows, K:] = complement_sample(
-                users, self.rankings.n_items, L, self.exclude, self.rankings.indices,
-                stream=STREAMS[self.streams[1]], **draw,
-            )  # fmt: skip
-        self._items = items
+        """Draws the epoch's items for every user, where there are not too many."""
+        U = self.rankings.n_users
+        self._epoch, self._items, self._lengths = epoch, None, None
+        if fits_at_hand(U):
+            items = torch.empty((U, self.n_interesting + self.n_uninteresting), dtype=torch.int32)
+            lengths = torch.empty(U, dtype=torch.int64)
+            for users in torch.arange(U).split(ROWS_PER_DRAW):
+                items[users], lengths[users] = self.draw(users)
+            self._items, self._lengths = items, lengths
+
+    def draw(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """The epoch's items [n, K + L] int32 of users [n] on the CPU, and how many of the first K count."""
+        K, L = self.n_interesting, self.n_uninteresting
+        known = self.rankings.lengths[users].long()
+        draw = {"seed": self.seed, "epoch": self._epoch}
+        positions = position_sample(
+            users, known, K, self.temperature, stream=STREAMS[self.streams[0]], **draw
+        )
+        ranked, items = self.rankings.indices[users], torch.empty((len(users), K + L), dtype=torch.int32)
+        if ranked.shape[1]:
+            items[:, :K] = ranked.gather(1, positions.clamp_min(0)).masked_fill(positions < 0, -1)
+        else:
+            items[:, :K] = -1
+        items[:, K:] = complement_sample(
+            users, self.rankings.n_items, L, self.exclude, self.rankings.indices,
+            stream=STREAMS[self.streams[1]], **draw,
+        )  # fmt: skip
+        return items, known.clamp(max=K)
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's unique users; `batch` may be their ids alone, [B] int64."""
-        expect_begun(self.method or type(self).__name__, self._items)
-        users, _ = unique_rows(batch)
-        return self.loss_of(student, users)
+        expect_begun(self.method or type(self).__name__, self._epoch)
+        whole = unique_users(batch)
+        return self.loss_of(student, share_of(batch).take(whole), whole)
 
     def drawn(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """This epoch's items [n, K + L] int64 (-1 for none) of rows [n], and how many of the first K count."""
+        if self._items is None:
+            items, lengths = (found.to(rows.device) for found in self.draw(rows.cpu()))
+            return items.long(), lengths
         if self._items.device != rows.device:
             self._items, self._lengths = self._items.to(rows.device), self._lengths.to(rows.device)
         return self._items.index_select(0, rows).long(), self._lengths.index_select(0, rows)
 
-    def loss_of(self, student: Student, rows: Tensor) -> Tensor:
-        """The loss of rows [n] int64, each once."""
+    def loss_of(self, student: Student, rows: Tensor, whole: Tensor) -> Tensor:
+        """The loss of rows [n] int64, each once, of all rows of the batch."""
         items, lengths = self.drawn(rows)
         name = self.method or type(self).__name__
+        total = None
+        if self.reduction == "mean" and len(rows) < len(whole):
+            known = self.rankings.lengths[whole.to(self.rankings.lengths.device)]
+            total = ((known > 0).sum() * (self.n_interesting > 0)).to(rows.device)
         return list_above_the_rest(
-            name, student, rows, items, self.n_interesting, lengths, self.reduction, self.swapped
+            name, student, rows, items, self.n_interesting, lengths, self.reduction, self.swapped, total
         )

@@ -1,4 +1,4 @@
-"""Dropout that a resumed run repeats."""
+"""Dropout, and other noise, that a resumed run repeats."""
 
 from __future__ import annotations
 
@@ -27,3 +27,7 @@ class EpochDropout:
             return torch.ones(shape, device=device)
         drawn = torch.rand(shape, generator=self._generator, device=device)
         return (drawn >= share_dropped) / max(1 - share_dropped, 1e-12)
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal variates."""
+        return torch.randn(shape, generator=self._generator, device=self._generator.device)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rankdistill.losses.batch import share_of, unique_users
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import unique_rows
 from rankdistill.losses.rank_correction import RankCorrection
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice, expect_reduction
 from rankdistill.rankings import Rankings
@@ -53,6 +53,7 @@ class DualCorrection(Distillation):
         >>> loss = method(student, torch.tensor([0, 1, 1]))
     """
 
+    divides = "users"
     needs = frozenset({"rankings", "item_rankings"})
     default_weight = 1e-2
 
@@ -99,8 +100,9 @@ class DualCorrection(Distillation):
         expect_begun(type(self).__name__, self._epoch)
         draw = (self.n_samples, self.reduction, self.seed, (self._epoch << 16) + self._step)
         self._step += 1
-        loss = self.user_side.loss(type(self).__name__, student, unique_rows(batch)[0], *draw)
+        name, share = type(self).__name__, share_of(batch)
+        loss = self.user_side.loss(name, student, unique_users(batch), share, *draw)
         if self.item_side is None or isinstance(batch, Tensor) or batch.positives is None:
             return loss
         items = torch.unique(batch.positives)
-        return loss + self.item_weight * self.item_side.loss(type(self).__name__, student, items, *draw)
+        return loss + self.item_weight * self.item_side.loss(name, student, items, share, *draw)

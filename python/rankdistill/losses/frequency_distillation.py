@@ -9,6 +9,7 @@ from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.data.graphs import co_occurrence_graph
 from rankdistill.experts import Experts
+from rankdistill.losses.batch import share_of
 from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
 from rankdistill.losses.dropout import EpochDropout
 from rankdistill.losses.settings import expect_within
@@ -94,8 +95,9 @@ class FrequencyDistillation(VectorDistillation):
         """Dropout's factors: 0, or 1 over the share that is kept."""
         return self._dropout.factors(shape, share_dropped if self.training else 0)
 
-    def filter_rows(self, rows: Entities) -> tuple[Tensor, Tensor]:
-        """H's rows [n, m] (torch.sparse_csr) over the entities that they touch, and those entities' ids [m]."""
+    def filter_rows(self, rows: Entities, own: slice) -> tuple[Tensor, Tensor, tuple[int, Tensor]]:
+        """H's rows `own` [n, m] (torch.sparse_csr) over the entities that they touch, those entities' ids [m], and how
+        many entities all rows touch, and where these stand among them."""
         indptr = getattr(self, f"{rows.side}_indptr")
         begins, counts = indptr[rows.ids], indptr[rows.ids + 1] - indptr[rows.ids]
         n, device = len(rows.ids), rows.ids.device
@@ -104,31 +106,38 @@ class FrequencyDistillation(VectorDistillation):
         at = begins[owner] + within
         values = getattr(self, f"{rows.side}_values")[at] * self.kept(at.shape, self.graph_dropout)
         columns = torch.cat([getattr(self, f"{rows.side}_indices")[at], rows.ids])
-        touched, columns = torch.unique(columns, return_inverse=True)
-        entries = torch.stack([torch.cat([owner, torch.arange(n, device=device)]), columns])
+        whole = torch.unique(columns)
+        owner = torch.cat([owner, torch.arange(n, device=device)])
         values = torch.cat([self.alpha * values, torch.full((n,), 1 - self.alpha, device=device)])
-        return torch.sparse_coo_tensor(entries, values, (n, len(touched))).coalesce().to_sparse_csr(), touched
+        mine = (owner >= own.start) & (owner < own.stop)
+        touched, columns = torch.unique(columns[mine], return_inverse=True)
+        entries, size = torch.stack([owner[mine] - own.start, columns]), (own.stop - own.start, len(touched))
+        matrix = torch.sparse_coo_tensor(entries, values[mine], size).coalesce().to_sparse_csr()
+        return matrix, touched, (len(whole), torch.searchsorted(whole, touched))
 
-    def project(self, experts: Experts, x: Tensor) -> Tensor:
+    def project(self, experts: Experts, x: Tensor, n: int, places: Tensor) -> Tensor:
+        """Of x [m, D_s], which stand at `places` [m] among n; dropout is drawn for all of these."""
         weight_in, bias_in, weight_out, bias_out = experts.parts()
         if not self.training or self.dropout == 0:
             shares = x.new_full((len(x), experts.n_experts), 1 / experts.n_experts)
             return experts(x, shares)
-        x = x * self.kept((experts.n_experts, *x.shape), self.dropout)  # each network drops its own
+        kept = lambda width: self.kept((experts.n_experts, n, width), self.dropout)[:, places]
+        x = x * kept(x.shape[1])  # each network drops its own
         hidden = torch.baddbmm(bias_in[:, None], x, weight_in.transpose(1, 2)).relu()
-        hidden = hidden * self.kept(hidden.shape, self.dropout)
+        hidden = hidden * kept(hidden.shape[2])
         return torch.baddbmm(bias_out[:, None], hidden, weight_out.transpose(1, 2)).mean(0)
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
         loss = 0.0
-        for rows in self.sides(student, batch):
-            filtered, touched = self.filter_rows(rows)
+        for rows in self.sides(student, batch._replace(share=None)):
+            own = share_of(batch).of(len(rows.ids))
+            filtered, touched, place = self.filter_rows(rows, own)
             near = self.rows(student, rows.side, touched)
-            projected = self.project(getattr(self, rows.side), near.student)
+            projected = self.project(getattr(self, rows.side), near.student, *place)
             # Sparse products know no half precision.
             with torch.autocast(filtered.device.type, enabled=False):
                 wanted, found = (filtered @ x.to(filtered.dtype) for x in (near.teacher, projected))
             loss = loss + functional.frequency_distillation(
-                wanted, found, self.normalized, weights=rows.weights
+                wanted, found, self.normalized, weights=rows.weights[own]
             )
         return loss

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
+from rankdistill.losses.batch import counted_once
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
 from rankdistill.losses.settings import expect_reduction
 
@@ -41,6 +42,7 @@ class FullTopologyDistillation(VectorDistillation):
         True
     """
 
+    divides = "gradients"
     default_weight = 1e-3
 
     def __init__(
@@ -57,10 +59,11 @@ class FullTopologyDistillation(VectorDistillation):
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
         sides = self.together(student, batch)
-        return functional.full_topology_distillation(
+        loss = functional.full_topology_distillation(
             torch.cat([rows.teacher for rows in sides]),
             torch.cat([rows.student for rows in sides]),
             self.kind,
             self.reduction,
             self.exact_value,
         )
+        return counted_once(batch, loss)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
+from rankdistill.losses.batch import unique_users
 from rankdistill.losses.checkpoint_knowledge import CheckpointKnowledge
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import tables, unique_rows
@@ -64,6 +65,7 @@ class HeterogeneousCompression(Distillation):
         >>> loss = 0.01 * method(student, torch.tensor([0, 1]))
     """
 
+    divides = "users"
     needs = frozenset({"checkpoints"})
     default_weight = 1e-2
     default_base_weight = 0.0
@@ -114,6 +116,8 @@ class HeterogeneousCompression(Distillation):
         user_table, item_table = tables(student, users, self._top[rows], False)
         loss = functional.heterogeneous_compression(
             user_table[users], item_table, self.observed[rows].to(device), self._top[rows].to(device),
-            self.exclude.rows(rows).to(device), ordered, self.reduction,
+            self.exclude.rows(rows).to(device), ordered, "sum",
         )  # fmt: skip
+        if self.reduction == "mean":
+            loss = loss / max(len(unique_users(batch)), 1)
         return loss * (self.ordered_weight if ordered else 1)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts, gumbel_noise
+from rankdistill.losses.batch import counted_once, share_of
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
 from rankdistill.losses.settings import expect_choice, expect_within
 from rankdistill.sampling import STREAMS
@@ -52,6 +53,7 @@ class HierarchicalTopologyDistillation(VectorDistillation):
         >>> loss = method(student, Batch(torch.tensor([0, 2]), torch.tensor([4, 1]), torch.tensor([0, 0])))
     """
 
+    divides = "gradients"
     default_weight = 1e-3
 
     def __init__(
@@ -92,13 +94,14 @@ class HierarchicalTopologyDistillation(VectorDistillation):
             selected: SelectedExperts = getattr(self, rows.side)
             logits = selected.logits(rows.teacher)
             groups.append(logits.detach().argmax(1) + offset)
+            own = share_of(batch).of(len(rows.ids))
             noise = gumbel_noise(
-                rows.ids, self.n_groups, seed=self.seed, epoch=self.epoch, step=self.step,
+                rows.ids[own], self.n_groups, seed=self.seed, epoch=self.epoch, step=self.step,
                 stream=STREAMS[f"{rows.side}_experts"],
             )  # fmt: skip
-            routing = functional.expert_routing(logits, noise, self.temperature)
+            routing = functional.expert_routing(logits[own], noise, self.temperature)
             assignment = assignment + functional.distillation_experts(
-                rows.teacher, rows.student, routing, selected.experts.parts()
+                rows.teacher[own], rows.student[own], routing, selected.experts.parts()
             )
         self.step += 1
         teacher = torch.cat([rows.teacher for rows in sides])
@@ -106,4 +109,5 @@ class HierarchicalTopologyDistillation(VectorDistillation):
         topology = functional.hierarchical_topology_distillation(
             teacher, vectors, torch.cat(groups), self.group_term, *FORMS[self.form]
         )
+        topology = counted_once(batch, topology)
         return self.gamma * topology + (1 - self.gamma) * assignment

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from rankdistill.data.csr import CSR
+from rankdistill.losses.batch import share_of, unique_users
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.drawn_lists import DrawnLists
-from rankdistill.losses.list_scores import unique_rows
 from rankdistill.rankings import Rankings
 
 
@@ -66,6 +66,7 @@ class ItemSideRankingRegularization(Distillation):
         >>> loss = 1e-3 * method(MatrixFactorization(2, 5, width=4), torch.tensor([0, 1]))
     """
 
+    divides = "users"
     needs = frozenset({"rankings", "item_rankings"})
     default_weight = 1e-3
 
@@ -107,5 +108,7 @@ class ItemSideRankingRegularization(Distillation):
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's unique users and of the items drawn for them."""
         of_users = self.user_side(student, batch)
-        drawn = torch.unique(self.user_side.drawn(unique_rows(batch)[0])[0])
-        return of_users + self.item_weight * self.item_side.loss_of(student, drawn[drawn >= 0])
+        drawn = torch.unique(self.user_side.drawn(unique_users(batch))[0])
+        items = drawn[drawn >= 0]
+        own = share_of(batch).take(items)
+        return of_users + self.item_weight * self.item_side.loss_of(student, own, items)

@@ -3,23 +3,47 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rankdistill import functional
-from rankdistill.losses.distillation import Batch, Student
-from rankdistill.ops import embedding_plackett_luce, gathered_inner_product
+from rankdistill.data.csr import CSR
+from rankdistill.losses.batch import Batch, share_of
+from rankdistill.losses.distillation import Student
+from rankdistill.ops import embedding_plackett_luce, gathered_inner_product, inner_product_topk, masked_topk
+from rankdistill.ops.inner_product_topk import InnerProductTopK
+
+SCORES = 1 << 24  # of a student without vectors that exist at a time
 
 
 def unique_rows(batch: Batch | Tensor) -> tuple[Tensor, Tensor]:
-    """The batch's users once each [n], and how often each occurs [n] int64."""
-    users = batch if isinstance(batch, Tensor) else batch.users
-    return torch.unique(users, return_counts=True)
+    """The users of the batch's share once each [n], and how often each occurs in the batch [n] int64."""
+    users, counts = torch.unique(batch if isinstance(batch, Tensor) else batch.users, return_counts=True)
+    share = share_of(batch)
+    return share.take(users), share.take(counts)
 
 
-def reduce_interactions(losses: Tensor, counts: Tensor, reduction: str) -> Tensor:
-    """The "sum" or "mean" over a batch's interactions of the losses [n] of rows that occur `counts` [n] times."""
-    total = (losses * counts).sum()
-    return total if reduction == "sum" else total / counts.sum().clamp_min(1)
+def n_interactions(batch: Batch | Tensor) -> int:
+    """Of the whole batch."""
+    return len(batch if isinstance(batch, Tensor) else batch.users)
+
+
+def reduce_interactions(losses: Tensor, counts: Tensor, reduction: str, total: Tensor | int) -> Tensor:
+    """The "sum" over a batch's interactions of the losses [n] of rows that occur `counts` [n] times, or that over the
+    `total` of the whole batch's interactions ("mean")."""
+    found = (losses * counts).sum()
+    return found if reduction == "sum" else found / torch.as_tensor(total, device=found.device).clamp_min(1)
+
+
+def teacher_scores(teacher: Student, users: Tensor, items: Tensor) -> Tensor:
+    """A frozen teacher's scores, made where its tables are and brought to where the ids are."""
+    held = (
+        next(teacher.parameters(), None)
+        if isinstance(teacher, nn.Module)
+        else getattr(teacher, "users", None)
+    )
+    device = held.device if isinstance(held, Tensor) else "cpu"
+    with torch.no_grad():
+        return teacher.score(users.to(device), items.to(device)).to(users.device)
 
 
 def tables(student: Student, rows: Tensor, columns: Tensor, swapped: bool) -> tuple[Tensor, Tensor]:
@@ -52,8 +76,15 @@ def list_above_the_rest(
     lengths: Tensor,
     reduction: str,
     swapped: bool = False,
+    total: Tensor | None = None,
 ) -> Tensor:
-    """`relaxed_ranking_distillation` of the first `list_size` columns above the others."""
+    """`relaxed_ranking_distillation` of the first `list_size` columns above the others.
+
+    A "mean" is over `total` rows where these are but a share of them.
+    """
+    if total is not None and reduction == "mean":
+        arguments = (op, student, rows, columns, list_size, lengths, "sum", swapped)
+        return list_above_the_rest(*arguments) / total.clamp_min(1)
     if getattr(student, "scores_are_inner_products", False):
         losses = embedding_plackett_luce(
             *tables(student, rows, columns, swapped), columns, list_size, lengths, rows,
@@ -63,3 +94,23 @@ def list_above_the_rest(
     scores = list_scores(student, rows, columns, swapped)
     listed, rest = scores.split([list_size, columns.shape[1] - list_size], dim=1)
     return functional.relaxed_ranking_distillation(listed, rest, lengths, reduction)
+
+
+@torch.no_grad()
+def best_of_catalogue(
+    student: Student, users: Tensor, k: int, exclude: CSR | None = None
+) -> InnerProductTopK:
+    """A student's k best items of users [B] int64, on the CPU; `exclude` has a row for each of them.
+
+    By its vectors and item biases where it has vectors, else by its scores of all items, 2^24 at a time.
+    """
+    if hasattr(student, "item_vectors"):
+        bias = getattr(student, "item_bias", None)
+        vectors, items = student.user_vectors(users), student.item_vectors()
+        bias = None if bias is None else bias.detach().cpu()
+        return inner_product_topk(vectors.cpu(), items.cpu(), k, exclude, bias)
+    items, parts = torch.arange(student.n_items, device=users.device), []
+    for rows in torch.arange(len(users)).split(max(1, SCORES // max(1, len(items)))):
+        scores = student.score(users[rows.to(users.device)], items.expand(len(rows), -1)).cpu()
+        parts.append(masked_topk(scores, k, None if exclude is None else exclude.rows(rows)))
+    return InnerProductTopK(*(torch.cat(part) for part in zip(*parts)))

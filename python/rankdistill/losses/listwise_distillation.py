@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rankdistill import functional
+from rankdistill.losses.batch import share_of
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
 from rankdistill.losses.settings import expect_choice, expect_reduction, expect_within
@@ -45,6 +47,7 @@ class ListwiseDistillation(Distillation):
         >>> loss = method(MatrixFactorization(2, 5, width=4), torch.tensor([0, 1, 1]))
     """
 
+    divides = "users"
     needs = frozenset({"rankings", "scores"})
 
     def __init__(
@@ -78,4 +81,10 @@ class ListwiseDistillation(Distillation):
             top = 2 if self.form == "list_net_2" else 1
             losses = functional.list_net(wanted, scores, self.temperature, top, lengths, "none")
         weights = counts.clamp(max=1) if self.unique else counts
-        return reduce_interactions(losses, weights * (lengths > 0), self.reduction)
+        weights = weights * (lengths > 0)
+        total = weights.sum()
+        if share_of(batch).size > 1 and self.reduction == "mean":
+            every, times = torch.unique(batch.users, return_counts=True)
+            listed = self.rankings.lengths[every.to(self.rankings.lengths.device)].to(device) > 0
+            total = ((times.clamp(max=1) if self.unique else times) * listed).sum()
+        return reduce_interactions(losses, weights, self.reduction, total)

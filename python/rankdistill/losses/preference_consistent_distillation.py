@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts, gumbel_noise
+from rankdistill.losses.batch import share_of
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
 from rankdistill.losses.settings import expect_begun
 from rankdistill.ops import position_sample
@@ -130,6 +131,7 @@ class PreferenceConsistentDistillation(VectorDistillation):
     def consistency(self, student: Student, batch: Batch) -> Tensor:
         users = torch.unique(batch.users)
         users = users[(self._preferred[users] >= 0).all(1)]  # a list shorter than Q has no such sample
+        users = share_of(batch).take(users)
         items, places = torch.unique(self._preferred[users], return_inverse=True)
         projected, raw = [], []
         for rows in (self.rows(student, "user", users), self.rows(student, "item", items)):

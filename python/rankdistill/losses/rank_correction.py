@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rankdistill.losses.batch import Share
 from rankdistill.losses.distillation import Student
 from rankdistill.losses.list_scores import list_above_the_rest, list_scores
+from rankdistill.losses.settings import expect_vectors
 from rankdistill.ops import inner_product_rank, weighted_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS, rank_discrepancy_weights, ranks_among_themselves
@@ -38,9 +40,11 @@ class RankCorrection(nn.Module):
         for rows in torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE):
             columns = self.rankings.indices[rows].long()
             if self.among == "catalogue":
+                expect_vectors("RankCorrection", student)
                 tables = student.user_vectors(), student.item_vectors()
                 mine, others = tables[::-1] if self.swapped else tables
-                ranks = inner_product_rank(mine[rows.to(device)], others, columns.to(device))
+                bias = getattr(student, "user_bias" if self.swapped else "item_bias", None)
+                ranks = inner_product_rank(mine[rows.to(device)], others, columns.to(device), item_bias=bias)
             else:
                 scores = list_scores(student, rows.to(device), columns.to(device), self.swapped)
                 ranks = ranks_among_themselves(scores)
@@ -57,8 +61,18 @@ class RankCorrection(nn.Module):
         return tuple(side.clamp_min(self.floor) * listed for side in weights)
 
     def loss(
-        self, op: str, student: Student, rows: Tensor, n: int, reduction: str, seed: int, epoch: int
+        self,
+        op: str,
+        student: Student,
+        whole: Tensor,
+        share: Share,
+        n: int,
+        reduction: str,
+        seed: int,
+        epoch: int,
     ) -> Tensor:
+        """The share's part of the loss of all rows of a batch."""
+        rows = share.take(whole)
         here = rows.cpu()
         listed = self.rankings.indices[here].long()
         drawn = [
@@ -68,4 +82,7 @@ class RankCorrection(nn.Module):
         columns = [listed.gather(1, at.clamp_min(0)).masked_fill(at < 0, -1) for at in drawn]
         lengths = (drawn[0] >= 0).sum(1).to(rows.device)
         columns = torch.cat(columns, 1).to(rows.device)
-        return list_above_the_rest(op, student, rows, columns, n, lengths, reduction, self.swapped)
+        total = None
+        if share.size > 1 and reduction == "mean":
+            total = (self.weights(whole)[0] > 0).any(1).sum().to(rows.device)
+        return list_above_the_rest(op, student, rows, columns, n, lengths, reduction, self.swapped, total)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
+from rankdistill.losses.list_scores import list_scores, n_interactions, reduce_interactions, unique_rows
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction, expect_within
 from rankdistill.ops import complement_sample
 from rankdistill.rankings import Rankings
@@ -48,6 +48,7 @@ class RankingDistillation(Distillation):
         >>> loss = method(MatrixFactorization(2, 5, width=4), torch.tensor([0, 1, 1]))
     """
 
+    divides = "users"
     needs = frozenset({"rankings"})
 
     def __init__(
@@ -105,4 +106,4 @@ class RankingDistillation(Distillation):
         losses = functional.ranking_distillation(
             scores, self.weights(student, users, scores), lengths, "none"
         )
-        return reduce_interactions(losses, counts, self.reduction)
+        return reduce_interactions(losses, counts, self.reduction, n_interactions(batch))

@@ -8,9 +8,16 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.functional.membership import is_in
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
+from rankdistill.losses.list_scores import (
+    best_of_catalogue,
+    list_scores,
+    n_interactions,
+    reduce_interactions,
+    teacher_scores,
+    unique_rows,
+)
 from rankdistill.losses.settings import expect_begun, expect_reduction, expect_within
-from rankdistill.ops import inner_product_topk, weighted_sample
+from rankdistill.ops import weighted_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS, shared_position_weights
 
@@ -57,6 +64,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
         >>> loss = method(student, torch.tensor([0, 1, 1]))
     """
 
+    divides = "users"
     needs = frozenset({"rankings", "scores"})
     default_weight = 100.0
 
@@ -97,9 +105,8 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Ranks by the student, and draws."""
         own, sampled = [], []
-        items = student.item_vectors().cpu()
         for users in torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE):
-            ranked = inner_product_topk(student.user_vectors()[users].cpu(), items, self.n_ranked).indices
+            ranked = best_of_catalogue(student, users, self.n_ranked).indices
             best = self.rankings.indices[users, : self.n_listed].long()
             weights = shared_position_weights(is_in(ranked, best), self.position_temperature)
             at = weighted_sample(
@@ -120,8 +127,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
         overlap = (found.sum(1) / self.n_listed).to(users.device)
         counted = torch.cat([sampled >= 0, ~found & ~is_in(best, own) & (best >= 0)], 1).to(users.device)
         own, wider = (ids.clamp_min(0).to(users.device) for ids in (own, torch.cat([sampled, best], 1)))
-        with torch.no_grad():
-            wanted = [self.teacher.score(users, ids) for ids in (own, wider)]
+        wanted = [teacher_scores(self.teacher, users, ids) for ids in (own, wider)]
         given = [list_scores(student, users, ids) for ids in (own, wider)]
         losses = functional.rejuvenated_cross_entropy(
             wanted[0],
@@ -134,4 +140,4 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
             self.sharpness,
             "none",
         )
-        return reduce_interactions(losses, counts, self.reduction)
+        return reduce_interactions(losses, counts, self.reduction, n_interactions(batch))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
+from rankdistill.losses.batch import counted_once
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
 from rankdistill.losses.settings import expect_at_least
 from rankdistill.sampling import epoch_seed
@@ -40,6 +41,7 @@ class RelationalKnowledgeDistillation(VectorDistillation):
         True
     """
 
+    divides = "gradients"
     default_weight = 1.0
 
     def __init__(
@@ -68,10 +70,11 @@ class RelationalKnowledgeDistillation(VectorDistillation):
         if self.n_angle_entities is not None and self.n_angle_entities < len(vectors):
             order = torch.randperm(len(vectors), generator=self._generator)
             sample = order[: self.n_angle_entities].to(vectors.device)
-        return functional.relational_knowledge_distillation(
+        loss = functional.relational_knowledge_distillation(
             torch.cat([rows.teacher for rows in sides]),
             vectors,
             self.distance_weight,
             self.angle_weight,
             sample,
         )
+        return counted_once(batch, loss)

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 REDUCTIONS = ("sum", "mean")
+ROWS_AT_HAND = (
+    1 << 22
+)  # of what is drawn for an epoch: with more rows, a batch's are drawn when it comes, the same ones
+
+
+def fits_at_hand(n_rows: int) -> bool:
+    return n_rows <= ROWS_AT_HAND
 
 
 def expect_choice(method: str, setting: str, value: object, known: tuple[str, ...]) -> None:
@@ -33,3 +40,11 @@ def expect_begun(method: str, drawn: object) -> None:
     """What `begin_epoch` makes is there."""
     if drawn is None:
         raise RuntimeError(f"{method}: expected begin_epoch before the first batch; got none")
+
+
+def expect_vectors(method: str, student: object) -> None:
+    """The student has a vector of every user and item."""
+    if not hasattr(student, "item_vectors"):
+        raise TypeError(
+            f"{method}: expected a student with user_vectors and item_vectors; got {type(student).__name__}"
+        )

@@ -9,8 +9,8 @@ from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.data.popularity import popularity_groups
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
-from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction
+from rankdistill.losses.list_scores import list_scores, n_interactions, reduce_interactions, unique_rows
+from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction, fits_at_hand
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import within_group_pairs
 
@@ -50,6 +50,7 @@ class UnbiasedDistillation(Distillation):
         >>> loss = method(MatrixFactorization(2, 5, width=4), torch.tensor([0, 1, 1]))
     """
 
+    divides = "users"
     needs = frozenset({"rankings"})
 
     def __init__(
@@ -77,23 +78,31 @@ class UnbiasedDistillation(Distillation):
         )
         self.rankings, self.n_pairs = rankings, self.groups.pairs(n_pairs, exponent)
         self.temperature, self.reduction, self.seed = temperature, reduction, seed
-        self._pairs: Tensor | None = None  # [U, P, 2] int64; -1 for none
+        self._epoch: int | None = None
+        self._pairs: Tensor | None = None  # [U, P, 2] int64; -1 for none; None: batch by batch
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
-        """Draws the epoch's pairs for every user."""
-        self._pairs = within_group_pairs(
-            torch.arange(self.rankings.n_users), self.rankings.indices, self.groups.group_of_item, self.n_pairs,
-            self.temperature, seed=self.seed, epoch=epoch,
+        """Draws the epoch's pairs for every user, where there are not too many."""
+        U, self._epoch = self.rankings.n_users, epoch
+        self._pairs = self.draw(torch.arange(U)) if fits_at_hand(U) else None
+
+    def draw(self, users: Tensor) -> Tensor:
+        return within_group_pairs(
+            users, self.rankings.indices[users], self.groups.group_of_item, self.n_pairs, self.temperature,
+            seed=self.seed, epoch=self._epoch,
         )  # fmt: skip
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's interactions; a user counts as often as it occurs."""
-        expect_begun(type(self).__name__, self._pairs)
+        expect_begun(type(self).__name__, self._epoch)
         users, counts = unique_rows(batch)
-        self._pairs = self._pairs.to(users.device)
-        pairs = self._pairs.index_select(0, users)
+        if self._pairs is None:
+            pairs = self.draw(users.cpu()).to(users.device)
+        else:
+            self._pairs = self._pairs.to(users.device)
+            pairs = self._pairs.index_select(0, users)
         real = pairs[..., 0] >= 0
         better, worse = list_scores(student, users, pairs.clamp_min(0).flatten(1)).view(pairs.shape).unbind(2)
         losses = functional.bayesian_personalized_ranking(better, worse, "none").masked_fill(~real, 0)
         losses = losses.sum(1) / real.sum(1).clamp_min(1)
-        return reduce_interactions(losses, counts, self.reduction)
+        return reduce_interactions(losses, counts, self.reduction, n_interactions(batch))

@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rankdistill.checkpoint import FORMAT
+from rankdistill.data.csr import CSR
 from rankdistill.data.ids import as_ids
 from rankdistill.files import replacing
 from rankdistill.models.factors import Factors
-from rankdistill.models.kinds import MODELS
+from rankdistill.models.kinds import MODELS, make_model
 from rankdistill.ops import checks
 from rankdistill.rankings.safetensors_files import Entry, read_header
 from rankdistill.rankings.tables import Table
@@ -32,6 +33,10 @@ from rankdistill.rankings.tables import Table
 TABLES = ("users", "items", "item_bias", "user_bias")
 LINES = "_lines"
 FACTORS = "rankdistill.factors"  # the key of the metadata of a .safetensors file
+OF_TABLES = (
+    "mf",
+    "MatrixFactorization",
+)  # models whose tables are their vectors, in files of models and of checkpoints
 OP = "load_factors"
 
 
@@ -185,17 +190,39 @@ def _of_a_model(
     group = "best/" if best else "model/"
     weights = {n.removeprefix(group): e.tensor() for n, e in entries.items() if n.startswith(group)}
     ids = {name.removeprefix("ids/"): entry for name, entry in entries.items() if name.startswith("ids/")}
-    if set(weights) == {"user_table", "item_table"}:
+    kind = facts.get("model", facts.get("trained", OF_TABLES[0]))
+    if kind in OF_TABLES and set(weights) == {"user_table", "item_table"}:
         return {"users": weights["user_table"], "items": weights["item_table"]}, ids
-    if facts.get("model") not in MODELS:
+    if kind not in MODELS:
         raise ValueError(
             f"{OP}: expected a model, or a checkpoint of user_table and item_table; got "
-            f"{', '.join(sorted(weights)) or 'none'} in {path}"
+            f"{', '.join(sorted(weights)) or 'none'} of {kind} in {path}"
         )
-    model = MODELS[facts["model"]](len(weights["user_table"]), len(weights["item_table"]), facts["width"])
-    model.load_state_dict(weights)
+    model = model_of(weights, facts)
+    if not hasattr(model, "item_vectors"):
+        raise ValueError(
+            f"{OP}: expected a model with vectors; got {kind}, which only scores, in {path}: it is read with its data set"
+        )
     with torch.no_grad():
-        return {"users": model.user_vectors(), "items": model.item_vectors()}, ids
+        biases = {name: getattr(model, name, None) for name in ("item_bias", "user_bias")}
+        return {"users": model.user_vectors(), "items": model.item_vectors()} | {
+            name: bias.detach() for name, bias in biases.items() if bias is not None
+        }, ids
+
+
+def model_of(weights: dict[str, Tensor], facts: dict) -> nn.Module:
+    """The model that `save_model` wrote, of its weights and facts."""
+    given = {
+        "n_users": lambda: facts["n_users"],
+        "n_items": lambda: facts["n_items"],
+        "train": lambda: CSR(
+            weights["train_matrix.indptr"], weights["train_matrix.indices"], facts["n_items"]
+        ),
+        "histories": lambda: weights["histories"],
+    }
+    model = make_model(OP, facts["model"], facts["width"], given, facts["options"])
+    model.load_state_dict(weights)
+    return model
 
 
 def _expect_tables(path: str, names) -> None:

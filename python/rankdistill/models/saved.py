@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
 
 from rankdistill.checkpoint import load_checkpoint, save_checkpoint
 from rankdistill.data.dataset import Dataset
-from rankdistill.models.factor_files import ids_as_tensor, is_model_file
+from rankdistill.models.factor_files import ids_as_tensor, is_model_file, model_of
 from rankdistill.models.factors import Factors
-from rankdistill.models.kinds import MODELS
+from rankdistill.models.kinds import MODELS, make_model, model_settings
+from rankdistill.models.self_attentive_recommendation import LENGTH, histories_of
 from rankdistill.models.teachers import ScoreTeacher, as_teacher
 
 MODEL_FILE = "model.safetensors"
 
 
-def build_model(name: str, dataset: Dataset, width: int, seed: int = 0) -> nn.Module:
-    """A new model for a data set's users and items."""
-    if name not in MODELS:
-        raise ValueError(f"build_model: expected a model of {', '.join(MODELS)}; got {name!r}")
-    return MODELS[name](dataset.n_users, dataset.n_items, width, seed=seed)
+def build_model(
+    name: str, dataset: Dataset, width: int, seed: int = 0, options: Mapping[str, object] | None = None
+) -> nn.Module:
+    """A new model for a data set's users and items, with settings beside its width.
+
+    Raises:
+        ValueError: no such model or setting; interactions without timestamps for a model of sequences.
+    """
+    options = options or {}
+    given = {
+        "n_users": lambda: dataset.n_users,
+        "n_items": lambda: dataset.n_items,
+        "train": lambda: dataset.train.csr(),
+        "histories": lambda: histories_of(dataset.train, int(options.get("length", LENGTH)) + 1),
+        "seed": lambda: seed,
+    }
+    return make_model("build_model", name, width, given, options)
 
 
 def name_of(model: nn.Module) -> str:
@@ -38,6 +52,9 @@ def save_model(path: str | os.PathLike, model: nn.Module, name: str, dataset: Da
     facts = {
         "model": name,
         "width": model.width,
+        "n_users": model.n_users,
+        "n_items": model.n_items,
+        "options": {key: getattr(model, key) for key in model_settings(name)},
         "user_vocabulary": dataset.users.sha256,
         "item_vocabulary": dataset.items.sha256,
     }
@@ -65,9 +82,7 @@ def load_model(path: str | os.PathLike, dataset: Dataset) -> nn.Module:
                 f"load_model: expected a model of this data set's {side}s ({len(vocabulary)} ids, SHA-256 "
                 f"{vocabulary.sha256[:12]}…); got {facts[f'{side}_vocabulary'][:12]}… in {path}"
             )
-    model = build_model(facts["model"], dataset, facts["width"])
-    model.load_state_dict(groups["model"])
-    return model
+    return model_of(groups["model"], facts)
 
 
 def load_teacher(source: str, dataset: Dataset) -> nn.Module | Factors | ScoreTeacher:

@@ -22,6 +22,7 @@ OP = "as_teacher"
 ACCEPTED = (
     "two tables (users, items[, item_bias]); a file of factors; an object with user_vectors() and item_vectors(), "
     "user_factors and item_factors (implicit), or get_user_representations() and get_item_representations() (LightFM); "
+    "one with score(users, items), n_users and n_items; "
     "any other with attributes=(users, items) naming its tables; a function of users [B] that gives scores [B, N]; or a "
     "matrix of scores [U, N]"
 )
@@ -88,7 +89,8 @@ def as_teacher(
         source: tables (users [U, D], items [N, D]), with item_bias [N] as a third; a dict of them with the names of
             `Factors`; a file or folder (`load_factors`); an object with `user_vectors()` and `item_vectors()` (and
             `item_bias`, `user_bias`), with `user_factors` and `item_factors` (implicit), or with
-            `get_user_representations()` and `get_item_representations()` that give biases and tables (LightFM); a
+            `get_user_representations()` and `get_item_representations()` that give biases and tables (LightFM), or with
+            `score(users [B], items [B, N])`, `n_users` and `n_items`; a
             function of users [B] int64 that gives scores [B, N]; a matrix of scores [U, N].
         dataset: whose users and items the rows are, or become: rows with ids are found by them, others must be in its
             order. Without one the rows stay as they are; a function needs it.
@@ -162,6 +164,11 @@ def _of_object(source: object, name: str, dataset: Dataset | None) -> Factors | 
         user_bias, users = source.get_user_representations()
         item_bias, items = source.get_item_representations()
         return _factors(name, users, items, item_bias, user_bias)
+    if has("score", "n_users", "n_items"):
+        items = torch.arange(source.n_items)
+        return ScoreTeacher(
+            lambda users: source.score(users, items.expand(len(users), -1)), source.n_users, source.n_items
+        )
     if callable(source) and not isinstance(source, torch.nn.Module):
         if dataset is None:
             raise ValueError(

@@ -77,12 +77,17 @@ class KeptTrajectory:
     seen: Rankings
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, dataset: Dataset) -> KeptTrajectory:
+    def load(cls, folder: str | os.PathLike, dataset: Dataset, least: int = 1) -> KeptTrajectory:
         """What `Trajectory` kept; moments later than the one that the trained model was taken from are left out.
+
+        Args:
+            folder: of the trajectory.
+            dataset: of the teacher.
+            least: moments before the last that there must be.
 
         Raises:
             FileNotFoundError: no finished trajectory.
-            ValueError: of another data set, or without a moment before the last.
+            ValueError: of another data set, or with fewer than `least` moments before the last.
         """
         folder, ids = Path(folder), {"user_vocabulary": dataset.users, "item_vocabulary": dataset.items}
         for name in (LAST, SEEN):
@@ -94,7 +99,7 @@ class KeptTrajectory:
         last = Rankings.load(folder / LAST, **ids)
         epochs = int(last.metadata[AFTER])
         before = [Rankings.load(path, **ids) for n, path in moments(folder) if n < epochs]
-        if not before:
+        if len(before) < least:
             raise ValueError(
                 f"trajectory: expected a ranking or more before the last, which is of epoch {epochs}; got none in {folder}"
             )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.losses.distillation import Batch
+from rankdistill.models.recommender import Recommender, normal
 
 
-class VectorTables(nn.Module):
+class VectorTables(Recommender):
     """A model with a row of numbers for every user and item; subclasses have `score`.
 
     Args:
@@ -19,24 +20,17 @@ class VectorTables(nn.Module):
         init_std: their standard deviation.
     """
 
-    least_width = 1
-
-    # Methods may then read the vectors instead of calling `score`, which is faster.
     scores_are_inner_products = True
 
     def __init__(
         self, n_users: int, n_items: int, width: int, generator: torch.Generator, init_std: float
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("n_users", n_users, 1),
-            ("n_items", n_items, 1),
-            ("width", width, self.least_width),
-        ):
-            if value < least:
-                raise ValueError(f"{type(self).__name__}: expected {name} of {least} or more; got {value}")
-        self.user_table = nn.Parameter(torch.randn(n_users, width, generator=generator) * init_std)
-        self.item_table = nn.Parameter(torch.randn(n_items, width, generator=generator) * init_std)
+        self.expect_at_least(1, n_users=n_users, n_items=n_items)
+        self.expect_at_least(self.least_width, width=width)
+        self.init_std = init_std
+        self.user_table = normal(n_users, width, generator, init_std)
+        self.item_table = normal(n_items, width, generator, init_std)
 
     @property
     def n_users(self) -> int:
@@ -55,6 +49,11 @@ class VectorTables(nn.Module):
 
         Pairs whose negative is -1 (a user who has every item) do not count.
         """
+        positive, negative = self.pair_scores(batch)
+        return functional.bayesian_personalized_ranking(positive.expand_as(negative), negative)
+
+    def pair_scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Scores [B, 1] of the batch's positives and [B, J] of its negatives; of none -inf."""
         negatives = batch.negatives if batch.negatives.dim() == 2 else batch.negatives[:, None]
         scores = self.score(batch.users, torch.cat([batch.positives[:, None], negatives], dim=1))
-        return functional.bayesian_personalized_ranking(scores[:, :1].expand_as(negatives), scores[:, 1:])
+        return scores[:, :1], scores[:, 1:]

@@ -1,0 +1,94 @@
+"""A training as commands and studies make it: its data, its model, what it learns from, and how its progress shows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rankdistill.config import DataConfig, MethodConfig, ModelConfig, TrainingConfig, TrajectoryConfig
+from rankdistill.data import Dataset, load
+from rankdistill.methods import METHODS, Given, make_method
+from rankdistill.models.saved import build_model
+from rankdistill.models.trajectory import Trajectory
+from rankdistill.rankings.distributed import Processes
+from rankdistill.rankings.progress import logged
+from rankdistill.trainer import Term, Trainer
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    options = {**config.options, **({"format": config.format} if config.format else {})}
+    if config.train is not None:
+        return Dataset.from_files(config.train, config.valid, config.test, **options)
+    return load(config.source, split=config.split, ratios=config.ratios, seed=config.seed, **options)
+
+
+def fit(
+    dataset: Dataset,
+    model: ModelConfig,
+    training: TrainingConfig,
+    terms,
+    folder: Path,
+    label: str,
+    progress: bool,
+    trajectory: Trajectory | None = None,
+    base_weight: float = 1.0,
+    device: str = "cpu",
+    **more,
+):
+    """A trained model, its trainer and its history; `more` as for `Trainer`."""
+    made = build_model(model.name, dataset, model.width, training.seed, model.options).to(device)
+    for _, method in terms:
+        method.to(device)
+    trainer = Trainer(
+        made, dataset, training, terms, base_weight=base_weight, after_epoch=trajectory, folder=folder,
+        progress=bar(label, progress and is_first_process()), **more,
+    )  # fmt: skip
+    history = trainer.fit()
+    for module in (made, *(method for _, method in terms)):
+        module.cpu()
+    with first_process() as writes:
+        if writes and trajectory is not None:
+            trajectory.finish(made, trainer.learned_epochs)
+    return made, trainer, history
+
+
+def make_terms(methods: Sequence[MethodConfig], given: Given) -> tuple[Term, ...]:
+    weights = [METHODS[m.name].default_weight if m.weight is None else m.weight for m in methods]
+    made = [make_method(m.name, given, m.options) for m in methods]
+    return tuple(map(Term, weights, made))
+
+
+def trajectory_for(config: TrajectoryConfig, out: Path, dataset: Dataset) -> Trajectory | None:
+    folder = out / "trajectory" if config.folder is None else config.folder
+    return Trajectory(folder, config.every, config.k, dataset) if config.every else None
+
+
+def trained_teachers(terms: Sequence[Term]) -> list:
+    """The teachers that have trained along."""
+    return [t.method.trained_teacher for t in terms if t.method.trained_teacher is not None]
+
+
+def is_first_process() -> bool:
+    return Processes("rankdistill").rank == 0
+
+
+@contextmanager
+def first_process() -> Iterator[bool]:
+    """Whether this process is to write; all end the block together, and a failure is known to all."""
+    with Processes.on_cpu("rankdistill") as processes, processes.together():
+        yield processes.rank == 0
+
+
+def bar(label: str, shown: bool):
+    """Wraps a sized iterable: a progress bar on a terminal, elsewhere lines of the log now and then."""
+    if not shown:
+        return iter
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        tqdm = None
+    if tqdm is None or not sys.stderr.isatty():
+        return logged(label)
+    return lambda steps: tqdm(steps, desc=label, leave=False)

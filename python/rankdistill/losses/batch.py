@@ -1,0 +1,69 @@
+"""What a step of training is about: a batch of interactions, and this process's share of what is summed over it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Share(NamedTuple):
+    """Which part of a batch's sums is this process's: the losses of all `size` shares add up to the batch's.
+
+    Every process knows the whole batch's ids; whatever is summed over rows (users, items, interactions) is cut by
+    position, and what a method means by the batch stays that of the whole one.
+
+    Args:
+        rank: in [0, size).
+        size: processes.
+
+    Example:
+        >>> [Share(rank, 3).take(torch.arange(5)).tolist() for rank in range(3)]
+        [[0], [1, 2], [3, 4]]
+    """
+
+    rank: int
+    size: int
+
+    def of(self, n: int) -> slice:
+        """The part of n rows: within one of n/size, empty where there are fewer rows than processes."""
+        return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
+
+    def take(self, rows: Tensor) -> Tensor:
+        return rows[self.of(len(rows))]
+
+
+class Batch(NamedTuple):
+    """One step's interactions.
+
+    users [B] int64 (they may repeat); positives [B] or negatives [B, ...] int64, where the method or the
+    model's own objective reads them. With a `share` losses are this process's part of the whole batch's.
+    """
+
+    users: Tensor
+    positives: Tensor | None = None
+    negatives: Tensor | None = None
+    share: Share | None = None
+
+    def own(self) -> Batch:
+        """This process's interactions, by position: what a sum over interactions is to be taken of."""
+        if self.share is None:
+            return self
+        return Batch(*(None if part is None else self.share.take(part) for part in self[:3]))
+
+
+def share_of(batch: Batch | Tensor) -> Share:
+    """The batch's share; all of it where it has none."""
+    share = None if isinstance(batch, Tensor) else batch.share
+    return Share(0, 1) if share is None else share
+
+
+def unique_users(batch: Batch | Tensor) -> Tensor:
+    """[n] int64 the whole batch's users once each, ascending."""
+    return torch.unique(batch if isinstance(batch, Tensor) else batch.users)
+
+
+def counted_once(batch: Batch | Tensor, loss: Tensor) -> Tensor:
+    """A loss that every process has computed whole, its gradients divided already: its value is rank 0's."""
+    return loss - loss.detach() if share_of(batch).rank else loss

@@ -1,0 +1,103 @@
+"""Matrix factorisation beside a network over a user's and an item's numbers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from rankdistill.losses.distillation import Batch
+from rankdistill.models.recommender import Recommender, linear, normal
+
+NUMBERS = 1 << 22  # of a layer that exist at a time where no gradient is asked for
+
+
+class NeuralMatrixFactorization(Recommender):
+    """Neural matrix factorisation (NeuMF): a weighted product and a network's output, trained as a classifier.
+
+    score(u, i) = ⟨w, p_u ⊙ q_i⟩ + ⟨v, z_n⟩ + b, z_0 = [x_u, y_i], z_l = ReLU(W_l·z_{l−1} + b_l), of half the width each
+    time; p, q, x, y of D numbers. It has no vectors whose products are the scores: the whole catalogue is ranked by
+    scoring it. loss = Σ softplus(−s) of positives + Σ softplus(s) of negatives. Both parts are trained together from the
+    start, without the paper's pre-training.
+
+    Args:
+        n_users, n_items: rows of the tables.
+        width: D, numbers per user and item in either part, 2^(n_layers − 1) or more.
+        seed: of the initial values, N(0, init_std²) in the tables, those of torch.nn.Linear in the layers.
+        init_std: the tables' standard deviation.
+        n_layers: n, >= 1.
+
+    Cost:
+        O(D²) time a score. Memory with gradients O(B·K·D); without, a block of users at a time, O(B·K).
+
+    Source:
+        He et al., Neural Collaborative Filtering, WWW 2017, section 3.4.
+
+    Example:
+        >>> model = NeuralMatrixFactorization(n_users=3, n_items=5, width=8)
+        >>> model.score(torch.tensor([0]), torch.tensor([[4, 1]])).shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        width: int,
+        seed: int = 0,
+        init_std: float = 0.01,
+        n_layers: int = 3,
+    ) -> None:
+        super().__init__()
+        self.expect_at_least(1, n_users=n_users, n_items=n_items, n_layers=n_layers)
+        self.expect_at_least(2 ** (n_layers - 1), width=width)
+        self.init_std, self.n_layers = init_std, n_layers
+        generator = torch.Generator().manual_seed(seed)
+        self.product_users = normal(n_users, width, generator, init_std)
+        self.product_items = normal(n_items, width, generator, init_std)
+        self.network_users = normal(n_users, width, generator, init_std)
+        self.network_items = normal(n_items, width, generator, init_std)
+        widths = [2 * width >> layer for layer in range(n_layers + 1)]
+        self.layers = nn.ModuleList(linear(*pair, generator) for pair in pairwise(widths))
+        self.product_weight = nn.Parameter(torch.ones(width))
+        self.top = linear(widths[-1], 1, generator)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.product_users)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.product_items)
+
+    @property
+    def width(self) -> int:
+        return self.product_users.shape[1]
+
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """[B, K] scores of items [B, K] int64 (-1 scores -inf) for users [B] int64."""
+        if torch.is_grad_enabled():
+            return self._score(users, items)
+        rows = max(1, NUMBERS // max(1, items.shape[1] * self.width))
+        parts = zip(users.split(rows), items.split(rows))
+        return torch.cat([self._score(*part) for part in parts]) if len(users) else self._score(users, items)
+
+    def _score(self, users: Tensor, items: Tensor) -> Tensor:
+        listed = items.clamp_min(0)
+        product = (self.product_users[users] * self.product_weight)[:, None] * self.product_items[listed]
+        first, *others = self.layers
+        # The first layer of [x_u, y_i] is a sum of one of x_u and one of y_i.
+        of_users, of_items = first.weight.split(self.width, dim=1)
+        hidden = (self.network_users[users] @ of_users.T + first.bias)[:, None]
+        hidden = (hidden + self.network_items[listed] @ of_items.T).relu()
+        for layer in others:
+            hidden = layer(hidden).relu()
+        scores = product.sum(2) + self.top(hidden)[..., 0]
+        return scores.masked_fill(items < 0, -torch.inf)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The cross entropy of the batch's positives and negatives (-1 is none), summed."""
+        negatives = batch.negatives if batch.negatives.dim() == 2 else batch.negatives[:, None]
+        scores = self.score(batch.users, torch.cat([batch.positives[:, None], negatives], dim=1))
+        return nn.functional.softplus(torch.cat([-scores[:, :1], scores[:, 1:]], dim=1)).sum()

@@ -1,0 +1,84 @@
+"""Whether all processes are about to do the same: facts as plain values and hashes, compared before the work."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from rankdistill.data.csr import CSR
+from rankdistill.data.dataset import PARTS, Dataset
+from rankdistill.losses.distillation import Distillation
+from rankdistill.rankings import Rankings
+from rankdistill.rankings.distributed import Processes
+
+WHOLE = 1 << 24  # numbers up to which a tensor is hashed whole; of more, so many rows that this share is
+Fact = int | float | str | bool | None
+
+
+def expect_same_everywhere(processes: Processes, facts: dict[str, Fact]) -> None:
+    """An error on every process, naming the first fact that differs, unless all have the same."""
+    told = processes.share(facts)
+    for name in dict.fromkeys(name for one in told for name in one):
+        for rank, one in enumerate(told):
+            if repr(one.get(name)) != repr(told[0].get(name)):
+                raise ValueError(
+                    f"{processes.op}: expected the same {name} on all processes; got {told[0].get(name)!r} on rank 0, "
+                    f"{one.get(name)!r} on rank {rank}"
+                )
+
+
+def facts_of(thing: Dataset | Distillation | nn.Module, name: str) -> dict[str, Fact]:
+    """What a data set's interactions, a method's settings and teacher, or a model's state are told apart by.
+
+    Cost:
+        O(numbers), and for a tensor of more than 2^24 numbers that many of them, so that tables in files stay there.
+    """
+    if isinstance(thing, Dataset):
+        parts = {part: getattr(thing, part) for part in PARTS}
+        return {f"{part} interactions": hashed(p.users, p.items) for part, p in parts.items()}
+    facts: dict[str, Fact] = {f"kind of {name}": type(thing).__name__}
+    for path, module in thing.named_modules():
+        own = vars(module) | module._buffers | module._parameters
+        for key, value in own.items():
+            if key.startswith("_"):
+                continue
+            at = f"{name}.{path}.{key}" if path else f"{name}.{key}"
+            if isinstance(value, (bool, int, float, str)) or value is None:
+                facts[at] = value
+            elif isinstance(value, Tensor):
+                facts[at] = hashed(value)
+            elif isinstance(value, Rankings):
+                facts[at] = hashed(value.indices, value.lengths)
+            elif isinstance(value, CSR):
+                facts[at] = hashed(value.indptr, value.indices)
+    return facts
+
+
+def hashed(*tensors: Tensor) -> str:
+    """Of shapes, dtypes and numbers: those of evenly spread rows where there are very many."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
+        rows = tensor.detach()
+        if rows.numel() > WHOLE:
+            step = -(-rows.numel() // WHOLE)
+            rows = rows[::step]
+        flat = rows.cpu().contiguous().flatten()
+        found.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return found.hexdigest()[:16]
+
+
+def checksum(module: nn.Module) -> int:
+    """Of all parameters' bits; O(parameters), no copy."""
+    total = 0
+    for at, parameter in enumerate(module.parameters()):
+        words = (
+            parameter.detach()
+            .contiguous()
+            .flatten()
+            .view(torch.uint8 if parameter.itemsize % 4 else torch.int32)
+        )
+        total += (at + 1) * int(words.sum(dtype=torch.int64))
+    return total

@@ -1,0 +1,46 @@
+"""The processes that torchrun started, as one group."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+SECONDS = 600.0  # that a process waits for another one, by default
+
+
+@contextmanager
+def torchrun_processes(device: str = "cpu", timeout: float = SECONDS) -> Iterator[int]:
+    """The rank of this process; under torchrun (WORLD_SIZE above 1) all of them are one group while the block lasts.
+
+    Gradients go over gloo on processors and NCCL on GPUs, of which each process takes the one of its LOCAL_RANK; what
+    is agreed upon beside them always goes over gloo.
+
+    Args:
+        device: "cpu" or "cuda".
+        timeout: seconds that a process waits for another one before it gives up, > 0.
+
+    Raises:
+        ConnectionError: not all processes came within the time-out.
+    """
+    if not timeout > 0:
+        raise ValueError(f"torchrun_processes: expected a timeout above 0; got {timeout}")
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0
+        return
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    except (RuntimeError, ValueError) as error:
+        raise ConnectionError(
+            f"torchrun_processes: expected {os.environ['WORLD_SIZE']} processes within {timeout:g} s; got {error}"
+        ) from error
+    # After a failure the group is broken, and leaving it in order may wait for others: the process ends anyway.
+    yield dist.get_rank()
+    dist.destroy_process_group()

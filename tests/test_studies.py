@@ -1,0 +1,335 @@
+"""Published studies, run again on a small data set: every one to its report, through a kill, and beside what was published."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rankdistill.cli import main
+from rankdistill.data import generate
+from rankdistill.seeds import VALUES
+from rankdistill.studies import accounts, heterogeneous, methods, ranking, runner, scaling, topology
+from tests.process import kill_at_line
+from tests.test_house import files
+
+FOLDERS = ("citeulike/loo_full_ranking", "citeulike/loo", "ml-1m", "gowalla")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Every folder that studies read, all with the same 60 users of one validation and one test item."""
+    base = tmp_path_factory.mktemp("data")
+    made = generate(
+        60, 80, mean_interactions=14, min_interactions=8, n_groups=4, groups_per_user=1, ratios=(1, 0, 0)
+    )
+    users, items = made.train.users.tolist(), made.train.items.tolist()
+    parts = {"train": [], "valid": [], "test": []}
+    for at, pair in enumerate(zip(users, items)):
+        first = at == 0 or users[at - 1] != users[at]
+        second = not first and (at == 1 or users[at - 2] != users[at])
+        parts["valid" if first else "test" if second else "train"].append(pair)
+    for folder in FOLDERS:
+        (base / folder).mkdir(parents=True)
+        for part, pairs in parts.items():
+            text = "user,item\n" + "".join(f"{user},{item}\n" for user, item in pairs)
+            (base / folder / f"{part}.csv").write_text(text)
+    return base
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Little is timed, and teachers are small."""
+    monkeypatch.setattr(accounts, "WARMUP", 0.0)
+    for study in (topology, ranking, methods):
+        monkeypatch.setattr(study, "TEACHER_WIDTH", 16)
+    monkeypatch.setattr(ranking, "CANDIDATES", 30)
+    small = {
+        name: (type(model)(model.name, 8), training)
+        for name, (model, training) in heterogeneous.TEACHERS.items()
+    }
+    monkeypatch.setattr(heterogeneous, "TEACHERS", small)
+
+
+def reproduce(data, out, *arguments) -> str:
+    command = ["reproduce", *arguments, f"--data={data}", f"--out={out}", "--progress=false", "--threads=1"]
+    assert main(command) == 0
+    for name in ("report.md", "report.html"):
+        assert (out / name).is_file()
+    return (out / "report.md").read_text()
+
+
+def outcome(out, name, seed=0) -> runner.Outcome:
+    return runner.Outcome(**json.loads((out / name / f"seed-{seed}" / runner.OUTCOME).read_text()))
+
+
+def line_of(text: str, *cells: str) -> list[str]:
+    """The first line of a table that begins so."""
+    found = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    return next(line for line in found if line[: len(cells)] == list(cells))
+
+
+def test_topology_beside_the_published_curves(data, tmp_path, capsys):
+    text = reproduce(data, tmp_path, "topology", "--epochs=12", "--widths=[4,20]", "--methods=[base,ftd,rrd]")
+    ours = outcome(tmp_path, "ftd-20").curve("test/recall@50")
+    assert [epoch for epoch, _ in ours] == [0, 10, 11]
+    assert line_of(text, "ftd, D = 20", "ours")[2:] == [f"{value:.4f}" for _, value in ours]
+    assert line_of(text, "ftd, D = 20", "published")[2:5] == ["0.1295", "0.1774", "–"]
+    final = line_of(text, "base, D = 20")
+    assert final[2:] == ["0.2276", f"{ours_of(tmp_path, 'base-20') - 0.2276:+.4f}", "–", "–"], (
+        "a trial has no target"
+    )
+    assert line_of(text, "rrd, D = 4")[2:] == ["–"] * 4, "not published"
+    assert "A trial of 12 epochs: not comparable" in text
+    assert "60 users, 80 items" in text
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert text == capsys.readouterr().out.partition("The same as a page")[0].rstrip("\n") + "\n"
+
+
+def ours_of(out, name) -> float:
+    return outcome(out, name).curve("test/recall@50")[-1][1]
+
+
+def test_what_is_finished_is_not_run_again(data, tmp_path, monkeypatch):
+    arguments = ("topology", "--epochs=2", "--widths=[4]")
+    text = reproduce(data, tmp_path, *arguments, "--methods=[base]")
+    with monkeypatch.context() as during:
+        during.setattr(runner, "fit", lambda *a, **k: pytest.fail("trained again"))
+        assert reproduce(data, tmp_path, *arguments, "--methods=[base]") == text
+    trained = []
+    monkeypatch.setattr(
+        runner, "fit", lambda *a, fit=runner.fit, **k: trained.append(a[4].parent.name) or fit(*a, **k)
+    )
+    reproduce(data, tmp_path, *arguments, "--methods=[base,ftd]", "--seeds=0..1")
+    assert trained == ["ftd-4", "teacher", "base-4", "ftd-4"], "what is missing, seed by seed"
+
+
+def test_other_settings_need_another_folder(data, tmp_path, capsys):
+    reproduce(data, tmp_path, "topology", "--epochs=2", "--widths=[4]", "--methods=[base]")
+    command = ["reproduce", "topology", "--epochs=3", "--widths=[4]", f"--data={data}", f"--out={tmp_path}"]
+    assert main(command) == 1
+    assert "expected training.epochs=2" in capsys.readouterr().err
+
+
+def test_it_is_killed_and_goes_on_to_the_same_result(data, tmp_path):
+    def command(out):
+        code = "import sys, rankdistill.studies.topology as t; t.TEACHER_WIDTH = 16; from rankdistill.cli import main; main()"
+        arguments = [
+            "reproduce",
+            "topology",
+            "--epochs=40",
+            "--widths=[4]",
+            "--methods=[base,ftd]",
+            f"--data={data}",
+        ]
+        return [sys.executable, "-c", code, *arguments, f"--out={out}", "--progress=false", "--threads=1"]
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    quiet = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "env": os.environ | {"OMP_NUM_THREADS": "1"},
+    }
+    assert subprocess.run(command(whole), **quiet).returncode == 0
+    assert kill_at_line(
+        subprocess.Popen(command(broken), **quiet), broken / "ftd-4" / "seed-0" / "log.jsonl", 5
+    )
+    assert not (broken / "ftd-4" / "seed-0" / VALUES).exists(), "killed in the midst of a model"
+    teacher = (broken / "teacher" / "seed-0" / runner.OUTCOME).stat().st_mtime_ns
+    assert subprocess.run(command(broken), **quiet).returncode == 0
+    assert (broken / "teacher" / "seed-0" / runner.OUTCOME).stat().st_mtime_ns == teacher
+    for name in ("teacher", "base-4", "ftd-4"):
+        values = [load_file(out / name / "seed-0" / VALUES) for out in (whole, broken)]
+        assert set(values[0]) == set(values[1])
+        assert all(torch.equal(values[0][metric], values[1][metric]) for metric in values[0])
+        first, second = (outcome(out, name).curve("test/recall@50") for out in (whole, broken))
+        assert first == second
+
+
+def test_ranking_among_sampled_items(data, tmp_path):
+    text = reproduce(
+        data, tmp_path, "ranking", "--epochs=4", "--seeds=0..1", "--methods=[student,rrd,de+rrd]"
+    )
+    assert "Seeds 0, 1; 8 of 8 models are trained" in text
+    found = [outcome(tmp_path, "rrd", seed) for seed in (0, 1)]
+    best = [max((r for r in o.history), key=lambda r: r["valid/hit_rate@10"])["test/ndcg@10"] for o in found]
+    mean, std = torch.tensor(best).mean(), torch.tensor(best).std()
+    assert line_of(text, "rrd, D = 20", "ours")[6] == f"{mean:.4f} ± {std:.4f}", (
+        "at the best epoch of its own cut-off"
+    )
+    assert line_of(text, "rrd, D = 20", "published")[2:] == [
+        *(f"{v:.4f}" for v in ranking.PUBLISHED["rrd"][:-1]),
+        "365",
+    ]
+    assert line_of(text, "de+rrd, D = 20", "hit_rate@5")[5] != "–", "paired over users and seeds"
+    assert "of its own validation hit rate" in text
+
+
+def test_candidates_are_unseen_and_the_same_for_all(data):
+    dataset, _ = ranking.CITEULIKE_CANDIDATES.open(str(data))
+    first, second = (ranking.CandidateProtocol(dataset, ranking.SHOWN, n_candidates=20) for _ in range(2))
+    assert torch.equal(first.candidates, second.candidates)
+    for part in (dataset.train, dataset.valid, dataset.test):
+        users = first.users.repeat_interleave(20)
+        assert not part.csr().contains(users, first.candidates.flatten()).any()
+    assert all(len(row.unique()) == 20 for row in first.candidates)
+    other = ranking.CandidateProtocol(dataset, ranking.SHOWN, n_candidates=20, seed=1)
+    assert other.fingerprint() != first.fingerprint() == second.fingerprint()
+
+
+def test_it_waits_for_any_of_the_watched_metrics(data, tmp_path):
+    """As released: an evaluation counts as none where neither hit rate at 5, 10 or 20 is better."""
+    dataset, _ = ranking.CITEULIKE_CANDIDATES.open(str(data))
+    from rankdistill import MatrixFactorization, Trainer
+    from rankdistill.config import TrainingConfig
+
+    numbers = iter([(0.5, 0.1), (0.4, 0.2), (0.4, 0.2), (0.6, 0.2), (0.1, 0.2), (0.6, 0.1), (0.9, 0.9)])
+
+    def evaluation(model):
+        first, second = next(numbers)
+        return {"valid/hit_rate@5": first, "valid/hit_rate@10": second}
+
+    config = TrainingConfig(epochs=9, evaluate_every=1, patience=2, metric="hit_rate@5")
+    trainer = Trainer(
+        MatrixFactorization(60, 80, 2),
+        dataset,
+        config,
+        evaluation=evaluation,
+        watched=("hit_rate@5", "hit_rate@10"),
+    )
+    assert len(trainer.fit()) == 6
+    assert trainer.best_epoch == 3
+
+
+def test_one_student_of_six_teachers(data, tmp_path):
+    text = reproduce(data, tmp_path, "heterogeneous", "--epochs=8", "--methods=[student,rrd-cml,hetcomp]")
+    kept = re.search(
+        r"HetComp's student keeps ([\d.]+)% of the ensemble's Recall@50 \((0\.\d+)\) at ([\d.]+)% of", text
+    )
+    student = float(line_of(text, "HetComp of all, D = 20")[1])
+    assert float(kept[1]) == pytest.approx(100 * student / float(kept[2]), abs=0.1)
+    assert ("is reached" in text) == (float(kept[1]) >= 90 and float(kept[3]) < 10)
+    parameters = sum(outcome(tmp_path, name).parameters for name in heterogeneous.TEACHERS)
+    assert line_of(text, "ensemble of six")[3] == f"{parameters:,}"
+    first = (tmp_path / heterogeneous.LATENCY_FILE).read_bytes()
+    assert (
+        reproduce(data, tmp_path, "heterogeneous", "--epochs=8", "--methods=[student,rrd-cml,hetcomp]")
+        == text
+    )
+    assert (tmp_path / heterogeneous.LATENCY_FILE).read_bytes() == first, "measured once"
+
+
+def test_the_ensembles_numbers_are_those_of_its_lists(data, tmp_path):
+    """Against a plain loop over users: sums of exp(−position/10), without train and validation items."""
+    import math
+
+    from rankdistill.config import ReproduceConfig
+    from rankdistill.models.trajectory import KeptTrajectory
+
+    config = ReproduceConfig("heterogeneous", data=str(data), epochs=8, methods=["student"], progress=False)
+    results = heterogeneous.reproduce(config, tmp_path)
+    carried = runner.Runner(results.plan, tmp_path, False)
+    found = heterogeneous.ensemble_values(results, carried, 0)["recall@10"]
+    dataset, hits = results.plan.dataset, []
+    teachers = [
+        KeptTrajectory.load(carried.folder(name, 0) / "trajectory", dataset, least=0).checkpoints[-1].indices
+        for name in heterogeneous.TEACHERS
+    ]
+    valid = dict(zip(dataset.valid.users.tolist(), dataset.valid.items.tolist()))
+    for user, item in zip(dataset.test.users.tolist(), dataset.test.items.tolist()):
+        sums: dict[int, float] = {}
+        for lists in teachers:
+            for position, listed in enumerate(lists[user].tolist()):
+                if listed >= 0 and listed != valid[user]:
+                    sums[listed] = sums.get(listed, 0.0) + math.exp(-position / 10)
+        hits.append(float(item in sorted(sums, key=sums.get, reverse=True)[:10]))
+    assert found.tolist() == hits
+
+
+def test_every_method_on_two_data_sets(data, tmp_path):
+    text = reproduce(
+        data, tmp_path, "methods", "--epochs=4", "--seeds=[0]", "--methods=[rrd,de,phr,concf,hetcomp,bd]"
+    )
+    assert text.count("8 of 8 models are trained") == 2
+    for name in ("citeulike", "ml-1m"):
+        settings = json.loads((tmp_path / name / "de" / "settings.json").read_text())
+        assert settings["methods"][0]["options"] == {"n_experts": 5}
+        assert outcome(tmp_path / name, "phr").method_parameters == 16 * 256 + 256 + 256 * 16 * 20 + 16 * 20
+    assert "5 experts and PHR a hidden width of 256" in text
+    assert (tmp_path / "curves-ml-1m.png").is_file()
+
+
+def test_the_cost_of_steps_as_catalogues_grow(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "STEPS", 2)
+    text = reproduce(data, tmp_path, "scaling", "--sizes=[200,400]")
+    assert line_of(text, "items")[1:] == ["200", "400", "80"]
+    kept = json.loads((tmp_path / "costs-400.json").read_text())
+    assert {cost["step"].split(",")[0].split(":")[0] for cost in kept["costs"]} == {
+        "extraction (once)", "sampling", "loss and gradients", "optimiser"
+    }  # fmt: skip
+    assert all(cost["seconds"] > 0 for cost in kept["costs"])
+    monkeypatch.setattr(scaling, "measured", lambda *a: pytest.fail("measured again"))
+    assert reproduce(data, tmp_path, "scaling", "--sizes=[200,400]") == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["reproduce", "topologies"], 2, "topology"),
+        (["reproduce"], 2, "study"),
+        (["reproduce", "topology", "--epochs=0"], 1, "expected epochs of 1 or more; got 0"),
+        (["reproduce", "topology", "--widths=[0]"], 1, "expected widths of 1 or more"),
+        (["reproduce", "scaling", "--sizes=[7]"], 1, "expected sizes of 100 or more"),
+        (["reproduce", "topology", "--data=DATA", "--methods=[fdt]"], 1, "expected methods of base, ftd, htd"),
+        (["reproduce", "ranking", "--data=DATA", "--seeds=3..1"], 1, "expected 0..4, or a list of different seeds"),
+        (["reproduce", "topology", "--data=/nowhere"], 1, "expected a folder with citeulike/loo_full_ranking/train."),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_one_clear_line(arguments, status, message, data, tmp_path, capsys):
+    arguments = [a.replace("DATA", str(data)) for a in arguments] + [f"--out={tmp_path}"]
+    if status == 2:
+        with pytest.raises(SystemExit):
+            main(arguments)
+    else:
+        assert main(arguments) == 1
+    error = capsys.readouterr().err.strip()
+    assert message in error.splitlines()[-1]
+
+
+def test_a_data_set_that_is_not_downloaded_says_where_it_must_be(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("RANKDISTILL_DATA", raising=False)
+    monkeypatch.setattr(scaling, "STEPS", 1)
+    assert main(["reproduce", "scaling", "--sizes=[100]", f"--out={tmp_path}", "--progress=false"]) == 0
+    assert (
+        "Gowalla is not measured: reproduce: expected a folder with gowalla/train." in capsys.readouterr().out
+    )
+
+
+def test_two_held_out_items_do_not_fit_the_sampled_protocol(tmp_path, capsys):
+    for part, pairs in {"train": "1,1\n1,2\n2,3", "valid": "1,4\n1,5", "test": "1,6"}.items():
+        (tmp_path / f"{part}.csv").write_text(f"user,item\n{pairs}\n")
+    assert main(["reproduce", "ranking", f"--data={tmp_path}", f"--out={tmp_path}/out"]) == 1
+    assert "expected one valid item of a user at most, and some; got up to 2" in capsys.readouterr().err
+
+
+def test_published_numbers_stand_in_their_study_alone():
+    """Each has its source, every row is whole, and no other file says them again."""
+    assert all(len(row) == 11 for row in topology.PUBLISHED.values())
+    assert {key for key in topology.PUBLISHED if key[1] != "teacher"} == {
+        (width, method) for width in topology.WIDTHS for method in topology.METHODS
+    }
+    assert all(len(row) == len(ranking.SHOWN) + 1 for row in ranking.PUBLISHED.values())
+    for study in (topology, ranking, heterogeneous):
+        assert re.search(r"\b(CIKM|KDD|WWW) 20\d\d\b", study.SOURCE)
+    sources = [p for p in files("python", "benchmarks", suffixes={".py"}) if p.parent.name != "studies"]
+    for study in (topology, ranking):
+        for row in study.PUBLISHED.values():
+            number = f"{row[-1] if study is topology else row[0]:.4f}"
+            assert not [p.name for p in sources if number in p.read_text()], number
