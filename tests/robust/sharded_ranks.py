@@ -189,7 +189,7 @@ def optimizer_of(name: str, model) -> torch.optim.Optimizer:
 def train(model, optimizer, steps: range, mine: slice, listed: Callable) -> None:
     for step in steps:
         batch, lists = step_batch(step)
-        own = Batch(*(part[mine] for part in batch))
+        own = Batch(batch.users[mine], batch.positives[mine], batch.negatives[mine])
         optimizer.zero_grad()
         loss = model.loss(own) + listed(model, own.users, lists[mine]).sum()
         loss.backward()

@@ -245,7 +245,8 @@ class _Own(torch.autograd.Function):
 def summed_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of a model whose gradients after a backward are those of the sum of all ranks' losses already.
 
-    Whoever adds up gradients over ranks leaves them out: rows of sharded tables, and of replicated ones.
+    Whoever adds up gradients over ranks (`parallel.reduce_gradients`) leaves them out: rows of sharded tables, and of
+    replicated ones.
     """
     tables = (m for m in model.modules() if isinstance(m, (ShardedTable, ReplicatedTable)))
     return [table.rows for table in tables]
