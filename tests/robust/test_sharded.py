@@ -326,3 +326,26 @@ def test_examples_give_what_they_show(public):
     for example in doctest.DocTestFinder().find(getattr(sharded, public), public, globs=names):
         runner.run(example, out=report.append)
     assert not runner.failures, "".join(report)
+
+
+def test_the_pages_loop_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text(encoding="utf-8")
+    program = text.split("<!-- sharded -->\n```python\n")[1].split("```")[0]
+    lists = torch.stack(
+        [torch.randperm(60, generator=torch.Generator().manual_seed(u))[:50] for u in range(9)]
+    )
+    ids = torch.arange(9)
+    names = {
+        "n_users": 9, "n_items": 60, "epochs": 2, "batches": lambda _: [(ids, ids + 3, (ids + 5)[:, None], lists)],
+        "truth": data.CSR.from_pairs(ids, lists[:, 0], 9, 60), "exclude": data.CSR.empty(9, 60),
+    }  # fmt: skip
+    before = MatrixFactorization(9, 60, 64).item_table
+    exec(program, names)  # noqa: S102
+    assert not torch.equal(names["model"].item_table.rows, before)
+    assert 0 <= names["metrics"]["recall@10"] <= 1
+    again = sharded.ShardedFactorization(9, 60, width=64, seed=1, sparse_grad=True)
+    assert sharded.load_sharded("checkpoint", again, {"adam": names["LazyAdam"](again.tables())}) == {
+        "epoch": 1
+    }
+    assert torch.equal(again.item_table.rows, names["model"].item_table.rows)
