@@ -2,9 +2,10 @@
 
     RANKDISTILL_DATA=… python -m benchmarks.citeulike_epochs [--threads 1] [--rounds 5] [--methods rrd ftd …]
 
-Student D = 20 of a teacher D = 200, batches of 1024. Loops are interleaved, one epoch of each in turn; a method whose first
-epoch takes more than `SLOW` seconds is timed in that one alone. The first epoch, where lists are drawn and tables made,
-is a column of its own. What a method's knowledge costs before the first epoch (rankings, graphs) is not counted.
+Student D = 20 of a teacher D = 200, batches of 1024. Loops are interleaved, one epoch of each in turn. Methods of `EXCERPTS` run
+the first batches of an epoch, and their times are multiplied; those that are matrix products for the most part stand beside the
+time of these products alone, at the rate of a large one in the same run. The first epoch, where lists are drawn and tables
+made, is a column of its own. What a method's knowledge costs before the first epoch (rankings, graphs) is not counted.
 """
 
 from __future__ import annotations
@@ -20,13 +21,66 @@ import torch
 from benchmarks.citeulike_rrd import PlainLoop, citeulike, machine_line
 from rankdistill import MatrixFactorization, Rankings, Term, Trainer
 from rankdistill.config import TrainingConfig
+from rankdistill.experts import Experts
 from rankdistill.files import write_text
+from rankdistill.losses import Batch, Distillation
 from rankdistill.methods import METHODS, Given, make_method
 
-SLOW = 15.0
+EXCERPTS, BATCHES = ("de", "phr", "htd", "rkd", "freqd", "pckd"), 6
+COLD, EPOCHS_TO_COLD = "htd, one-hot", 101  # as its routing is at the end
+SLOW = 15.0  # seconds of a first epoch that has no second
 LIST_LENGTH = 500
 COMPARED = [name for name, method in METHODS.items() if method.default_base_weight]  # beside the base loss
 PLAIN, BASE = "plain torch, no distillation", "rankdistill, no distillation"
+
+
+class Loop:
+    """A trainer's epochs, or their first batches, from an epoch on."""
+
+    def __init__(self, trainer: Trainer, excerpt: bool = False, start: int = 0) -> None:
+        self.trainer, self.start = trainer, start
+        n = -(-len(trainer.dataset.train) // trainer.config.batch_size)
+        self.times = n / BATCHES if excerpt else 1.0
+        if excerpt:
+            whole, rows = trainer._epoch_interactions, slice(BATCHES * trainer.config.batch_size)
+            trainer._epoch_interactions = lambda epoch: [part[rows] for part in whole(epoch)]
+
+    def train_epoch(self, epoch: int) -> None:
+        self.trainer.train_epoch(self.start + epoch)
+
+    def products(self) -> float:
+        """Floating-point operations of an epoch's products in networks, forward and backward; 0 where there are none."""
+        columns = self.trainer._epoch_interactions(0)
+        parts = zip(*(part.split(self.trainer.config.batch_size) for part in columns))
+        return self.times * sum(
+            network_products(term.method, self.trainer.model, Batch(*part))
+            for part in parts
+            for term in self.trainer.terms
+        )
+
+
+@torch.no_grad()
+def network_products(method: Distillation, student, batch: Batch) -> float:
+    name = type(method).__name__
+    sides = method.together if name.startswith("Hierarchical") else getattr(method, "sides", None)
+    if sides is None or not hasattr(method, "teacher_width"):
+        return 0.0
+    D_t, D_s, total = method.teacher_width, student.width, 0.0
+    for rows in sides(student, batch):
+        n = len(rows.ids)
+        if name.startswith("Personalized"):
+            H = len(method.bias_in)
+            total += n * H * (4 * D_t + 6 * D_t * D_s)  # the condition gets no gradient
+            continue
+        found = getattr(method, rows.side, None)
+        experts = getattr(found, "experts", found)
+        if not isinstance(experts, Experts):
+            return 0.0
+        if name.startswith("Frequency"):
+            n = len(method.filter_rows(rows)[1])
+        M, H = experts.bias_in.shape
+        total += 6 * n * M * H * (D_s + D_t)
+    return total
 
 
 def loops(methods: list[str]) -> dict:
@@ -35,43 +89,62 @@ def loops(methods: list[str]) -> dict:
     vectors = [table.detach() for table in (teacher.user_vectors(), teacher.item_vectors())]
     given = Given(data, Rankings.from_vectors(*vectors, LIST_LENGTH, data.train.csr()), 20, teacher, 0)
 
-    def trainer(terms=()):
-        return Trainer(MatrixFactorization(data.n_users, data.n_items, 20), data, TrainingConfig(), terms)
+    def loop(name: str | None = None, start: int = 0) -> Loop:
+        terms = [Term(METHODS[name].default_weight, make_method(name, given, {}))] if name else ()
+        student = MatrixFactorization(data.n_users, data.n_items, 20)
+        return Loop(Trainer(student, data, TrainingConfig(), terms), name in EXCERPTS, start)
 
-    own = {
-        name: trainer([Term(METHODS[name].default_weight, make_method(name, given, {}))]) for name in methods
-    }
-    return {PLAIN: PlainLoop(data), BASE: trainer(), **own}
+    made = {PLAIN: PlainLoop(data), BASE: loop()} | {name: loop(name) for name in methods}
+    return made | ({COLD: loop("htd", EPOCHS_TO_COLD)} if "htd" in methods else {})
 
 
-def timed(options: argparse.Namespace) -> dict[str, list[float]]:
+def rate() -> float:
+    """Floating-point operations a second of a large product."""
+    a, b = torch.ones(2048, 2048), torch.ones(2048, 2048)
+    started = time.perf_counter()
+    a @ b
+    return 2 * 2048**3 / (time.perf_counter() - started)
+
+
+def timed(options: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of each loop's epochs, and those that its products alone would take."""
     times: dict[str, list[float]] = {}
-    running = loops(options.methods)
+    running, rates = loops(options.methods), []
+    work = {name: loop.products() for name, loop in running.items() if isinstance(loop, Loop)}
     for epoch in range(options.rounds + 1):
+        rates.append(rate())
         for name, loop in list(running.items()):
             started = time.perf_counter()
             loop.train_epoch(epoch)
-            times.setdefault(name, []).append(time.perf_counter() - started)
+            times.setdefault(name, []).append((time.perf_counter() - started) * getattr(loop, "times", 1.0))
             print(f"epoch {epoch}: {name}: {times[name][-1]:.3f} s", flush=True)
-            if times[name][0] > SLOW:
+            if times[name][0] > SLOW and getattr(loop, "times", 1.0) == 1.0:
                 del running[name]
-    return times
+    work.pop(COLD, None)  # one expert a row: its products are not what it takes
+    return times, {name: n / statistics.median(rates) for name, n in work.items() if n}
 
 
-def page(times: dict[str, list[float]], threads: int) -> str:
+def page(times: dict[str, list[float]], products: dict[str, float], threads: int) -> str:
     usual = {name: statistics.median(values[1:] or values) for name, values in times.items()}
     lines = [
         f"# Seconds per epoch on CiteULike, D = 20, batch 1024, {threads} thread{'s' * (threads > 1)}", "",
-        "| loop | median s | fastest | slowest | first epoch | × plain torch |", "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| loop | median s | fastest | slowest | first epoch | × plain torch | own products, s | × own products |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
     for name, (first, *later) in times.items():
         later = later or [first]
+        own = products.get(name)
+        beside = f"{own:.2f} | {usual[name] / own:.2f}" if own else " | "
         lines.append(
             f"| {name} | {usual[name]:.3f} | {min(later):.3f} | {max(later):.3f} | {first:.3f} "
-            f"| {usual[name] / usual[PLAIN]:.2f} |"
+            f"| {usual[name] / usual[PLAIN]:.2f} | {beside} |"
         )
     rounds = max(len(values) for values in times.values()) - 1
-    notes = "Sampling is included; loops interleaved, one epoch of each in turn. Untrained tables: times do not depend on them."
+    notes = (
+        "Sampling is included; loops interleaved, one epoch of each in turn. Untrained tables: times do not depend on them. "
+        f"{', '.join(name for name in EXCERPTS if name in times)}: by {BATCHES} batches of each epoch. Own products: of the "
+        "method's networks, forward and backward, at the rate of a 2048³ product in the same run."
+    )
     command = (
         f"`RANKDISTILL_DATA=… python -m benchmarks.citeulike_epochs --threads {threads} --rounds {rounds}`"
     )
@@ -86,13 +159,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    times = timed(options)
-    write_text(options.out / f"citeulike_epochs_{options.threads}.md", page(times, options.threads))
+    times, products = timed(options)
+    text, name = page(times, products, options.threads), f"citeulike_epochs_{options.threads}"
+    write_text(options.out / f"{name}.md", text)
     write_text(
-        options.out / f"citeulike_epochs_{options.threads}.json",
-        json.dumps({"seconds": times}, indent=1) + "\n",
+        options.out / f"{name}.json", json.dumps({"seconds": times, "products": products}, indent=1) + "\n"
     )
-    print(page(times, options.threads))
+    print(text)
 
 
 if __name__ == "__main__":
