@@ -183,7 +183,9 @@ def test_the_command_looks_at_validation_alone(teacher, tmp_path, monkeypatch, c
     monkeypatch.setattr(
         trainer,
         "evaluate",
-        lambda model, truth, *rest: looked_at.append(truth.indices) or real(model, truth, *rest),
+        lambda model, truth, *rest, **options: (
+            looked_at.append(truth.indices) or real(model, truth, *rest, **options)
+        ),
     )
     monkeypatch.setattr("rankdistill.commands.evaluate_model", pytest.fail)
     arguments = command(
