@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Student
-from rankdistill.losses.list_scores import best_of_catalogue
+from rankdistill.losses.list_scores import catalogue_ranker
 from rankdistill.rankings import Rankings
 from rankdistill.rankings.ensemble import ensemble_rankings
 
@@ -68,13 +68,9 @@ class CheckpointKnowledge(nn.Module):
     @torch.no_grad()
     def student_lists(self, student: Student) -> Tensor:
         """[U, n_compared] int64, the student's best items that are not train items."""
-        device, parts = self.last.device, torch.arange(self.lists.shape[2]).split(ROWS_AT_ONCE)
-        return torch.cat(
-            [
-                best_of_catalogue(student, p.to(device), self.n_compared, self.exclude.rows(p)).indices
-                for p in parts
-            ]
-        )
+        best = catalogue_ranker(student, self.n_compared)
+        parts = torch.arange(self.lists.shape[2]).split(ROWS_AT_ONCE)
+        return torch.cat([best(users, self.exclude.rows(users)).indices for users in parts])
 
     def ranking(self, position_temperature: float) -> Tensor:
         """[U, n_listed] int64, the ensemble's ranking by each user's checkpoints."""

@@ -9,7 +9,8 @@ from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import (
-    best_of_catalogue,
+    Ranker,
+    catalogue_ranker,
     list_scores,
     n_interactions,
     teacher_scores,
@@ -72,7 +73,8 @@ class CollaborativeDistillation(Distillation):
     """
 
     divides = "users"
-    needs, default_weight = frozenset({"rankings", "scores"}), 0.1
+    needs = frozenset({"rankings", "scores"})
+    default_weight = 0.1
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ class CollaborativeDistillation(Distillation):
             raise ValueError(f"{name}: expected {expected}; got None")
         expect_at_least(name, 1, n_samples=n_samples)
         expect_reduction(name, reduction)
-        vars(self)["teacher"] = teacher  # no part of this module: neither trained nor saved with it
+        object.__setattr__(self, "teacher", teacher)  # no part of the module: neither trained nor saved
         self.rankings, self.exclude, self.guide = rankings, CSR.from_any(exclude).to("cpu"), guide
         self.n_samples, self.softness, self.shift = n_samples, softness, shift
         self.temperature = 20.0 * max(rankings.k, 1) if temperature is None else temperature
@@ -106,33 +108,30 @@ class CollaborativeDistillation(Distillation):
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
         """Draws the epoch's items for every user, where there are not too many or the student guides."""
-        if self.guide == "student" and student is None:
-            name = type(self).__name__
+        name, guides = type(self).__name__, self.guide == "student"
+        if guides and student is None:
             raise RuntimeError(f"{name}: expected begin_epoch(epoch, student), as it guides; got none")
         self._epoch, self._items, self._scores = epoch, None, None
-        if self.guide == "student" or fits_at_hand(self.rankings.n_users):
+        if guides or fits_at_hand(self.rankings.n_users):
             blocks = torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE)
-            self._items, self._scores = map(torch.cat, zip(*(self.draw(users, student) for users in blocks)))
+            best = catalogue_ranker(student, self.rankings.k) if guides else None
+            self._items, self._scores = map(torch.cat, zip(*(self.draw(users, best) for users in blocks)))
 
-    def draw(self, users: Tensor, student: Student | None = None) -> tuple[Tensor, Tensor]:
-        """The epoch's items of users, and the teacher's scores of them, [n, n_samples] each."""
-        ranked, scores, lengths = self.lists(users, student)
+    def draw(self, users: Tensor, best: Ranker | None = None) -> tuple[Tensor, Tensor]:
+        """The epoch's items of users, by the guide's lists, and the teacher's scores of them, [n, n_samples] each."""
+        if best is None:
+            lists = self.rankings
+            ranked, scores, lengths = lists.indices[users].long(), lists.scores[users], lists.lengths[users]
+        else:
+            (_, ranked, lengths), scores = best(users, self.exclude.rows(users)), None
         positions = tournament_positions(
-            users, lengths, self.n_samples, self.temperature, seed=self.seed, epoch=self._epoch
+            users, lengths.long(), self.n_samples, self.temperature, seed=self.seed, epoch=self._epoch
         )
         at = positions.clamp_min(0)
         items = ranked.gather(1, at).masked_fill(positions < 0, -1)
         if scores is not None:
             return items, scores.gather(1, at)
         return items, teacher_scores(self.teacher, users, items.clamp_min(0))
-
-    def lists(self, users: Tensor, student: Student | None) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Items, the teacher's scores if they are known, and lengths of the guide's lists of users."""
-        if self.guide == "teacher":
-            lists = self.rankings
-            return lists.indices[users].long(), lists.scores[users], lists.lengths[users].long()
-        found = best_of_catalogue(student, users, self.rankings.k, self.exclude.rows(users))
-        return found.indices, None, found.lengths
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's interactions; a user counts as often as it occurs."""

@@ -53,9 +53,8 @@ class DrawnLists(Distillation):
         self.n_interesting, self.n_uninteresting = n_interesting, n_uninteresting
         self.temperature, self.reduction, self.seed = temperature, reduction, seed
         self._epoch: int | None = None
-        self._items: Tensor | None = (
-            None  # [U, K + L] int32, this epoch's draw; -1 for none; None: batch by batch
-        )
+        # [U, K + L] int32, this epoch's draw, -1 for none; None: batch by batch.
+        self._items: Tensor | None = None
         self._lengths: Tensor | None = None  # [U] int64
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:

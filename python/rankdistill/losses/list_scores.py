@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from rankdistill.ops import embedding_plackett_luce, gathered_inner_product, inn
 from rankdistill.ops.inner_product_topk import InnerProductTopK
 
 SCORES = 1 << 24  # of a student without vectors that exist at a time
+Ranker = Callable[..., InnerProductTopK]
 
 
 def unique_rows(batch: Batch | Tensor) -> tuple[Tensor, Tensor]:
@@ -34,14 +37,15 @@ def reduce_interactions(losses: Tensor, counts: Tensor, reduction: str, total: T
     return found if reduction == "sum" else found / torch.as_tensor(total, device=found.device).clamp_min(1)
 
 
+def device_of(model: Student) -> torch.device | str:
+    """Where a model's parameters or tables are; the CPU where that is not known."""
+    held = next(model.parameters(), None) if isinstance(model, nn.Module) else getattr(model, "users", None)
+    return held.device if isinstance(held, Tensor) else "cpu"
+
+
 def teacher_scores(teacher: Student, users: Tensor, items: Tensor) -> Tensor:
     """A frozen teacher's scores, made where its tables are and brought to where the ids are."""
-    held = (
-        next(teacher.parameters(), None)
-        if isinstance(teacher, nn.Module)
-        else getattr(teacher, "users", None)
-    )
-    device = held.device if isinstance(held, Tensor) else "cpu"
+    device = device_of(teacher)
     with torch.no_grad():
         return teacher.score(users.to(device), items.to(device)).to(users.device)
 
@@ -97,20 +101,30 @@ def list_above_the_rest(
 
 
 @torch.no_grad()
-def best_of_catalogue(
-    student: Student, users: Tensor, k: int, exclude: CSR | None = None
-) -> InnerProductTopK:
-    """A student's k best items of users [B] int64, on the CPU; `exclude` has a row for each of them.
+def catalogue_ranker(student: Student, k: int) -> Ranker:
+    """A function of users [B] int64, and of what to leave out with a row for each: the student's k best items, on the CPU.
 
-    By its vectors and item biases where it has vectors, else by its scores of all items, 2^24 at a time.
+    By its vectors and item biases where it has vectors, the items' read once and for all; else by its scores of all items,
+    2^24 at a time.
     """
+    device = device_of(student)
     if hasattr(student, "item_vectors"):
-        bias = getattr(student, "item_bias", None)
-        vectors, items = student.user_vectors(users), student.item_vectors()
-        bias = None if bias is None else bias.detach().cpu()
-        return inner_product_topk(vectors.cpu(), items.cpu(), k, exclude, bias)
-    items, parts = torch.arange(student.n_items, device=users.device), []
-    for rows in torch.arange(len(users)).split(max(1, SCORES // max(1, len(items)))):
-        scores = student.score(users[rows.to(users.device)], items.expand(len(rows), -1)).cpu()
-        parts.append(masked_topk(scores, k, None if exclude is None else exclude.rows(rows)))
-    return InnerProductTopK(*(torch.cat(part) for part in zip(*parts)))
+        bias, items = getattr(student, "item_bias", None), student.item_vectors().cpu()
+        bias = None if bias is None else bias.cpu()
+
+        @torch.no_grad()
+        def by_vectors(users: Tensor, exclude: CSR | None = None) -> InnerProductTopK:
+            return inner_product_topk(student.user_vectors(users.to(device)).cpu(), items, k, exclude, bias)
+
+        return by_vectors
+    items = torch.arange(student.n_items, device=device)
+
+    @torch.no_grad()
+    def by_scores(users: Tensor, exclude: CSR | None = None) -> InnerProductTopK:
+        parts = []
+        for rows in torch.arange(len(users)).split(max(1, SCORES // max(1, len(items)))):
+            scores = student.score(users[rows].to(device), items.expand(len(rows), -1)).cpu()
+            parts.append(masked_topk(scores, k, None if exclude is None else exclude.rows(rows)))
+        return InnerProductTopK(*(torch.cat(part) for part in zip(*parts)))
+
+    return by_scores

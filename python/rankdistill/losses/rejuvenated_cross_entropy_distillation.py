@@ -9,7 +9,7 @@ from rankdistill import functional
 from rankdistill.functional.membership import is_in
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import (
-    best_of_catalogue,
+    catalogue_ranker,
     list_scores,
     n_interactions,
     reduce_interactions,
@@ -104,9 +104,9 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
     @torch.no_grad()
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Ranks by the student, and draws."""
-        own, sampled = [], []
+        own, sampled, best_of = [], [], catalogue_ranker(student, self.n_ranked)
         for users in torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE):
-            ranked = best_of_catalogue(student, users, self.n_ranked).indices
+            ranked = best_of(users).indices
             best = self.rankings.indices[users, : self.n_listed].long()
             weights = shared_position_weights(is_in(ranked, best), self.position_temperature)
             at = weighted_sample(

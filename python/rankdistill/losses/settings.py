@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 REDUCTIONS = ("sum", "mean")
-ROWS_AT_HAND = (
-    1 << 22
-)  # of what is drawn for an epoch: with more rows, a batch's are drawn when it comes, the same ones
+# Of what is drawn for an epoch: with more rows, a batch's are drawn when it comes, the same ones.
+ROWS_AT_HAND = 1 << 22
 
 
 def fits_at_hand(n_rows: int) -> bool:
