@@ -21,9 +21,15 @@ import torch
 from benchmarks.citeulike_rrd import PlainLoop, citeulike, machine_line
 from rankdistill import MatrixFactorization, Rankings, Term, Trainer
 from rankdistill.config import TrainingConfig
-from rankdistill.experts import Experts
 from rankdistill.files import write_text
-from rankdistill.losses import Batch, Distillation
+from rankdistill.losses import (
+    Batch,
+    Distillation,
+    DistillationExperts,
+    FrequencyDistillation,
+    HierarchicalTopologyDistillation,
+    PersonalizedHintRegression,
+)
 from rankdistill.methods import METHODS, Given, make_method
 
 EXCERPTS, BATCHES = ("de", "phr", "htd", "rkd", "freqd", "pckd"), 6
@@ -61,23 +67,24 @@ class Loop:
 
 @torch.no_grad()
 def network_products(method: Distillation, student, batch: Batch) -> float:
-    name = type(method).__name__
-    sides = method.together if name.startswith("Hierarchical") else getattr(method, "sides", None)
-    if sides is None or not hasattr(method, "teacher_width"):
+    """Floating-point operations of a batch's products in a method's networks, forward and backward."""
+    if isinstance(method, HierarchicalTopologyDistillation):
+        sides = method.together(student, batch)
+    elif isinstance(method, (DistillationExperts, FrequencyDistillation, PersonalizedHintRegression)):
+        sides = method.sides(student, batch)
+    else:
         return 0.0
     D_t, D_s, total = method.teacher_width, student.width, 0.0
-    for rows in sides(student, batch):
+    for rows in sides:
         n = len(rows.ids)
-        if name.startswith("Personalized"):
-            H = len(method.bias_in)
-            total += n * H * (4 * D_t + 6 * D_t * D_s)  # the condition gets no gradient
+        if isinstance(method, PersonalizedHintRegression):
+            total += n * len(method.bias_in) * (4 * D_t + 6 * D_t * D_s)  # the condition gets no gradient
             continue
-        found = getattr(method, rows.side, None)
-        experts = getattr(found, "experts", found)
-        if not isinstance(experts, Experts):
-            return 0.0
-        if name.startswith("Frequency"):
-            n = len(method.filter_rows(rows)[1])
+        experts = getattr(method, rows.side)
+        if isinstance(method, FrequencyDistillation):
+            n = len(method.filter_rows(rows, slice(0, n))[1])
+        else:
+            experts = experts.experts
         M, H = experts.bias_in.shape
         total += 6 * n * M * H * (D_s + D_t)
     return total

@@ -9,13 +9,16 @@ import pytest
 import torch
 from benchmarks import extraction
 from benchmarks.__main__ import OPS
+from benchmarks.citeulike_epochs import network_products
 from benchmarks.harness import Missing, Options, PerShape, Shape, Work, measure, report, run
 from benchmarks.inner_product_topk import SHAPES, gate, prepare, torch_chunked, torch_whole, verdict, work
 from benchmarks.item_tables import difficult
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from rankdistill import Rankings, inner_product_topk
 from rankdistill.data import CSR
+from tests.losses import every_method
 
 OPTIONS = Options(rounds=3, warmup_s=0.0, save=False)
 SHAPE = Shape("tiny", {"B": 32, "N": 400, "D": 8, "K": 5})
@@ -154,3 +157,35 @@ def test_extraction_is_measured_in_a_process_of_its_own(tmp_path, capsys):
     extraction.check(rankings, users, items, 5, exclude)
     with pytest.raises(AssertionError):
         extraction.check(rankings, users, items, 5, CSR.empty(6000, 900))
+
+
+@pytest.mark.parametrize("name", ["de", "htd", "phr", "freqd", "ftd"])
+def test_products_of_networks_are_counted(name):
+    """Against what torch's products were asked for, in networks written out."""
+    method, student = every_method.make(name), every_method.make_student(name)
+    method.begin_epoch(0, student)
+    batch = every_method.make_batch(method, 0)
+    found = network_products(method, student, batch)
+    if name == "ftd":
+        assert found == 0
+        return
+    D_t, D_s, counted = every_method.D_T, every_method.D_S, 0
+    for rows in method.together(student, batch) if name == "htd" else method.sides(student, batch):
+        n = len(rows.ids)
+        if name == "freqd":
+            n = len(method.filter_rows(rows, slice(0, n))[1])
+        x = torch.ones(n, D_s, requires_grad=True)
+        with FlopCounterMode(display=False) as counter:
+            if name == "phr":
+                network = [
+                    torch.nn.Linear(D_t, len(method.bias_in)),
+                    torch.nn.Linear(len(method.bias_in), D_t * D_s),
+                ]
+                network[1](network[0](torch.ones(n, D_t)).relu()).sum().backward()
+            else:
+                of_side = getattr(method, rows.side)
+                M, H = getattr(of_side, "experts", of_side).bias_in.shape
+                for _ in range(M):
+                    torch.nn.Linear(H, D_t)(torch.nn.Linear(D_s, H)(x).relu()).sum().backward()
+        counted += counter.get_total_flops()
+    assert found == counted
