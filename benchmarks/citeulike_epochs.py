@@ -34,6 +34,9 @@ from rankdistill.methods import METHODS, Given, make_method
 
 EXCERPTS, BATCHES = ("de", "phr", "htd", "rkd", "freqd", "pckd"), 6
 COLD, EPOCHS_TO_COLD = "htd, one-hot", 101  # as its routing is at the end
+NETWORKS = (
+    DistillationExperts, FrequencyDistillation, HierarchicalTopologyDistillation, PersonalizedHintRegression,
+)  # fmt: skip
 SLOW = 15.0  # seconds of a first epoch that has no second
 LIST_LENGTH = 500
 COMPARED = [name for name, method in METHODS.items() if method.default_base_weight]  # beside the base loss
@@ -56,24 +59,23 @@ class Loop:
 
     def products(self) -> float:
         """Floating-point operations of an epoch's products in networks, forward and backward; 0 where there are none."""
+        methods = [term.method for term in self.trainer.terms if isinstance(term.method, NETWORKS)]
+        if not methods:
+            return 0.0
         columns = self.trainer._epoch_interactions(0)
         parts = zip(*(part.split(self.trainer.config.batch_size) for part in columns))
         return self.times * sum(
-            network_products(term.method, self.trainer.model, Batch(*part))
-            for part in parts
-            for term in self.trainer.terms
+            network_products(method, self.trainer.model, Batch(*part)) for part in parts for method in methods
         )
 
 
 @torch.no_grad()
 def network_products(method: Distillation, student, batch: Batch) -> float:
     """Floating-point operations of a batch's products in a method's networks, forward and backward."""
-    if isinstance(method, HierarchicalTopologyDistillation):
-        sides = method.together(student, batch)
-    elif isinstance(method, (DistillationExperts, FrequencyDistillation, PersonalizedHintRegression)):
-        sides = method.sides(student, batch)
-    else:
+    if not isinstance(method, NETWORKS):
         return 0.0
+    together = isinstance(method, HierarchicalTopologyDistillation)
+    sides = method.together(student, batch) if together else method.sides(student, batch)
     D_t, D_s, total = method.teacher_width, student.width, 0.0
     for rows in sides:
         n = len(rows.ids)
@@ -116,8 +118,8 @@ def rate() -> float:
 def timed(options: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Seconds of each loop's epochs, and those that its products alone would take."""
     times: dict[str, list[float]] = {}
-    running, rates = loops(options.methods), []
-    work = {name: loop.products() for name, loop in running.items() if isinstance(loop, Loop)}
+    made, rates = loops(options.methods), []
+    running = dict(made)
     for epoch in range(options.rounds + 1):
         rates.append(rate())
         for name, loop in list(running.items()):
@@ -127,7 +129,8 @@ def timed(options: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str
             print(f"epoch {epoch}: {name}: {times[name][-1]:.3f} s", flush=True)
             if times[name][0] > SLOW and getattr(loop, "times", 1.0) == 1.0:
                 del running[name]
-    work.pop(COLD, None)  # one expert a row: its products are not what it takes
+    made.pop(COLD, None)  # one expert a row: its products are not what it takes
+    work = {name: loop.products() for name, loop in made.items() if isinstance(loop, Loop)}
     return times, {name: n / statistics.median(rates) for name, n in work.items() if n}
 
 
