@@ -235,6 +235,11 @@ def weighted_samples(dtype):
     yield Sample("plain", (users, weights, 9), draw)
     yield Sample("most are drawn", (users, weights, 60), draw)
     yield Sample("extremes", (users, weights * 1e30 * torch.finfo(dtype).tiny, 9), draw)
+    small, large = torch.finfo(dtype).tiny * 8, torch.finfo(dtype).max / 16
+    yield Sample("smallest", (users, (weights * small).where(weights * small >= small / 8, 0.0), 9), draw)
+    yield Sample("largest", (users, weights * large, 9), draw)
+    beside = torch.where(torch.arange(70) < 35, small, large).to(dtype).expand(30, 70).contiguous()
+    yield Sample("smallest beside largest", (users, beside, 40), draw)
     yield Sample("equal weights", (users, torch.ones(30, 70, dtype=dtype), 9), draw)
     yield Sample("all zero", (users, torch.zeros(30, 5, dtype=dtype), 3), draw)
     yield Sample("M = 0", (users, torch.zeros(30, 0, dtype=dtype), 3), draw)

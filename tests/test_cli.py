@@ -11,6 +11,7 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+import torch
 
 from rankdistill.cli import main
 from rankdistill.config import MethodConfig
@@ -249,3 +250,9 @@ def test_a_config_file_and_its_overrides(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", f"--config={path}", f"--out={tmp_path}/b"])
     assert "nearest key is training.epochs" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there_is_an_error(tmp_path, capsys):
+    assert main(["train", "--device", "cuda", "--out", str(tmp_path / "out")]) == 1
+    assert "expected a GPU of number 0 for device=cuda; got 0 GPUs" in capsys.readouterr().err

@@ -136,8 +136,8 @@ def models_table() -> str:
 
 
 def has_bias(model: type, side: str) -> bool:
-    """Whether scores have a bias of items or users beside the inner products, as a property or a parameter."""
-    return hasattr(model, f"{side}_bias") or f"self.{side}_bias = " in inspect.getsource(model.__init__)
+    """Whether scores have a bias of items or users beside the inner products, as a property or a declared parameter."""
+    return hasattr(model, f"{side}_bias") or f"{side}_bias" in inspect.get_annotations(model)
 
 
 def page(name: str) -> str:

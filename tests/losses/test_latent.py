@@ -17,8 +17,9 @@ from rankdistill import (
     routed_experts,
 )
 from rankdistill.experts import Experts, gumbel_noise
+from rankdistill.functional import latent
 from rankdistill.functional.latent import routed
-from tests.case import randint, randn
+from tests.case import generator, randint, randn
 from tests.losses.vectors import (
     D_S,
     D_T,
@@ -116,6 +117,64 @@ def test_one_hot_rows_are_worked_alone_with_the_same_loss_and_gradients():
             results.append([out.detach(), x.grad, *(p.grad for p in experts.parts())])
         for plain, split in zip(*results, strict=True):
             torch.testing.assert_close(plain, split, rtol=1e-12, atol=1e-12)
+
+
+def test_rows_that_few_experts_serve_are_worked_expert_by_expert(monkeypatch):
+    """Of 12 experts up to 3; the value and all gradients are those of the sum over experts, and what was asked of the op."""
+    M, B = 12, 40
+    experts = Experts(M, 5, 9, seed=1).double()
+    counts = torch.arange(B) % 7 + 1  # experts of each row
+    kept = torch.rand(B, M, generator=generator(2)).argsort(1).argsort(1) < counts[:, None]
+    shares = randn(B, M, seed=3, dtype=torch.float64).masked_fill(~kept, -torch.inf).softmax(1)
+    x = randn(B, 5, seed=4, dtype=torch.float64)
+    calls, results = [], []
+    op = latent.routed_experts
+    monkeypatch.setattr(latent, "routed_experts", lambda *args: calls.append(args[1]) or op(*args))
+
+    def as_defined(x, shares, weight_in, bias_in, weight_out, bias_out):
+        hidden = (torch.einsum("bd,mhd->bmh", x, weight_in) + bias_in).relu()
+        made = torch.einsum("bmh,moh->bmo", hidden, weight_out) + bias_out
+        return (shares[..., None] * made).sum(1)
+
+    for way in (lambda *args: routed(*args[:2], args[2:]), as_defined):
+        leaves = x.clone().requires_grad_(), shares.clone().requires_grad_()
+        experts.zero_grad()
+        out = way(*leaves, *experts.parts())
+        (out * randn(B, 9, seed=5, dtype=torch.float64)).sum().backward()
+        used = leaves[1].grad.masked_fill(~kept, 0)  # zeros have none, as none passes through a softmax
+        results.append([out.detach(), leaves[0].grad, used, *(p.grad.clone() for p in experts.parts())])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    few = counts <= 3
+    by_expert, mixed = sorted(calls, key=lambda asked: asked.dim())
+    assert len(by_expert) == counts[few].sum()
+    assert mixed.shape == ((~few).sum(), M)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.1, 0.03])
+def test_shares_that_are_dropped_change_nothing_that_float32_can_hold(temperature):
+    """Loss and gradients, of the selector too, against float64 with all shares."""
+    M, B = 30, 200
+    logits, noise, x = (
+        randn(B, M, seed=1),
+        -(-torch.rand(B, M, generator=generator(2)).log()).log(),
+        randn(B, 5, seed=3),
+    )
+    target, results = randn(B, 9, seed=4), []
+    for dtype in (torch.float32, torch.float64):
+        experts = Experts(M, 5, 9, seed=5).to(dtype)
+        leaf, rows = (t.detach().clone().to(dtype).requires_grad_() for t in (logits, x))
+        if dtype == torch.float32:
+            routing = functional.expert_routing(leaf, noise, temperature)
+            assert (routing == 0).any() == (temperature < 0.5)
+        else:
+            routing = (((leaf.softmax(1) + 1e-10).log() + noise.double()) / temperature).softmax(1)
+        loss = functional.distillation_experts(target.to(dtype), rows, routing, experts.parts())
+        loss.backward()
+        results.append([loss.detach(), leaf.grad, rows.grad, *(p.grad for p in experts.parts())])
+    for found, expected in zip(*results, strict=True):
+        scale = 1 + expected.abs().max()
+        assert ((found.double() - expected).abs() <= 1e-5 * scale).all()
 
 
 def test_a_cold_selector_gets_no_gradient_and_a_warm_one_does():

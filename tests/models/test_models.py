@@ -15,7 +15,7 @@ from rankdistill.config import TrainingConfig
 from rankdistill.data import Dataset, generate
 from rankdistill.data.interactions import Interactions
 from rankdistill.data.vocabulary import Vocabulary
-from rankdistill.losses.list_scores import best_of_catalogue
+from rankdistill.losses.list_scores import catalogue_ranker
 from rankdistill.methods import Given, make_method
 from rankdistill.metrics import evaluate
 from rankdistill.models.kinds import MODELS, model_settings
@@ -278,7 +278,18 @@ def test_methods_rank_a_student_by_its_scores(name):
     """Item biases count, and a student without vectors is ranked too."""
     data, model = world(), trained(name)
     users, seen = torch.tensor([5, 0, 77]), data.train.csr()
-    found = best_of_catalogue(model, users, 12, seen.rows(users))
+    found = catalogue_ranker(model, 12)(users, seen.rows(users))
     scores = model.score(users, torch.arange(data.n_items).expand(3, -1)).detach().double()
     scores[seen.rows(users).to_dense()] = -torch.inf
     torch.testing.assert_close(scores.gather(1, found.indices), scores.topk(12).values, rtol=1e-4, atol=1e-4)
+
+
+def test_a_students_items_are_read_once(monkeypatch):
+    model, seen, reads = trained("item_autoencoder"), world().train.csr(), []
+    encoded = model.item_vectors
+    monkeypatch.setattr(model, "item_vectors", lambda ids=None: reads.append(ids) or encoded(ids))
+    best = catalogue_ranker(model, 5)
+    parts = torch.arange(30).split(10)
+    found = torch.cat([best(users, seen.rows(users)).indices for users in parts])
+    assert reads == [None]
+    assert torch.equal(found, best(torch.arange(30), seen.rows(torch.arange(30))).indices)

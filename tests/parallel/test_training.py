@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 SIZE = 2
 RUNS = [
     *NAMES,
+    *training_ranks.MODELS,
     *(f"rd under {name}" for name in training_ranks.OPTIMIZERS),
     "loop with rrd",
     "loop with hint",
@@ -93,6 +94,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(answers):
 
 def test_what_cannot_be_divided_or_disagrees_is_an_error_on_all(answers):
     for found in answers[1]:
+        assert "whose batches are users: train it on one" in found["batches of users"]
         assert found["undivided"].startswith("ValueError: Undivided: expected `divides`")
         settings = "ValueError: Trainer: expected the same training.learning_rate on all processes; got 0.1 on rank 0, 0.5 on"
         assert found["settings"].startswith(settings)

@@ -17,6 +17,7 @@ from rankdistill import Batch, MatrixFactorization, Objective, Term, Trainer, re
 from rankdistill.config import TrainingConfig
 from rankdistill.losses import Distillation
 from rankdistill.methods import METHODS
+from rankdistill.models.saved import build_model
 from tests.case import randn
 from tests.losses.every_method import D_S, NAMES, given_in, make, make_student, world
 
@@ -25,6 +26,7 @@ CONFIG = TrainingConfig(
     epochs=4, batch_size=(len(world().train) - 1) // 3, learning_rate=0.02, weight_decay=1e-3, evaluate_every=1,
     metric="recall@20", keep_best=False,
 )  # fmt: skip
+MODELS = ("cml", "neumf", "lightgcn")  # beside the methods' own; their batches are interactions
 OPTIMIZERS = {
     "adam": {},
     "lazy_sgd": {"optimizer": "lazy_sgd"},
@@ -53,6 +55,10 @@ def plain(config: TrainingConfig, width: int = D_S, **options) -> Trainer:
     return Trainer(
         MatrixFactorization(world().n_users, world().n_items, width, seed=3), world(), config, **options
     )
+
+
+def of_model(name: str) -> Trainer:
+    return Trainer(build_model(name, world(), D_S, seed=3), world(), CONFIG)
 
 
 def shown(mark: str) -> str:
@@ -139,6 +145,9 @@ def alone_or_together(folder: Path) -> dict:
         found[f"rd under {name}"] = trained(
             "rd", replace(config, epochs=12)
         )  # it reads rows that get no gradients
+    for name in MODELS:
+        trainer = of_model(name)
+        found[name] = trainer.fit() and trainer.objective.state_dict(), trainer.history
     found |= {f"loop with {name}": (own_loop(name), []) for name in ("rrd", "hint", "ftd")}
     found["sums"] = sums()
     trainer = plain(replace(CONFIG, epochs=2), folder=folder / "resumed")
@@ -154,6 +163,7 @@ def refusals(rank: int) -> dict:
     """What must be an error on all processes."""
     last = rank == dist.get_world_size() - 1
     calls = {
+        "batches of users": lambda: of_model("multvae"),
         "undivided": lambda: Trainer(plain(CONFIG).model, world(), CONFIG, [Term(1.0, Undivided())]),
         "settings": lambda: plain(replace(CONFIG, learning_rate=0.5 if last else 0.1)).fit(),
         "model": lambda: plain(CONFIG, width=D_S + last).fit(),

@@ -27,6 +27,13 @@ def expect_at_least(method: str, least: int, **settings: int) -> None:
             raise ValueError(f"{method}: expected {setting} of {least} or more; got {value}")
 
 
+def expect_share(method: str, **settings: float) -> None:
+    """Shares by name, each in [0, 1)."""
+    for setting, value in settings.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{method}: expected {setting} in [0, 1); got {value}")
+
+
 def expect_within(
     method: str, setting: str, value: float, least: float, most: float, whose: str = ""
 ) -> None:

@@ -7,14 +7,13 @@ from torch import Tensor, nn
 
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch
-from rankdistill.losses.dropout import EpochDropout
-from rankdistill.losses.settings import expect_begun
-from rankdistill.models.recommender import Recommender, normal, once_each
-from rankdistill.models.train_matrix import TrainMatrix, row_sums, unit_rows
+from rankdistill.losses.settings import expect_at_least, expect_begun, expect_share
+from rankdistill.models.recommender import normal, once_each
+from rankdistill.models.train_matrix import Encoder, row_sums, unit_rows
 from rankdistill.ops import gathered_inner_product
 
 
-class ItemAutoencoder(Recommender):
+class ItemAutoencoder(Encoder):
     """Item-based autoencoder (I-AE, I-AutoRec): an item's train users through a hidden layer into a classifier of users.
 
     h_i = tanh(A·x_i + a), x_i the item's train users as a vector of length 1; score(u, i) = ⟨w_u, h_i⟩ + b_u: w and h are
@@ -42,37 +41,23 @@ class ItemAutoencoder(Recommender):
     """
 
     batch_by = "items"
+    user_bias: nn.Parameter
 
     def __init__(self, train: CSR, width: int, seed: int = 0, dropout: float = 0.5) -> None:
-        super().__init__()
-        self.expect_at_least(1, width=width)
-        self.expect_share(dropout=dropout)
+        super().__init__(train, seed)
+        expect_at_least(type(self).__name__, 1, width=width)
+        expect_share(type(self).__name__, dropout=dropout)
         self.dropout = dropout
         generator, U = torch.Generator().manual_seed(seed), train.n_rows
         std = (2 / (U + width)) ** 0.5
-        self.train_matrix = TrainMatrix(train)
         self.input_table = normal(U, width, generator, std)
         self.input_bias = nn.Parameter(torch.zeros(width))
         self.user_table = normal(U, width, generator, std)
         self.user_bias = nn.Parameter(torch.zeros(U))
-        self.noise = EpochDropout(seed)
-        self.begun: int | None = None
-
-    @property
-    def n_users(self) -> int:
-        return self.train_matrix.n_users
-
-    @property
-    def n_items(self) -> int:
-        return self.train_matrix.n_items
 
     @property
     def width(self) -> int:
         return self.user_table.shape[1]
-
-    def begin_epoch(self, epoch: int) -> None:
-        self.begun = epoch
-        self.noise.begin(epoch, self.user_table.device)
 
     def encoded(self, rows: CSR, dropout: Tensor | None = None) -> Tensor:
         """h [K, D] of rows of users."""

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rankdistill.data.csr import CSR
+from rankdistill.losses.settings import expect_at_least
 from rankdistill.models.train_matrix import TrainMatrix, row_sums
 from rankdistill.models.vector_tables import VectorTables
 from rankdistill.ops import gathered_inner_product
@@ -44,7 +45,7 @@ class LightGraphConvolution(VectorTables):
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         super().__init__(train.n_rows, train.n_columns, width, generator, init_std)
-        self.expect_at_least(0, n_layers=n_layers)
+        expect_at_least(type(self).__name__, 0, n_layers=n_layers)
         self.n_layers = n_layers
         self.train_matrix = TrainMatrix(train)
         self.kept = Kept()

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch
-from rankdistill.losses.dropout import EpochDropout
-from rankdistill.losses.settings import expect_begun
-from rankdistill.models.recommender import Recommender, linear, normal
-from rankdistill.models.train_matrix import TrainMatrix, row_sums, unit_rows
+from rankdistill.losses.settings import expect_at_least, expect_begun, expect_share
+from rankdistill.models.recommender import linear, normal
+from rankdistill.models.train_matrix import Encoder, row_sums, unit_rows
 from rankdistill.ops import gathered_inner_product
 
 
-class MultinomialAutoencoder(Recommender):
+class MultinomialAutoencoder(Encoder):
     """Multinomial variational autoencoder (Multi-VAE): a user's train items through a bottleneck into a softmax.
 
     h_u = tanh(A·x_u + a), x_u the user's train items as a vector of length 1; μ, log σ² = M·h_u + m; z ~ N(μ, σ²), or μ
@@ -46,6 +45,7 @@ class MultinomialAutoencoder(Recommender):
     """
 
     batch_by = "users"
+    item_bias: nn.Parameter
 
     def __init__(
         self,
@@ -57,39 +57,25 @@ class MultinomialAutoencoder(Recommender):
         kl_weight: float = 0.2,
         annealing: int = 20,
     ) -> None:
-        super().__init__()
-        self.expect_at_least(1, width=width, latent=width if latent is None else latent)
-        self.expect_at_least(0, kl_weight=kl_weight, annealing=annealing)
-        self.expect_share(dropout=dropout)
+        super().__init__(train, seed)
+        name = type(self).__name__
+        expect_at_least(name, 1, width=width, latent=width if latent is None else latent)
+        expect_at_least(name, 0, kl_weight=kl_weight, annealing=annealing)
+        expect_share(name, dropout=dropout)
         self.latent = width if latent is None else latent
         self.dropout, self.kl_weight, self.annealing = dropout, kl_weight, annealing
         generator, N = torch.Generator().manual_seed(seed), train.n_columns
         std = (2 / (N + width)) ** 0.5
-        self.train_matrix = TrainMatrix(train)
         self.input_table = normal(N, width, generator, std)
         self.input_bias = nn.Parameter(torch.zeros(width))
         self.moments = linear(width, 2 * self.latent, generator)
         self.decoder = linear(self.latent, width, generator)
         self.item_table = normal(N, width, generator, std)
         self.item_bias = nn.Parameter(torch.zeros(N))
-        self.noise = EpochDropout(seed)
-        self.begun: int | None = None
-
-    @property
-    def n_users(self) -> int:
-        return self.train_matrix.n_users
-
-    @property
-    def n_items(self) -> int:
-        return self.train_matrix.n_items
 
     @property
     def width(self) -> int:
         return self.item_table.shape[1]
-
-    def begin_epoch(self, epoch: int) -> None:
-        self.begun = epoch
-        self.noise.begin(epoch, self.item_table.device)
 
     def encoded(self, rows: CSR, dropout: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """μ and log σ² [B, latent] of rows of items."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rankdistill.losses.distillation import Batch
+from rankdistill.losses.settings import expect_at_least
 from rankdistill.models.recommender import Recommender, linear, normal
 
 NUMBERS = 1 << 22  # of a layer that exist at a time where no gradient is asked for
@@ -50,8 +51,8 @@ class NeuralMatrixFactorization(Recommender):
         n_layers: int = 3,
     ) -> None:
         super().__init__()
-        self.expect_at_least(1, n_users=n_users, n_items=n_items, n_layers=n_layers)
-        self.expect_at_least(2 ** (n_layers - 1), width=width)
+        expect_at_least(type(self).__name__, 1, n_users=n_users, n_items=n_items, n_layers=n_layers)
+        expect_at_least(type(self).__name__, 2 ** (n_layers - 1), width=width)
         self.init_std, self.n_layers = init_std, n_layers
         generator = torch.Generator().manual_seed(seed)
         self.product_users = normal(n_users, width, generator, init_std)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rankdistill.experts import linear_parameters
+from rankdistill.losses.dropout import EpochDropout
 
 
 class Recommender(nn.Module):
@@ -29,17 +30,22 @@ class Recommender(nn.Module):
     def begin_epoch(self, epoch: int) -> None:
         """Called before an epoch's first batch: what is drawn in it depends on `epoch` (0-based)."""
 
-    @classmethod
-    def expect_at_least(cls, least: int, **values: int) -> None:
-        for name, value in values.items():
-            if value < least:
-                raise ValueError(f"{cls.__name__}: expected {name} of {least} or more; got {value}")
 
-    @classmethod
-    def expect_share(cls, **values: float) -> None:
-        for name, value in values.items():
-            if not 0 <= value < 1:
-                raise ValueError(f"{cls.__name__}: expected {name} in [0, 1); got {value}")
+class NoisyRecommender(Recommender):
+    """A model that draws in `loss`, from `noise`; `begun` is the epoch.
+
+    Args:
+        seed: of the noise.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.noise = EpochDropout(seed)
+        self.begun: int | None = None
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.begun = epoch
+        self.noise.begin(epoch, next(self.parameters()).device)
 
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:

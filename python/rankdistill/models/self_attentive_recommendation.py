@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from rankdistill.data.interactions import Interactions
 from rankdistill.losses.distillation import Batch
-from rankdistill.losses.dropout import EpochDropout
-from rankdistill.losses.settings import expect_begun
-from rankdistill.models.recommender import Recommender, linear, normal
+from rankdistill.losses.settings import expect_at_least, expect_begun, expect_share
+from rankdistill.models.recommender import NoisyRecommender, linear, normal
 from rankdistill.ops import catalogue_log_mass, gathered_inner_product
 from rankdistill.sampling import within_row_positions
 
@@ -17,7 +16,7 @@ LENGTH = 50
 ROWS_AT_ONCE = 512
 
 
-class SelfAttentiveRecommendation(Recommender):
+class SelfAttentiveRecommendation(NoisyRecommender):
     """Self-attentive sequential recommendation (SASRec): a causal transformer of items in the order of time.
 
     A position is √D·e_item + p_place, then blocks of attention to itself and earlier positions and of two linear layers,
@@ -63,15 +62,14 @@ class SelfAttentiveRecommendation(Recommender):
         n_heads: int = 1,
         dropout: float = 0.2,
     ) -> None:
-        super().__init__()
-        self.expect_at_least(
-            1, n_items=n_items, width=width, length=length, n_blocks=n_blocks, n_heads=n_heads
+        super().__init__(seed)
+        name = type(self).__name__
+        expect_at_least(
+            name, 1, n_items=n_items, width=width, length=length, n_blocks=n_blocks, n_heads=n_heads
         )
-        self.expect_share(dropout=dropout)
+        expect_share(name, dropout=dropout)
         if width % n_heads:
-            raise ValueError(
-                f"{type(self).__name__}: expected width as a multiple of n_heads={n_heads}; got {width}"
-            )
+            raise ValueError(f"{name}: expected width as a multiple of n_heads={n_heads}; got {width}")
         self.length, self.n_blocks, self.n_heads, self.dropout = length, n_blocks, n_heads, dropout
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("histories", latest(histories, length + 1))
@@ -79,8 +77,6 @@ class SelfAttentiveRecommendation(Recommender):
         self.place_table = normal(length, width, generator, 1 / width**0.5)
         self.blocks = nn.ModuleList(Block(width, n_heads, generator) for _ in range(n_blocks))
         self.norm = nn.LayerNorm(width)
-        self.noise = EpochDropout(seed)
-        self.begun: int | None = None
 
     @property
     def n_users(self) -> int:
@@ -93,10 +89,6 @@ class SelfAttentiveRecommendation(Recommender):
     @property
     def width(self) -> int:
         return self.item_table.shape[1]
-
-    def begin_epoch(self, epoch: int) -> None:
-        self.begun = epoch
-        self.noise.begin(epoch, self.item_table.device)
 
     def states(self, items: Tensor, share_dropped: float = 0.0) -> Tensor:
         """[B, L', D] after each of items [B, L'] int64, -1 behind the last of a row: what stands there means nothing."""

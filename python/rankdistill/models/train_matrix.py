@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rankdistill.data.csr import CSR
+from rankdistill.models.recommender import NoisyRecommender
 
 
 class TrainMatrix(nn.Module):
@@ -37,6 +38,27 @@ class TrainMatrix(nn.Module):
     def of_items(self) -> CSR:
         """[N, U]"""
         return CSR._trusted(self.item_indptr, self.item_indices, self.n_users)
+
+
+class Encoder(NoisyRecommender):
+    """A model that encodes rows or columns of the train interactions.
+
+    Args:
+        train: [U, N].
+        seed: of the noise.
+    """
+
+    def __init__(self, train: CSR, seed: int) -> None:
+        super().__init__(seed)
+        self.train_matrix = TrainMatrix(train)
+
+    @property
+    def n_users(self) -> int:
+        return self.train_matrix.n_users
+
+    @property
+    def n_items(self) -> int:
+        return self.train_matrix.n_items
 
 
 def row_sums(table: Tensor, rows: CSR, weights: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.losses.distillation import Batch
+from rankdistill.losses.settings import expect_at_least
 from rankdistill.models.recommender import Recommender, normal
 
 
@@ -26,8 +27,8 @@ class VectorTables(Recommender):
         self, n_users: int, n_items: int, width: int, generator: torch.Generator, init_std: float
     ) -> None:
         super().__init__()
-        self.expect_at_least(1, n_users=n_users, n_items=n_items)
-        self.expect_at_least(self.least_width, width=width)
+        expect_at_least(type(self).__name__, 1, n_users=n_users, n_items=n_items)
+        expect_at_least(type(self).__name__, self.least_width, width=width)
         self.init_std = init_std
         self.user_table = normal(n_users, width, generator, init_std)
         self.item_table = normal(n_items, width, generator, init_std)

@@ -25,12 +25,18 @@ def torchrun_processes(device: str = "cpu", timeout: float = SECONDS) -> Iterato
         timeout: seconds that a process waits for another one before it gives up, > 0.
 
     Raises:
+        ValueError: a timeout of 0 or less, or "cuda" without a GPU for this process.
         ConnectionError: not all processes came within the time-out.
     """
     if not timeout > 0:
         raise ValueError(f"torchrun_processes: expected a timeout above 0; got {timeout}")
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        local, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= here:
+            raise ValueError(
+                f"torchrun_processes: expected a GPU of number {local} for device=cuda; got {here} GPUs"
+            )
+        torch.cuda.set_device(local)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0
         return
