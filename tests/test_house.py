@@ -55,6 +55,7 @@ LEVELS = {
     "collect_env": 6,
     "pages": 7,
     "fitting": 7,
+    "run_report": 7,
     "studies": 8,
     "tuning": 7,
     "commands": 9,

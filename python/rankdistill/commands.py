@@ -28,7 +28,6 @@ from rankdistill.config import (
     TuneConfig,
 )
 from rankdistill.data import Dataset
-from rankdistill.document import Document
 from rankdistill.files import SETTINGS, expect_settings, replacing, write_text
 from rankdistill.fitting import (
     bar,
@@ -56,23 +55,14 @@ from rankdistill.models.saved import MODEL_FILE, load_teacher, name_of, save_mod
 from rankdistill.models.trajectory import KeptTrajectory
 from rankdistill.pages import write_pages
 from rankdistill.parallel import torchrun_processes
-from rankdistill.pictures import (
-    WITHOUT_MATPLOTLIB,
-    Curve,
-    Panel,
-    Point,
-    draw_costs,
-    draw_panels,
-    has_matplotlib,
-)
 from rankdistill.rankings import extract_rankings
 from rankdistill.rankings.distributed import Processes
 from rankdistill.rankings.shards import remove_folder
 from rankdistill.rankings.tables import Table
-from rankdistill.report import SHOWN, Row, compared, markdown
+from rankdistill.report import Row, compared, markdown
+from rankdistill.run_report import run_report
 from rankdistill.trainer import CHECKPOINT, Trainer
 
-LISTED = 50  # items of the lists whose latency a run reports
 TEACHER_FILE = "teacher.safetensors"  # a teacher that trained along
 
 
@@ -163,50 +153,6 @@ def run(config: RunConfig) -> None:
     }
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
     print(f"{markdown(compared(rows, teacher=0, undistilled=1))}\n\n{lists} Everything is in {out}/")
-
-
-def run_report(
-    dataset: Dataset, rows: list[Row], models: dict, curves: dict, metric: str, lists: str, out: Path
-) -> dict[str, float]:
-    """results.md and results.html; gives the milliseconds of one user's list, by model."""
-    k, exclude = min(LISTED, dataset.n_items), dataset.train.csr()
-    served = serving.measure(
-        {label: as_teacher(model) for label, model in models.items()}, k, (1,), queries=serving.LEAST_QUERIES,
-        exclude=exclude, warmup=0.05,
-    )  # fmt: skip
-    times = {row.model: row.p50_ms for row in served}
-    page = Document(f"Distillation on {dataset.name}")
-    page.table(compared(rows, teacher=0, undistilled=1))
-    page.text(lists)
-    if not has_matplotlib():
-        page.text(WITHOUT_MATPLOTLIB)
-    drawn = [
-        Curve(label, points, None if not at else at - 1)
-        for at, (label, points) in enumerate(curves.items())
-        if points
-    ]
-    if drawn:
-        alt = f"Validation {metric} by epoch. " + " ".join(
-            f"{curve.label}: {curve.points[-1][1]:.4f} after epoch {curve.points[-1][0]}." for curve in drawn
-        )
-        panel = Panel(dataset.name, drawn)
-        page.picture(draw_panels("curves", alt, [panel], "epoch", f"validation {metric}", columns=1))
-    found = next((name for name in (metric, *SHOWN) if all(name in row.metrics for row in rows)), None)
-    if found is not None:
-        cost = "ms for one user's list"
-        points = [
-            Point(r.model, {"parameters": r.parameters, cost: times[r.model]}, r.metrics[found]) for r in rows
-        ]
-        alt = f"Test {found} of every model against parameters and latency. " + " ".join(
-            f"{p.label}: {p.value:.4f}, {p.costs['parameters']:,} parameters, {p.costs[cost]:.3f} ms."
-            for p in points
-        )
-        page.picture(draw_costs("costs", alt, points, f"test {found}"))
-        page.text(
-            f"Latency: median of {serving.LEAST_QUERIES} queries of the exact top {k}, train items left out."
-        )
-    page.write(out, "results")
-    return times
 
 
 def train(config: TrainConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from rankdistill.losses import (
     RelaxedRankingDistillation,
     UnbiasedDistillation,
 )
+from rankdistill.losses.settings import expect_options
 from rankdistill.models import as_teacher
 from rankdistill.models.ranked import unseen_rankings
 from rankdistill.models.saved import build_model, load_teacher
@@ -183,12 +183,7 @@ def settings_of(name: str) -> dict[str, object]:
 def make_method(name: str, given: Given, options: dict[str, object]) -> Distillation:
     """The method with these settings; a ValueError that names the nearest key where it has not one of them, or that says
     what it needs."""
-    known = settings_of(name)
-    for option in options:
-        if option not in known:
-            close = difflib.get_close_matches(option, known, 1)
-            hint = f" The nearest key is {close[0]}." if close else ""
-            raise ValueError(f"method.options: expected keys of {', '.join(known)}; got {option!r}.{hint}")
+    expect_options("method.options", "keys", options, settings_of(name))
     arguments = dict(options)
     for key, parameter in inspect.signature(METHODS[name]).parameters.items():
         if key in options or key not in (*GIVEN, "seed"):

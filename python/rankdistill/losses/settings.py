@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 REDUCTIONS = ("sum", "mean")
 # Of what is drawn for an epoch: with more rows, a batch's are drawn when it comes, the same ones.
 ROWS_AT_HAND = 1 << 22
@@ -18,6 +21,16 @@ def expect_choice(method: str, setting: str, value: object, known: tuple[str, ..
 
 def expect_reduction(method: str, reduction: object) -> None:
     expect_choice(method, "reduction", reduction, REDUCTIONS)
+
+
+def expect_options(op: str, what: str, options: Iterable[str], known: Iterable[str], whose: str = "") -> None:
+    """Names of settings that there are; of another one the nearest is named."""
+    known = list(known)
+    for option in options:
+        if option not in known:
+            close = difflib.get_close_matches(option, known, 1)
+            hint = f". The nearest key is {close[0]}" if close else ""
+            raise ValueError(f"{op}: expected {what} of {', '.join(known)}{whose}; got {option!r}{hint}")
 
 
 def expect_at_least(method: str, least: int, **settings: int) -> None:

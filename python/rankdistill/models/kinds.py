@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 
 from torch import nn
 
+from rankdistill.losses.settings import expect_options
 from rankdistill.models.collaborative_metric_learning import CollaborativeMetricLearning
 from rankdistill.models.item_autoencoder import ItemAutoencoder
 from rankdistill.models.light_graph_convolution import LightGraphConvolution
@@ -47,12 +47,7 @@ def make_model(
     """
     if name not in MODELS:
         raise ValueError(f"{op}: expected a model of {', '.join(MODELS)}; got {name!r}")
-    known = model_settings(name)
-    for option in options:
-        if option not in known:
-            close = difflib.get_close_matches(option, known, 1)
-            hint = f". The nearest key is {close[0]}" if close else ""
-            raise ValueError(f"{op}: expected options of {', '.join(known)} for {name}; got {option!r}{hint}")
+    expect_options(op, "options", options, model_settings(name), f" for {name}")
     asked = inspect.signature(MODELS[name]).parameters
     return MODELS[name](
         width=width, **{key: make() for key, make in given.items() if key in asked}, **options
