@@ -26,7 +26,7 @@ from rankdistill.losses.distillation import Distillation
 from rankdistill.metrics import CUTOFFS, METRICS, evaluate
 from rankdistill.optim import LazySGD, make_optimizers
 from rankdistill.optim.choice import LAZY
-from rankdistill.parallel.agreement import checksum, expect_same_everywhere, facts_of
+from rankdistill.parallel.agreement import checksum, facts_of
 from rankdistill.parallel.gradients import gather_ids, reduce_gradients
 from rankdistill.parallel.objective import Objective, Term, expect_divided
 from rankdistill.parallel.state import broadcast_state
@@ -319,7 +319,7 @@ class Trainer:
         facts |= facts_of(self.dataset, "data") | facts_of(self.model, "model")
         for i, (weight, method) in enumerate(self.terms):
             facts |= {f"weight of term {i}": weight} | facts_of(method, f"term {i}")
-        expect_same_everywhere(self._control, facts)
+        self._control.same(**facts)
 
     def _expect_copies(self, epoch: int) -> None:
         """All processes still have the same weights."""

@@ -1,6 +1,6 @@
 """Training on several processes with the mathematics of one: shares of a batch, and sums of gradients."""
 
-from rankdistill.parallel.agreement import expect_same_everywhere, facts_of
+from rankdistill.parallel.agreement import facts_of
 from rankdistill.parallel.gradients import reduce_gradients
 from rankdistill.parallel.objective import Objective, Term
 from rankdistill.parallel.processes import torchrun_processes
@@ -10,7 +10,6 @@ __all__ = [
     "Objective",
     "Term",
     "broadcast_state",
-    "expect_same_everywhere",
     "facts_of",
     "reduce_gradients",
     "torchrun_processes",

@@ -11,22 +11,9 @@ from rankdistill.data.csr import CSR
 from rankdistill.data.dataset import PARTS, Dataset
 from rankdistill.losses.distillation import Distillation
 from rankdistill.rankings import Rankings
-from rankdistill.rankings.distributed import Processes
 
 WHOLE = 1 << 24  # numbers up to which a tensor is hashed whole; of more, so many rows that this share is
 Fact = int | float | str | bool | None
-
-
-def expect_same_everywhere(processes: Processes, facts: dict[str, Fact]) -> None:
-    """An error on every process, naming the first fact that differs, unless all have the same."""
-    told = processes.share(facts)
-    for name in dict.fromkeys(name for one in told for name in one):
-        for rank, one in enumerate(told):
-            if repr(one.get(name)) != repr(told[0].get(name)):
-                raise ValueError(
-                    f"{processes.op}: expected the same {name} on all processes; got {told[0].get(name)!r} on rank 0, "
-                    f"{one.get(name)!r} on rank {rank}"
-                )
 
 
 def facts_of(thing: Dataset | Distillation | nn.Module, name: str) -> dict[str, Fact]:

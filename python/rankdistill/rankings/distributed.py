@@ -26,6 +26,8 @@ class Processes:
         group: a group, or None for all processes.
     """
 
+    members = "processes"  # what errors call them
+
     def __init__(self, op: str, group: dist.ProcessGroup | None = None) -> None:
         self.op, self.group = op, group
         in_use = dist.is_available() and dist.is_initialized()
@@ -61,6 +63,20 @@ class Processes:
         with self.connected():
             dist.all_gather_object(values, value, group=self.group)
         return values
+
+    def same(self, own: dict | None = None, /, **facts: object) -> list[dict]:
+        """Every process's facts and own ones, by rank; a ValueError on all where facts differ, naming the first that does."""
+        told = self.share(facts | (own or {}))
+        names = (name for theirs in told for name in theirs if name not in (own or {}))
+        for name in dict.fromkeys(names):
+            first = told[0].get(name)
+            for rank, theirs in enumerate(told):
+                if repr(theirs.get(name)) != repr(first):
+                    raise ValueError(
+                        f"{self.op}: expected the same {name} on all {self.members}; got {first!r} on rank 0, "
+                        f"{theirs.get(name)!r} on rank {rank}"
+                    )
+        return told
 
     def agree(
         self,

@@ -119,10 +119,8 @@ def extract_rankings(
             plan = plan_extraction(OP, limit, *tables, k, exclude, shard_size)
             settings = _settings(*tables, k, exclude, bias, shard_size, dict(metadata or {}))
             folder = ShardedFolder(OP, out, settings)
-        _expect_alike(
-            processes,
-            {**asdict(settings), "divide": divide, "memory_limit": limit, "resume": resume, **asdict(plan)},
-        )
+        # Otherwise processes would wait for each other, or mix rankings.
+        processes.same(**asdict(settings), divide=divide, memory_limit=limit, resume=resume, **asdict(plan))
         missing = None
         with processes.together():
             if r == 0:
@@ -215,17 +213,6 @@ def _settings(
         items=described(items), exclude=excluded, item_bias="" if bias is None else described(column(bias)),
         metadata=metadata,
     )  # fmt: skip
-
-
-def _expect_alike(processes: Processes, arguments: dict) -> None:
-    """The same call on every process: others would wait for each other, or mix rankings."""
-    told = processes.share(arguments)
-    for rank, theirs in enumerate(told):
-        for name, value in theirs.items():
-            if value != told[0][name]:
-                raise ValueError(
-                    f"{OP}: expected the same {name} on all processes; got {told[0][name]} on rank 0, {value} on rank {rank}"
-                )
 
 
 def _passes(settings: Settings, plan: Plan, shards: list[int]) -> Iterator[range]:

@@ -14,7 +14,7 @@ from rankdistill.ops.inner_product_topk import InnerProductTopK
 from rankdistill.rankings.streaming import Lists, merge_lists
 from rankdistill.reference.catalogue_plackett_luce import joined_exclusions, listed_items
 from rankdistill.sharded.routes import Route
-from rankdistill.sharded.scores import check_listed, check_users, scores_at_owners
+from rankdistill.sharded.scores import as_called, check_listed, check_users, scores_at_owners
 from rankdistill.sharded.table import ShardedTable, check_range
 
 
@@ -42,11 +42,7 @@ def gathered(
 ) -> Everyone:
     """Users of all ranks, and those of their exclusions that are this rank's items. All ranks exclude, or none does."""
     ranks = table.ranks
-    call = (
-        op
-        + (" with exclude" if exclude is not None else "")
-        + (" with biases" if item_bias is not None else "")
-    )
+    call = as_called(op, exclude, item_bias)
 
     def prepare():
         check_users(op, users, table, item_bias)
@@ -139,11 +135,7 @@ def catalogue_plackett_luce(
         tensor([6.])
     """
     op, ranks = "catalogue_plackett_luce", table.ranks
-    call = (
-        op
-        + (" with exclude" if exclude is not None else "")
-        + (" with biases" if item_bias is not None else "")
-    )
+    call = as_called(op, exclude, item_bias)
 
     def prepare():
         check_users(op, users, table, item_bias)

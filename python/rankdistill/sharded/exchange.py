@@ -22,19 +22,8 @@ class Ranks(Processes):
     bytes_sent: what this rank has sent to others since it was made, gradients and agreements included.
     """
 
+    members = "ranks"
     bytes_sent = 0
-
-    def same(self, own: dict | None = None, /, **facts: object) -> list[dict]:
-        """Every rank's facts and own ones; a ValueError on all where facts are not the same, naming the first that is not."""
-        told = self.share(facts | (own or {}))
-        for name in facts:
-            for rank, theirs in enumerate(told):
-                if theirs.get(name) != told[0].get(name):
-                    raise ValueError(
-                        f"{self.op}: expected the same {name} on all ranks; got {told[0].get(name)} on rank 0, "
-                        f"{theirs.get(name)} on rank {rank}"
-                    )
-        return told
 
     def agreed(
         self,

@@ -23,6 +23,15 @@ def check_users(op: str, users: Tensor, table: ShardedTable, item_bias: Tensor |
     checked_bias(op, table.rows, item_bias)
 
 
+def as_called(op: str, exclude: object = None, item_bias: Tensor | None = None) -> str:
+    """What all ranks are to call: with exclusions and biases, or without."""
+    return (
+        op
+        + (" with exclude" if exclude is not None else "")
+        + (" with biases" if item_bias is not None else "")
+    )
+
+
 def gathered_inner_product(
     users: Tensor, table: ShardedTable, item_ids: Tensor, item_bias: Tensor | None = None
 ) -> Tensor:
@@ -76,7 +85,7 @@ def listed_scores(
             check()
 
     listed = item_ids.shape[-1] if isinstance(item_ids, Tensor) and item_ids.dim() else 0
-    call = f"{op} of {listed} items a row" + (", with biases" if item_bias is not None else "")
+    call = as_called(f"{op} of {listed} items a row", None, item_bias)
     rows_cost_less = listed <= table.ranks.size and item_bias is None
     by = scores_by_rows if rows_cost_less else scores_by_owners
     return by(call, users, table, item_ids, item_bias, checked)
@@ -101,8 +110,7 @@ def scores_by_owners(call, users, table, item_ids, item_bias, check: Check) -> T
     sizes, coming = [row[0] for row in told], [row[1 + ranks.rank] for row in told]
     everyone = ranks.of_all(users, sizes)
     entries = route.send(ranks, sizes, coming)
-    own = entries, coming, table.sparse_grad
-    return scores_at_owners(everyone, table, route, *own, item_ids, item_bias)
+    return scores_at_owners(everyone, table, route, entries, coming, table.sparse_grad, item_ids, item_bias)
 
 
 def scores_at_owners(

@@ -158,8 +158,8 @@ def report(found: dict[str, tuple[dict, list[Cost]]], width: int, missing: str =
     page.text(
         f"RRD on matrix factorisation: teacher D = {TEACHER_WIDTH}, student D = {width}, lists of {LISTED}, K = L = 40, batches "
         f"of {BATCH}. Generated catalogues have {N_USERS:,} users of {PER_USER} items or fewer each. Seconds are those of an "
-        f"epoch; losses and optimisers are measured on {STEPS} batches. {serving.processor()}, {torch.get_num_threads()} "
-        f"threads, torch {torch.__version__}."
+        f"epoch; losses and optimisers are measured on {STEPS} batches. {serving.processor()}, threads: "
+        f"{torch.get_num_threads()}, torch {torch.__version__}."
     )
     if missing:
         page.text(f"{missing} (--data or {VARIABLE}).")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,8 +76,6 @@ class DataSource:
     def _named(self, dataset: Dataset) -> Dataset:
         return Dataset(dataset.train, dataset.valid, dataset.test, dataset.users, dataset.items, self.name)
 
-
-Opened = Callable[[DataSource], tuple[Dataset, str]]
 
 CITEULIKE_FULL = DataSource("CiteULike", "citeulike/loo_full_ranking", "citeulike-t", 5)
 CITEULIKE_CANDIDATES = DataSource("CiteULike", "citeulike/loo", "citeulike-t", 5)
