@@ -6,13 +6,15 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from rankdistill.functional import expert_routing
-from rankdistill.functional.latent import routed
+from rankdistill.functional.latent import routed, widened
 from rankdistill.reference import philox
 
 # The second of two parts that share ids, such as negatives beside positives, draws at positions from here on.
 PART = 1 << 20
+ROW_BLOCK = 1024  # rows at a time of a projection with dropout
 
 
 def gumbel_noise(
@@ -87,6 +89,74 @@ class Experts(nn.Module):
     def forward(self, student: Tensor, routing: Tensor) -> Tensor:
         """[B, D_t] of students [B, D_s] and their shares of the experts [B, M]."""
         return routed(student, routing, self.parts())
+
+
+def mean_with_dropout(
+    experts: Experts, x: Tensor, kept_in: Tensor, kept_hidden: Tensor, share_dropped: float
+) -> Tensor:
+    """[n, D_t] the mean of all experts of x [n, D_s], each with dropout of its own before either linear map.
+
+    kept_in [M, n, D_s] and kept_hidden [M, n, H], bool: what is kept, to be divided by 1 − share_dropped. Between forward and
+    backward nothing is kept but these: hidden layers are made again, block by block, which is a tenth of the products.
+    """
+    scale = 1 / max(1 - share_dropped, 1e-12)
+    with torch.autocast(x.device.type, enabled=False):
+        x, *parts = widened(x, *experts.parts())
+        return _MeanWithDropout.apply(x, kept_in, kept_hidden, scale, *parts)
+
+
+class _MeanWithDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, kept_in, kept_hidden, scale, weight_in, bias_in, weight_out, bias_out):
+        ctx.save_for_backward(x, kept_in, kept_hidden, weight_in, bias_in, weight_out)
+        ctx.scale, M = scale, len(weight_in)
+        out = bias_out.mean(0).expand(len(x), -1).clone()
+        for rows in blocks(len(x)):
+            for m in range(M):
+                _, hidden = _layers(
+                    x[rows], kept_in[m, rows], kept_hidden[m, rows], scale, weight_in[m], bias_in[m]
+                )
+                out[rows].addmm_(hidden, weight_out[m].t(), alpha=scale / M)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        with torch.autocast(grad.device.type, enabled=False):
+            return _MeanWithDropout.gradients(ctx, grad)
+
+    @staticmethod
+    def gradients(ctx, grad):
+        x, kept_in, kept_hidden, weight_in, bias_in, weight_out = ctx.saved_tensors
+        M, scale = len(weight_in), ctx.scale
+        grad = grad.contiguous()
+        grad_x, grad_in, grad_bias, grad_out = (
+            torch.zeros_like(t) for t in (x, weight_in, bias_in, weight_out)
+        )
+        for rows in blocks(len(x)):
+            for m in range(M):
+                kept = kept_in[m, rows]
+                shown, hidden = _layers(x[rows], kept, kept_hidden[m, rows], scale, weight_in[m], bias_in[m])
+                grad_out[m].addmm_(grad[rows].t(), hidden, alpha=scale / M)
+                before = torch.mm(grad[rows], weight_out[m]).mul_(scale / M)
+                before.masked_fill_(hidden <= 0, 0)  # dropped, or cut by relu
+                grad_in[m].addmm_(before.t(), shown, alpha=scale)
+                grad_bias[m] += before.sum(0)
+                grad_x[rows] += torch.mm(before, weight_in[m]).mul_(kept).mul_(scale)
+        grad_bias_out = (grad.sum(0) / M).expand(M, -1)
+        return grad_x, None, None, None, grad_in, grad_bias, grad_out, grad_bias_out
+
+
+def _layers(x, kept_in, kept_hidden, scale, weight_in, bias_in) -> tuple[Tensor, Tensor]:
+    """What one expert is shown of rows, and its hidden layer, not yet scaled."""
+    shown = x * kept_in
+    hidden = torch.addmm(bias_in, shown, weight_in.t(), alpha=scale).relu_()
+    return shown, hidden.mul_(kept_hidden)
+
+
+def blocks(n: int) -> list[slice]:
+    """Stretches of rows whose hidden layers are in cache."""
+    return [slice(start, start + ROW_BLOCK) for start in range(0, n, ROW_BLOCK)]
 
 
 class SelectedExperts(nn.Module):

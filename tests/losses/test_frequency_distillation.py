@@ -9,7 +9,9 @@ import torch
 from rankdistill import Batch, FrequencyDistillation, functional, routed_experts
 from rankdistill.data import CSR
 from rankdistill.data.graphs import co_occurrence_graph
-from tests.case import randint
+from rankdistill.experts import Experts, mean_with_dropout
+from rankdistill.losses.dropout import EpochDropout
+from tests.case import randint, randn
 from tests.losses.vectors import (
     D_S,
     D_T,
@@ -135,3 +137,40 @@ def test_parts_are_stored_and_bad_input_is_refused():
     assert method(make_student(), Batch(torch.tensor([1]))).item() > 0
     with pytest.raises(ValueError, match=r"expected alpha in \[0, 1\]; got 2"):
         FrequencyDistillation(*teacher_tables(), random_train(), D_S, alpha=2)
+
+
+def test_a_projection_with_dropout_is_the_mean_of_networks(monkeypatch):
+    """Value and gradients, also across blocks of rows, of networks written out."""
+    monkeypatch.setattr("rankdistill.experts.ROW_BLOCK", 3)
+    M, n, dropped = 4, 8, 0.3
+    experts, x = Experts(M, D_S, D_T, 5, seed=2).double(), randn(n, D_S, seed=3, dtype=torch.float64)
+    noise = EpochDropout(4)
+    noise.begin(1, torch.device("cpu"))
+    kept = noise.kept((M, n, D_S), dropped), noise.kept((M, n, 5), dropped)
+
+    def written_out(x):
+        shown = x * kept[0] / (1 - dropped)
+        hidden = (torch.einsum("mnd,mhd->mnh", shown, experts.weight_in) + experts.bias_in[:, None]).relu()
+        hidden = hidden * kept[1] / (1 - dropped)
+        return (torch.einsum("mnh,moh->mno", hidden, experts.weight_out) + experts.bias_out[:, None]).mean(0)
+
+    results = []
+    for way in (lambda x: mean_with_dropout(experts, x, *kept, dropped), written_out):
+        rows = x.clone().requires_grad_()
+        experts.zero_grad()
+        out = way(rows)
+        (out * randn(n, D_T, seed=5, dtype=torch.float64)).sum().backward()
+        results.append([out.detach(), rows.grad, *(p.grad.clone() for p in experts.parts())])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_kept_is_the_share_that_is_asked_for():
+    noise, found = EpochDropout(9), []
+    for epoch in (0, 1, 0):
+        noise.begin(epoch, torch.device("cpu"))
+        found.append(noise.kept((5, 20_000), 0.2))
+    assert found[0].float().mean().item() == pytest.approx(0.8, abs=0.005)
+    assert torch.equal(found[0], found[2])
+    assert (found[0] != found[1]).float().mean().item() == pytest.approx(0.32, abs=0.02)
+    assert (found[0][0] != found[0][1]).any()

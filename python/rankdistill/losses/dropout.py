@@ -20,6 +20,14 @@ class EpochDropout:
             self._generator = torch.Generator(device)
         self._generator.manual_seed(epoch_seed(self.seed, epoch))
 
+    def kept(self, shape: tuple[int, ...], share_dropped: float) -> Tensor:
+        """Which are kept, as bool, drawn a slice of the first dimension at a time: variates of all never exist together."""
+        device = self._generator.device
+        found = torch.empty(shape, dtype=torch.bool, device=device)
+        for part in found:
+            torch.ge(torch.rand(shape[1:], generator=self._generator, device=device), share_dropped, out=part)
+        return found
+
     def factors(self, shape: tuple[int, ...], share_dropped: float) -> Tensor:
         """0, or 1 over the share that is kept."""
         device = self._generator.device

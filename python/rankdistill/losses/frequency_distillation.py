@@ -8,7 +8,7 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.data.graphs import co_occurrence_graph
-from rankdistill.experts import Experts
+from rankdistill.experts import Experts, mean_with_dropout
 from rankdistill.losses.batch import share_of
 from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
 from rankdistill.losses.dropout import EpochDropout
@@ -117,15 +117,14 @@ class FrequencyDistillation(VectorDistillation):
 
     def project(self, experts: Experts, x: Tensor, n: int, places: Tensor) -> Tensor:
         """Of x [m, D_s], which stand at `places` [m] among n; dropout is drawn for all of these."""
-        weight_in, bias_in, weight_out, bias_out = experts.parts()
         if not self.training or self.dropout == 0:
             shares = x.new_full((len(x), experts.n_experts), 1 / experts.n_experts)
             return experts(x, shares)
-        kept = lambda width: self.kept((experts.n_experts, n, width), self.dropout)[:, places]
-        x = x * kept(x.shape[1])  # each network drops its own
-        hidden = torch.baddbmm(bias_in[:, None], x, weight_in.transpose(1, 2)).relu()
-        hidden = hidden * kept(hidden.shape[2])
-        return torch.baddbmm(bias_out[:, None], hidden, weight_out.transpose(1, 2)).mean(0)
+        M, H = experts.bias_in.shape
+        kept = [self._dropout.kept((M, n, width), self.dropout) for width in (x.shape[1], H)]
+        if len(x) < n:
+            kept = [part[:, places] for part in kept]
+        return mean_with_dropout(experts, x, *kept, self.dropout)  # each network drops its own
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
         loss = 0.0
