@@ -238,7 +238,8 @@ def weighted_samples(dtype):
     small, large = torch.finfo(dtype).tiny * 8, torch.finfo(dtype).max / 16
     yield Sample("smallest", (users, (weights * small).where(weights * small >= small / 8, 0.0), 9), draw)
     yield Sample("largest", (users, weights * large, 9), draw)
-    beside = torch.where(torch.arange(70) < 35, small, large).to(dtype).expand(30, 70).contiguous()
+    beside = torch.full((30, 70), large, dtype=dtype)
+    beside[:, :35] = small
     yield Sample("smallest beside largest", (users, beside, 40), draw)
     yield Sample("equal weights", (users, torch.ones(30, 70, dtype=dtype), 9), draw)
     yield Sample("all zero", (users, torch.zeros(30, 5, dtype=dtype), 3), draw)
