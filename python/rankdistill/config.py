@@ -102,6 +102,7 @@ class ModelConfig:
             cml, neumf, lightgcn, multvae, item_autoencoder and sasrec are metric learning, a network beside a product,
             graph convolution, autoencoders of users' and of items' interactions, and a transformer of sequences.
         width: numbers per user and per item.
+        sharded: divide the tables by rows among the processes of torchrun instead of a copy on each: mf alone.
         options: more of the model's settings, such as {n_layers: 2} or {dropout: 0.3}.
     """
 
@@ -109,7 +110,18 @@ class ModelConfig:
         "mf"
     )
     width: int = 20
+    sharded: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _expect(self.name == "mf" or not self.sharded, "name of mf for a sharded model", self.name)
+
+
+def _expect_whole(command: str, **models: ModelConfig | None) -> None:
+    """Models that a command makes whole."""
+    for name, model in models.items():
+        sharded = model is not None and model.sharded
+        _expect(not sharded, f"{name}.sharded of false for {command}", sharded)
 
 
 @dataclass
@@ -184,6 +196,7 @@ class RunConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        _expect_whole("run", teacher=self.teacher, student=self.student)
         embedded = self.data.source == EMBEDDED and self.data.train is None
         if embedded and self.method.name == "rrd" and self.method.weight is None:
             self.method = replace(self.method, weight=EMBEDDED_WEIGHT)
@@ -221,6 +234,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _expect(self.timeout > 0, "timeout above 0", self.timeout)
+        if self.trajectory.every:  # whole rankings, made by one process
+            _expect_whole("train with a trajectory", model=self.model)
 
 
 @dataclass
@@ -308,6 +323,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         _expect(self.timeout > 0, "timeout above 0", self.timeout)
+        _expect_whole("distill", new_teacher=self.new_teacher)
 
 
 @dataclass
@@ -409,6 +425,9 @@ class TuneConfig:
     seed: int = 0
     storage: str | None = None
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        _expect_whole("tune", student=self.student, new_teacher=self.new_teacher)
 
 
 @dataclass

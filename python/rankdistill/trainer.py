@@ -17,25 +17,27 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rankdistill.checkpoint import load_checkpoint, load_optimizer_tensors, optimizer_tensors, save_checkpoint
 from rankdistill.config import TrainingConfig
 from rankdistill.data.dataset import Dataset
 from rankdistill.files import write_text
 from rankdistill.losses.batch import Batch, Share
 from rankdistill.losses.distillation import Distillation
-from rankdistill.metrics import CUTOFFS, METRICS, evaluate
+from rankdistill.metrics import CUTOFFS, METRICS
 from rankdistill.optim import LazySGD, make_optimizers
 from rankdistill.optim.choice import LAZY
 from rankdistill.parallel.agreement import checksum, facts_of
+from rankdistill.parallel.copies import CHECKPOINT, Copies
 from rankdistill.parallel.gradients import gather_ids, reduce_gradients
 from rankdistill.parallel.objective import Objective, Term, expect_divided
-from rankdistill.parallel.state import broadcast_state
 from rankdistill.rankings.distributed import Processes
 from rankdistill.sampling import epoch_seed, sample_negatives, within_row_positions
+from rankdistill.sharded.checkpoint import tables_of
+from rankdistill.sharded.slices import Slices
 
 logger = logging.getLogger("rankdistill")
 
-CHECKPOINT = "checkpoint.safetensors"
+__all__ = ["CHECKPOINT", "LOG", "Trainer"]
+
 LOG = "log.jsonl"
 
 
@@ -43,7 +45,8 @@ class Trainer:
     """Trains a model on a data set, alone or with distillation terms.
 
     Where torch.distributed is in use, all processes make and call a trainer alike, and divide each batch: the result is that
-    of one process. Rank 0 writes, reads the folder's checkpoint for all, and calls `after_epoch`.
+    of one process. Rank 0 writes, reads the folder's checkpoint for all, and calls `after_epoch`. Where tables of the model are
+    divided by rows (`sharded`), ranks keep and read their rows together, and all call `after_epoch`.
 
     Args:
         model: with `score`, `loss(batch)`, and vectors or scores for evaluation; for a lazy optimiser also `tables()`
@@ -61,11 +64,11 @@ class Trainer:
         folder: where the checkpoint and the log go; None to keep nothing.
         seconds_between_checkpoints: the fewest, beside the last one; an interrupted run repeats what came after.
         progress: wraps the range of epochs (such as tqdm).
-        group: processes that train together, each with a copy of the model; None for all of torch.distributed's. The model's
-            loss must be a sum over interactions.
+        group: processes that train together, each with a copy of the model, or its rows of divided tables; None for all of
+            torch.distributed's. The model's loss must be a sum over interactions.
 
     Raises:
-        ValueError: a method that knows no shares, processes that disagree about data, settings, teachers or the model.
+        ValueError: a method that knows no shares, or needs whole tables that no process has; processes that disagree about data, settings, teachers or the model.
         ConnectionError: another process failed, ended or did not answer within the group's time-out.
 
     Example:
@@ -102,6 +105,9 @@ class Trainer:
         self._kept_at = time.monotonic()
         self.progress = progress
         self.processes = self._control = Processes("Trainer", group)
+        self.held = held_by(model, self.processes)
+        for term in self.terms:
+            self.held.expect_method(term.method)
         self.share = None
         if self.processes.size > 1:
             self.share = Share(self.processes.rank, self.processes.size)
@@ -133,7 +139,7 @@ class Trainer:
                 f"got {type(self.model).__name__}"
             )
         if hasattr(self.model, "sparse_grad"):
-            self.model.sparse_grad = lazy or self.share is not None  # less to send
+            self.model.sparse_grad = lazy or self._have_copies  # less to send
         tables = self.model.tables() if lazy else []
         others = [p for p in self.parameters if all(p is not table for table in tables)]
         return make_optimizers(config.optimizer, tables, others, config.learning_rate, config.weight_decay)
@@ -155,7 +161,7 @@ class Trainer:
             self._expect_copies(epoch)
             self.seconds += time.perf_counter() - started
             with self._control.together():
-                if self.after_epoch is not None and self._is_first:
+                if self.after_epoch is not None and (self._is_first or not self.held.read_alike):
                     self.after_epoch(epoch, self.model)
             record = {"epoch": epoch, "loss": loss, "seconds": round(self.seconds, 3)}
             if self._evaluates(epoch):
@@ -163,9 +169,10 @@ class Trainer:
                 self._remember(record)
             self.history.append(record)
             self.epoch = epoch + 1
+            self._keep(record)
             with self._control.together():
                 if self._is_first:
-                    self._keep(record, writer)
+                    self._log(record, writer)
         if writer is not None:
             writer.close()
         if self.config.keep_best and self.best:
@@ -184,16 +191,20 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64, device=device)
         self.model.train()
         lazy_decay = [o for o in self.optimizers.values() if isinstance(o, LazySGD)]
-        reading = Reading(lazy_decay[0], self.model.tables()) if lazy_decay else None
+        reading = None
         if lazy_decay:
-            self.model.before_reading = lazy_decay[0].catch_up if self.share is None else reading.note
+            if self._have_copies:
+                reading = Reading(lazy_decay[0], self.model.tables())
+            self.model.before_reading = lazy_decay[0].catch_up if reading is None else reading.note
         for rows in batch_rows(
             {"users": users, "items": positives}.get(self.batch_by), len(users), config.batch_size
         ):
             loss = self.batch_loss(Batch(users[rows], positives[rows], negatives[rows], self.share))
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
-            if loss.requires_grad:  # the share of a small batch may be empty
+            if (
+                loss.requires_grad
+            ):  # the share of a small batch may be empty; of divided tables it always has gradients
                 loss.backward()
             if self.share is not None:
                 self._add_up_gradients(reading)
@@ -215,7 +226,7 @@ class Trainer:
     def _add_up_gradients(self, reading: Reading | None) -> None:
         if reading is not None:
             reading.catch_up(self.processes)
-        reduce_gradients(self.parameters, self.processes.group)
+        reduce_gradients(self.held.unsummed(self.parameters), self.processes.group)
         lazy = self.model.tables() if self.config.optimizer in LAZY else []
         for p in self.parameters:
             if p.grad is not None and p.grad.is_sparse and all(p is not table for table in lazy):
@@ -248,13 +259,12 @@ class Trainer:
         return {
             f"{part}/{key}": value
             for part in parts
-            for key, value in evaluate(
-                self.model,
-                getattr(self.dataset, part).csr().to(self.device),
-                self.dataset.held_out_exclude(part).to(self.device),
+            for key, value in self.held.evaluate(
+                self._control,
+                getattr(self.dataset, part).csr(),
+                self.dataset.held_out_exclude(part),
                 cutoffs,
                 metrics,
-                processes=self._control,
             ).items()
         }
 
@@ -310,8 +320,13 @@ class Trainer:
     def _is_first(self) -> bool:
         return self.processes.rank == 0
 
+    @property
+    def _have_copies(self) -> bool:
+        """Several processes read the same rows of tables."""
+        return self.share is not None and self.held.read_alike
+
     def _expect_agreement(self) -> None:
-        """All processes have the same data, settings, teachers and, here, the same model."""
+        """All processes have the same data, settings, teachers and, here, the same model, but for rows that are divided."""
         if self.share is None:
             return
         facts = {f"training.{name}": value for name, value in asdict(self.config).items()}
@@ -322,37 +337,39 @@ class Trainer:
         self._control.same(**facts)
 
     def _expect_copies(self, epoch: int) -> None:
-        """All processes still have the same weights."""
+        """All processes still have the same weights, but for rows that are divided."""
         if self.share is None:
             return
-        found = self._control.share(checksum(self.objective))
+        found = self._control.share(checksum(self.held.equal(self.parameters)))
         if len(set(found)) > 1:
             raise RuntimeError(
                 f"Trainer: expected the same weights on all processes after epoch {epoch}; got checksums {found}"
             )
 
-    def _keep(self, record: dict, writer) -> None:
+    def _keep(self, record: dict) -> None:
         if self.folder is None:
             return
-        tensors = {
-            "model": self.model.state_dict(),
-            "best": self.best,
-        }
-        tensors |= {name: optimizer_tensors(optimizer) for name, optimizer in self.optimizers.items()}
-        tensors |= {f"term{i}": term.method.state_dict() for i, term in enumerate(self.terms)}
         last = record["epoch"] == self.config.epochs - 1 or self._finished()
         due = time.monotonic() - self._kept_at >= self.seconds_between_checkpoints
-        if last or (due and "valid/" + self.config.metric in record):
-            self._kept_at = time.monotonic()
-            facts = {
-                "epoch": self.epoch,
-                "best_epoch": self.best_epoch,
-                "history": self.history,
-                "seconds": self.seconds,
-                "processes": self.processes.size,
-            }
-            facts |= {"config": asdict(self.config), "trained": type(self.model).__name__}
-            save_checkpoint(self.folder / CHECKPOINT, tensors, facts)
+        wanted = last or (due and "valid/" + self.config.metric in record)
+        if not self._control.share(wanted)[0]:  # clocks differ
+            return
+        self._kept_at = time.monotonic()
+        facts = {
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "history": self.history,
+            "seconds": self.seconds,
+            "processes": self.processes.size,
+        }
+        facts |= {"config": asdict(self.config), "trained": type(self.model).__name__}
+        states = {"best": self.best}
+        states |= {f"term{i}": term.method.state_dict() for i, term in enumerate(self.terms)}
+        self.held.save(self._control, self.folder, self.optimizers, states, facts)
+
+    def _log(self, record: dict, writer) -> None:
+        if self.folder is None:
+            return
         with open(self.folder / LOG, "a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
         if writer is not None:
@@ -363,22 +380,15 @@ class Trainer:
     def _resume(self) -> None:
         if self.folder is None:
             return
-        read, path = None, self.folder / CHECKPOINT
         with self._control.together():
             if self._is_first:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                if path.exists():
-                    read = load_checkpoint(path)
-                    self._expect_same_config(read[1]["config"])
-        read = broadcast_state(self._control, read)
+        read = self.held.load(self._control, self.folder, self.optimizers, self._expect_same)
         if read is not None:
-            groups, facts = read
-            self.model.load_state_dict(groups["model"])
+            states, facts = read
             for i, term in enumerate(self.terms):
-                term.method.load_state_dict(groups.get(f"term{i}", {}))
-            for name, optimizer in self.optimizers.items():
-                load_optimizer_tensors(optimizer, groups.get(name, {}))
-            self.best, self.best_epoch = groups.get("best", {}), facts["best_epoch"]
+                term.method.load_state_dict(states.get(f"term{i}", {}))
+            self.best, self.best_epoch = states.get("best", {}), facts["best_epoch"]
             self.history, self.epoch, self.seconds = facts["history"], facts["epoch"], facts["seconds"]
             logger.info("resumed %s after epoch %d", self.folder, self.epoch - 1)
             before = facts.get("processes", 1)
@@ -391,8 +401,9 @@ class Trainer:
                 # The log of an interrupted run may be ahead of its checkpoint, or end in half a line.
                 write_text(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in self.history))
 
-    def _expect_same_config(self, found: dict) -> None:
-        wanted = asdict(self.config)
+    def _expect_same(self, facts: dict) -> None:
+        """A checkpoint of this model and these settings."""
+        found, wanted = facts["config"], asdict(self.config)
         different = [
             name for name in wanted if found.get(name) != wanted[name] and name not in ("epochs", "patience")
         ]
@@ -412,6 +423,11 @@ class Trainer:
             logger.info("no TensorBoard log: tensorboard is not installed (pip install 'rankdistill[train]')")
             return None
         return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.epoch)
+
+
+def held_by(model: nn.Module, processes: Processes) -> Copies | Slices:
+    """What processes hold of a model: each the whole, or its rows of divided tables."""
+    return Slices(model, processes) if tables_of(model) else Copies(model, processes)
 
 
 def evaluations_since_best(history: Sequence[dict], key: str) -> int:

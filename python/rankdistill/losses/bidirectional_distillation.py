@@ -61,6 +61,7 @@ class BidirectionalDistillation(Distillation):
         >>> loss = student.loss(batch) + 0.5 * method(student, batch) + method.teacher_loss(student, batch)
     """
 
+    reads_whole = "scores of all items, for ranks of every item"
     divides = "interactions"
     needs = frozenset({"model"})
     default_weight = 0.5

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Student
-from rankdistill.losses.list_scores import catalogue_ranker
+from rankdistill.losses.whole_catalogue import catalogue_ranker
 from rankdistill.rankings import Rankings
 from rankdistill.rankings.ensemble import ensemble_rankings
 

@@ -9,8 +9,6 @@ from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import (
-    Ranker,
-    catalogue_ranker,
     list_scores,
     n_interactions,
     teacher_scores,
@@ -23,6 +21,7 @@ from rankdistill.losses.settings import (
     expect_reduction,
     fits_at_hand,
 )
+from rankdistill.losses.whole_catalogue import Ranker, catalogue_ranker
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import tournament_positions
 

@@ -23,9 +23,8 @@ class Distillation(nn.Module):
     """A distillation method.
 
     In a training loop: `begin_epoch(epoch, student)` before an epoch's first batch, `method(student, batch)` for
-    a scalar to add to the loss, times the method's weight. Trainable parts (experts, projectors) are ordinary
-    parameters: give them to the optimiser. All that a resume needs is in `state_dict`; `begin_epoch` after a
-    resume then goes on as if nothing had happened.
+    a scalar to add to the loss, times the method's weight. Trainable parts (experts, projectors) are ordinary parameters: give
+    them to the optimiser. All that a resume needs is in `state_dict`; `begin_epoch` then goes on as if nothing had happened.
 
     `needs` names what the teacher must provide, of "rankings", "scores", "user_vectors", "item_vectors",
     "checkpoints" (rankings of several moments of its training) and "model" (the teacher itself, which trains along).
@@ -33,13 +32,15 @@ class Distillation(nn.Module):
     `divides` says what processes that train together divide among themselves, so that their losses for the shares of a
     batch (`Batch.share`) add up to the whole batch's: "users", "interactions", "entities" (unique users and items),
     "gradients" (all compute the whole, each learns for its entities) or "nothing" (rank 0 has the whole, which all
-    compute). None: the method knows no shares, and is refused.
+    compute). None: the method knows no shares, and is refused. `reads_whole`: what it reads of a student's whole tables,
+    which no process has where they are divided by rows.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     default_weight: ClassVar[float] = 1.0
     default_base_weight: ClassVar[float] = 1.0  # of the student's own loss beside it; 0 where there is none
     divides: ClassVar[str | None] = None
+    reads_whole: ClassVar[str | None] = None
 
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Redraws, refreshes or advances for `epoch` (0-based). Called once per epoch, in order."""

@@ -12,6 +12,7 @@ from rankdistill.losses.batch import Batch, share_of, unique_users
 from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.list_scores import list_above_the_rest
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction, fits_at_hand
+from rankdistill.losses.whole_catalogue import list_above_the_catalogue
 from rankdistill.ops import complement_sample, position_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS
@@ -34,7 +35,7 @@ class DrawnLists(Distillation):
         rankings: Rankings,
         exclude: CSR,
         n_interesting: int = 40,
-        n_uninteresting: int = 40,
+        n_uninteresting: int | None = 40,
         temperature: float = 10.0,
         reduction: str = "sum",
         seed: int = 0,
@@ -47,7 +48,7 @@ class DrawnLists(Distillation):
                 f"{name}: expected exclude of {rankings.n_users} users × {rankings.n_items} items, as rankings; "
                 f"got {exclude.n_rows} × {exclude.n_columns}"
             )
-        expect_at_least(name, 0, n_interesting=n_interesting, n_uninteresting=n_uninteresting)
+        expect_at_least(name, 0, n_interesting=n_interesting, n_uninteresting=n_uninteresting or 0)
         expect_reduction(name, reduction)
         self.rankings, self.exclude = rankings, exclude.to("cpu")
         self.n_interesting, self.n_uninteresting = n_interesting, n_uninteresting
@@ -62,7 +63,7 @@ class DrawnLists(Distillation):
         U = self.rankings.n_users
         self._epoch, self._items, self._lengths = epoch, None, None
         if fits_at_hand(U):
-            items = torch.empty((U, self.n_interesting + self.n_uninteresting), dtype=torch.int32)
+            items = torch.empty((U, self.n_interesting + (self.n_uninteresting or 0)), dtype=torch.int32)
             lengths = torch.empty(U, dtype=torch.int64)
             for users in torch.arange(U).split(ROWS_PER_DRAW):
                 items[users], lengths[users] = self.draw(users)
@@ -70,7 +71,7 @@ class DrawnLists(Distillation):
 
     def draw(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """The epoch's items [n, K + L] int32 of users [n] on the CPU, and how many of the first K count."""
-        K, L = self.n_interesting, self.n_uninteresting
+        K, L = self.n_interesting, self.n_uninteresting or 0
         known = self.rankings.lengths[users].long()
         draw = {"seed": self.seed, "epoch": self._epoch}
         positions = position_sample(
@@ -102,6 +103,14 @@ class DrawnLists(Distillation):
             self._items, self._lengths = self._items.to(rows.device), self._lengths.to(rows.device)
         return self._items.index_select(0, rows).long(), self._lengths.index_select(0, rows)
 
+    def known(self, rows: Tensor) -> CSR:
+        """Of rows [n] what is excluded or in the teacher's list: all that is never drawn as uninteresting."""
+        here = rows.cpu()
+        lists, train = self.rankings.indices[here].long(), self.exclude.rows(here)
+        listed, (owners, items) = lists >= 0, train.pairs()
+        pairs = torch.cat([listed.nonzero()[:, 0], owners]), torch.cat([lists[listed], items])
+        return CSR.from_pairs(*pairs, len(here), train.n_columns).to(rows.device)
+
     def loss_of(self, student: Student, rows: Tensor, whole: Tensor) -> Tensor:
         """The loss of rows [n] int64, each once, of all rows of the batch."""
         items, lengths = self.drawn(rows)
@@ -110,6 +119,9 @@ class DrawnLists(Distillation):
         if self.reduction == "mean" and len(rows) < len(whole):
             known = self.rankings.lengths[whole.to(self.rankings.lengths.device)]
             total = ((known > 0).sum() * (self.n_interesting > 0)).to(rows.device)
+        if self.n_uninteresting is None:
+            known = self.known(rows)
+            return list_above_the_catalogue(name, student, rows, items, lengths, known, self.reduction, total)
         return list_above_the_rest(
             name, student, rows, items, self.n_interesting, lengths, self.reduction, self.swapped, total
         )

@@ -87,6 +87,10 @@ class DualCorrection(Distillation):
         self._epoch: int | None = None
         self._step = 0
 
+    @property
+    def reads_whole(self) -> str | None:
+        return "both tables, for ranks among the catalogue" if self.user_side.among == "catalogue" else None
+
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Compares rankings, every `period` epochs."""
         self._epoch, self._step = epoch, 0

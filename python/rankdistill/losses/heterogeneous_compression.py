@@ -65,6 +65,7 @@ class HeterogeneousCompression(Distillation):
         >>> loss = 0.01 * method(student, torch.tensor([0, 1]))
     """
 
+    reads_whole = "both tables, for masses of the catalogue with joined lists"
     divides = "users"
     needs = frozenset({"checkpoints"})
     default_weight = 1e-2

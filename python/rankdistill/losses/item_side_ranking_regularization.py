@@ -9,6 +9,7 @@ from rankdistill.data.csr import CSR
 from rankdistill.losses.batch import share_of, unique_users
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.drawn_lists import DrawnLists
+from rankdistill.losses.settings import expect_at_least
 from rankdistill.rankings import Rankings
 
 
@@ -85,6 +86,12 @@ class ItemSideRankingRegularization(Distillation):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        expect_at_least(
+            type(self).__name__,
+            0,
+            n_uninteresting=n_uninteresting,
+            n_uninteresting_users=n_uninteresting_users,
+        )
         exclude = CSR.from_any(exclude)
         self.item_weight = item_weight
         self.user_side = UserSide(

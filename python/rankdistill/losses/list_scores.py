@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from rankdistill import functional
-from rankdistill.data.csr import CSR
 from rankdistill.losses.batch import Batch, share_of
 from rankdistill.losses.distillation import Student
-from rankdistill.ops import embedding_plackett_luce, gathered_inner_product, inner_product_topk, masked_topk
-from rankdistill.ops.inner_product_topk import InnerProductTopK
-
-SCORES = 1 << 24  # of a student without vectors that exist at a time
-Ranker = Callable[..., InnerProductTopK]
+from rankdistill.ops import embedding_plackett_luce, gathered_inner_product
 
 
 def unique_rows(batch: Batch | Tensor) -> tuple[Tensor, Tensor]:
@@ -95,36 +88,9 @@ def list_above_the_rest(
             sparse_grad=getattr(student, "sparse_grad", False),
         )  # fmt: skip
         return functional.reduce_rows(op, losses, lengths > 0, reduction)
+    if hasattr(student, "list_losses"):
+        losses = student.list_losses(rows, columns, list_size, lengths, swapped)
+        return functional.reduce_rows(op, losses, lengths > 0, reduction)
     scores = list_scores(student, rows, columns, swapped)
     listed, rest = scores.split([list_size, columns.shape[1] - list_size], dim=1)
     return functional.relaxed_ranking_distillation(listed, rest, lengths, reduction)
-
-
-@torch.no_grad()
-def catalogue_ranker(student: Student, k: int) -> Ranker:
-    """A function of users [B] int64, and of what to leave out with a row for each: the student's k best items, on the CPU.
-
-    By its vectors and item biases where it has vectors, the items' read once and for all; else by its scores of all items,
-    2^24 at a time.
-    """
-    device = device_of(student)
-    if hasattr(student, "item_vectors"):
-        bias, items = getattr(student, "item_bias", None), student.item_vectors().cpu()
-        bias = None if bias is None else bias.cpu()
-
-        @torch.no_grad()
-        def by_vectors(users: Tensor, exclude: CSR | None = None) -> InnerProductTopK:
-            return inner_product_topk(student.user_vectors(users.to(device)).cpu(), items, k, exclude, bias)
-
-        return by_vectors
-    items = torch.arange(student.n_items, device=device)
-
-    @torch.no_grad()
-    def by_scores(users: Tensor, exclude: CSR | None = None) -> InnerProductTopK:
-        parts = []
-        for rows in torch.arange(len(users)).split(max(1, SCORES // max(1, len(items)))):
-            scores = student.score(users[rows].to(device), items.expand(len(rows), -1)).cpu()
-            parts.append(masked_topk(scores, k, None if exclude is None else exclude.rows(rows)))
-        return InnerProductTopK(*(torch.cat(part) for part in zip(*parts)))
-
-    return by_scores

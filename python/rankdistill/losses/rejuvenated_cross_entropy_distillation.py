@@ -9,7 +9,6 @@ from rankdistill import functional
 from rankdistill.functional.membership import is_in
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import (
-    catalogue_ranker,
     list_scores,
     n_interactions,
     reduce_interactions,
@@ -17,6 +16,7 @@ from rankdistill.losses.list_scores import (
     unique_rows,
 )
 from rankdistill.losses.settings import expect_begun, expect_reduction, expect_within
+from rankdistill.losses.whole_catalogue import catalogue_ranker
 from rankdistill.ops import weighted_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS, shared_position_weights

@@ -16,7 +16,8 @@ class RelaxedRankingDistillation(DrawnLists):
         rankings: the teacher's lists, train items excluded, for every user (the released code keeps 500 items).
         exclude: every user's train items: what is never drawn as uninteresting.
         n_interesting: K, positions drawn.
-        n_uninteresting: L, items drawn.
+        n_uninteresting: L, items drawn; None for the whole rest of the catalogue, exactly, by students whose scores are
+            inner products.
         temperature: of the position weights exp(−(position + 1)/temperature), dimensionless, > 0.
         reduction: "sum" (the paper's, to which published weights belong) or "mean" over users.
         seed: of the draws.

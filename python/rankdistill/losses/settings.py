@@ -36,7 +36,7 @@ def expect_options(op: str, what: str, options: Iterable[str], known: Iterable[s
 def expect_at_least(method: str, least: int, **settings: int) -> None:
     """Whole numbers by name, each `least` or more."""
     for setting, value in settings.items():
-        if value < least:
+        if value is None or value < least:
             raise ValueError(f"{method}: expected {setting} of {least} or more; got {value}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def facts_of(thing: Dataset | Distillation | nn.Module, name: str) -> dict[str, 
     for path, module in thing.named_modules():
         own = vars(module) | module._buffers | module._parameters
         for key, value in own.items():
-            if key.startswith("_"):
+            if key.startswith("_") or key in getattr(module, "differ", ()):
                 continue
             at = f"{name}.{path}.{key}" if path else f"{name}.{key}"
             if isinstance(value, (bool, int, float, str)) or value is None:
@@ -57,10 +58,10 @@ def hashed(*tensors: Tensor) -> str:
     return found.hexdigest()[:16]
 
 
-def checksum(module: nn.Module) -> int:
+def checksum(parameters: Iterable[Tensor]) -> int:
     """Of all parameters' bits; O(parameters), no copy."""
     total = 0
-    for at, parameter in enumerate(module.parameters()):
+    for at, parameter in enumerate(parameters):
         words = (
             parameter.detach()
             .contiguous()

@@ -9,6 +9,7 @@ from rankdistill.sharded.layout import Layout
 from rankdistill.sharded.scores import embedding_plackett_luce, gathered_inner_product
 from rankdistill.sharded.table import ReplicatedTable, ShardedTable, summed_parameters
 from rankdistill.sharded.topology import Side, full_topology_distillation
+from rankdistill.sharded.writing import write_tables
 
 __all__ = [
     "Layout",
@@ -27,4 +28,5 @@ __all__ = [
     "load_sharded",
     "save_sharded",
     "summed_parameters",
+    "write_tables",
 ]

@@ -21,6 +21,7 @@ from rankdistill.sharded.exchange import Ranks
 from rankdistill.sharded.table import ShardedTable
 
 FACTS = "facts.json"
+States = Mapping[str, Mapping[str, Tensor]]
 
 
 def save_sharded(
@@ -29,6 +30,8 @@ def save_sharded(
     optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
     facts: dict | None = None,
     group: dist.ProcessGroup | None = None,
+    *,
+    states: States | None = None,
 ) -> None:
     """Writes a model, its optimisers' state and JSON-able facts; every rank writes its own rows, rank 0 what all have.
 
@@ -38,6 +41,8 @@ def save_sharded(
         optimizers: by name; what they keep of a table's rows is divided as the rows are.
         facts: whatever else a resume needs, the same on all ranks: rank 0's are written.
         group: the tables' group.
+        states: more tensors, by a name that no optimiser has; those named as in the model's `state_dict`, such as its
+            best weights, are divided as there.
 
     Raises:
         OSError: rank 0's or this rank's; ConnectionError on the others.
@@ -58,7 +63,7 @@ def save_sharded(
             optimizer.catch_up()
     tensors = {
         key: divided(value, table, ranks)
-        for key, value, table in named_tensors(model, optimizers)
+        for key, value, table in named_tensors(model, optimizers, states or {})
         if table is None or table.n_rows
     }
     with quietly_alone(ranks):
@@ -79,12 +84,15 @@ def load_sharded(
     model: nn.Module,
     optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
     group: dist.ProcessGroup | None = None,
+    *,
+    states: dict[str, dict[str, Tensor]] | None = None,
 ) -> dict:
     """Puts back what `save_sharded` wrote, on any number of ranks and in any layout, and returns the facts.
 
     Args:
         folder: written by `save_sharded`. torch's index of it is a pickle: load folders that you trust.
         model, optimizers, group: made as for the save, for tables of the same sizes; values are replaced.
+        states: filled with what was saved as such, of tables this rank's rows; None expects that there are none.
 
     Raises:
         FileNotFoundError: no whole checkpoint there.
@@ -97,14 +105,12 @@ def load_sharded(
     folder, ranks, device = Path(folder), Ranks("load_sharded", group), next(model.parameters()).device
     optimizers = optimizers or {}
     with ranks.together(device):
-        former = folder.with_name(folder.name + ".former")
-        if not folder.exists() and former.exists():  # ended between two renames
-            folder = former
-        if not (folder / FACTS).exists():
+        folder = whole_one(folder)
+        facts = facts_in(folder)
+        if facts is None:
             raise FileNotFoundError(f"load_sharded: expected a checkpoint; got none in {folder}")
-        facts = json.loads((folder / FACTS).read_text())
         kept = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
-        parts = dict(rooms(model, optimizers, kept))
+        parts = dict(rooms(model, optimizers, kept, states is not None))
     tensors = {
         key: divided(room, table, ranks)
         for key, (room, table) in parts.items()
@@ -121,7 +127,24 @@ def load_sharded(
                 key.removeprefix(prefix): room for key, (room, _) in parts.items() if key.startswith(prefix)
             }
             load_optimizer_tensors(optimizer, own)
+    if states is not None:
+        for key, (room, _) in parts.items():
+            name, _, rest = key.partition("/")
+            if name and name not in optimizers:
+                states.setdefault(name, {})[rest] = room
     return facts
+
+
+def whole_one(folder: Path) -> Path:
+    """A checkpoint's folder, or the former one where a save ended between two renames."""
+    former = folder.with_name(folder.name + ".former")
+    return former if not folder.exists() and former.exists() else folder
+
+
+def facts_in(folder: Path) -> dict | None:
+    """The facts of the checkpoint in a folder; None where there is none."""
+    path = whole_one(folder) / FACTS
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 @contextmanager
@@ -152,12 +175,13 @@ def tables_by_index(
 
 
 def named_tensors(
-    model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+    model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], states: States
 ) -> Iterator[tuple[str, Tensor, ShardedTable | None]]:
     """(key, tensor, the table whose rows it has one row for each)."""
     tables = tables_of(model)
-    for name, value in model.state_dict().items():
-        yield f"/{name}", value, tables.get(name)
+    for group, named in {"": model.state_dict(), **states}.items():
+        for name, value in named.items():
+            yield f"{group}/{name}", value, tables.get(name)
     for name, optimizer in optimizers.items():
         by_index = tables_by_index(model, optimizer)
         for key, value in optimizer_tensors(optimizer).items():
@@ -166,9 +190,9 @@ def named_tensors(
 
 
 def rooms(
-    model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], kept: Mapping
+    model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], kept: Mapping, has_states: bool
 ) -> Iterator[tuple[str, tuple[Tensor, ShardedTable | None]]]:
-    """Where to read each tensor of a checkpoint to: the model's own tensors, and new ones for optimisers."""
+    """Where to read each tensor of a checkpoint to: the model's own tensors, and new ones for optimisers and states."""
     op, tables, sizes = "load_sharded", tables_of(model), {}
     for name, value in model.state_dict().items():
         table = tables.get(name)
@@ -176,7 +200,8 @@ def rooms(
         yield f"/{name}", (value, table)
     for key in sorted(set(kept) | set(sizes)):
         group, _, name = key.partition("/")
-        if key not in kept or (group and group not in optimizers) or (not group and key not in sizes):
+        unknown = group not in optimizers and not has_states if group else key not in sizes
+        if key not in kept or unknown:
             known = "the checkpoint" if key in sizes else "the model and its optimisers"
             raise ValueError(f"{op}: expected every tensor on both sides; got {key!r}, which {known} has not")
         size = tuple(kept[key].size)
@@ -184,10 +209,13 @@ def rooms(
             if size != tuple(sizes[key]):
                 raise ValueError(f"{op}: expected {key!r} of {tuple(sizes[key])}; got {size}")
             continue
-        parameter, table = tables_by_index(model, optimizers[group])[int(name.split(".")[0])]
-        table = table if size else None
+        device = "cpu"
+        if group in optimizers:
+            parameter, table = tables_by_index(model, optimizers[group])[int(name.split(".")[0])]
+            table, device = (table, parameter.device) if size else (None, "cpu")
+        else:
+            table = tables.get(name)
         shape = size if table is None else (len(table.rows), *size[1:])
-        device = parameter.device if size else "cpu"
         yield key, (torch.empty(shape, dtype=kept[key].properties.dtype, device=device), table)
 
 

@@ -8,10 +8,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rankdistill import functional
+from rankdistill import functional, ops
+from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch
+from rankdistill.ops.inner_product_topk import InnerProductTopK
+from rankdistill.rankings.distributed import distributed_inner_product_topk
+from rankdistill.sharded.catalogue import catalogue_plackett_luce
 from rankdistill.sharded.layout import Layout
-from rankdistill.sharded.scores import gathered_inner_product
+from rankdistill.sharded.scores import embedding_plackett_luce, gathered_inner_product
 from rankdistill.sharded.table import ReplicatedTable, ShardedTable
 
 
@@ -59,6 +63,7 @@ class ShardedFactorization(nn.Module):
         for name, value in (("n_users", n_users), ("n_items", n_items), ("width", width)):
             if value < 1:
                 raise ValueError(f"ShardedFactorization: expected {name} of 1 or more; got {value}")
+        self.init_std = init_std
         generator = torch.Generator().manual_seed(seed)
         settings = {"device": device, "sparse_grad": sparse_grad, "group": group}
         if replicate_users:
@@ -89,6 +94,15 @@ class ShardedFactorization(nn.Module):
         return [self.user_table.rows, self.item_table.rows]
 
     @property
+    def sparse_grad(self) -> bool:
+        """Whether the tables' gradients are sparse, of the rows that a batch touches."""
+        return self.item_table.sparse_grad
+
+    @sparse_grad.setter
+    def sparse_grad(self, sparse: bool) -> None:
+        self.user_table.sparse_grad = self.item_table.sparse_grad = sparse
+
+    @property
     def before_reading(self) -> Callable[[Tensor, Tensor | None], None] | None:
         """Called as before_reading(rows, positions) before rows are read, where a lazy optimiser has decay to catch up."""
         return self.item_table.before_reading
@@ -108,6 +122,33 @@ class ShardedFactorization(nn.Module):
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """[B, K] scores of items [B, K] int64 (-1 scores -inf) for users [B] int64."""
         return gathered_inner_product(self.user_vectors(users), self.item_table, items)
+
+    def list_losses(
+        self, rows: Tensor, columns: Tensor, list_size: int, lengths: Tensor, swapped: bool = False
+    ) -> Tensor:
+        """[n] of users [n] the Plackett–Luce losses of their first `list_size` items of [n, K + L] above the others; -1
+        past the list's length is none. Of items, and their users, where `swapped`."""
+        vectors = self.item_vectors(rows) if swapped else self.user_vectors(rows)
+        table = self.user_table if swapped else self.item_table
+        if isinstance(table, ShardedTable):
+            return embedding_plackett_luce(vectors, table, columns, list_size, lengths)
+        real = columns >= 0
+        scores = (vectors[real.nonzero()[:, 0]] * table.lookup(columns[real])).sum(1)
+        scores = scores.new_full(columns.shape, -torch.inf).masked_scatter(real, scores)
+        return ops.plackett_luce(scores[:, :list_size], scores[:, list_size:], lengths)
+
+    def catalogue_list_losses(self, users: Tensor, items: Tensor, lengths: Tensor, exclude: object) -> Tensor:
+        """[n] the losses of lists [n, K] above all other items but those of `exclude`, by row."""
+        return catalogue_plackett_luce(self.user_vectors(users), self.item_table, items, lengths, exclude)
+
+    @torch.no_grad()
+    def best_items(self, users: Tensor, k: int, exclude: CSR | None = None) -> InnerProductTopK:
+        """The k best items of users [B] int64, the same ones on all ranks, each of which ranks its own items."""
+        vectors, table = self.user_vectors(users), self.item_table
+        table.reading(None)
+        return distributed_inner_product_topk(
+            vectors, table.rows, k, exclude, first_item=table.own.start, group=table.ranks.group
+        )
 
     def loss(self, batch: Batch) -> Tensor:
         """BPR over the batch's pairs, summed; pairs whose negative is -1 do not count."""

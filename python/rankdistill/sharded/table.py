@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
@@ -31,6 +32,7 @@ class ShardedTable(nn.Module):
         rows: the parameter [n, D]; `layout`: which ids they are; `ranks`: the group, which counts the bytes it sends.
         before_reading: called as before_reading(rows, positions) before rows are read (None: all of them), where a
             lazy optimiser has decay to catch up.
+        differ: the names of what is not the same on all ranks.
 
     Raises:
         TypeError, ValueError: no float table; ranks whose D, dtype or sparse_grad differ.
@@ -43,6 +45,7 @@ class ShardedTable(nn.Module):
     """
 
     before_reading: Callable[[Tensor, Tensor | None], None] | None = None
+    differ: ClassVar[frozenset[str]] = frozenset({"rows"})
 
     def __init__(
         self, rows: Tensor, sparse_grad: bool = False, group: dist.ProcessGroup | None = None

@@ -1,0 +1,81 @@
+"""What a student says of the whole catalogue: lists above all the rest of it, and its best items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rankdistill import functional
+from rankdistill.data.csr import CSR
+from rankdistill.losses.distillation import Student
+from rankdistill.losses.list_scores import device_of
+from rankdistill.ops import catalogue_plackett_luce, inner_product_topk, masked_topk
+from rankdistill.ops.inner_product_topk import InnerProductTopK
+
+SCORES = 1 << 24  # of a student without vectors that exist at a time
+Ranker = Callable[..., InnerProductTopK]
+
+
+def list_above_the_catalogue(
+    op: str,
+    student: Student,
+    users: Tensor,
+    items: Tensor,
+    lengths: Tensor,
+    exclude: CSR,
+    reduction: str,
+    total: Tensor | None = None,
+) -> Tensor:
+    """`list_above_the_rest` of all items but those that `exclude` has for a user, by the student's vectors."""
+    if hasattr(student, "catalogue_list_losses"):
+        losses = student.catalogue_list_losses(users, items, lengths, exclude)
+    elif getattr(student, "scores_are_inner_products", False):
+        vectors = student.user_vectors(users), student.item_vectors()
+        losses = catalogue_plackett_luce(*vectors, items, lengths, exclude)
+    else:
+        got = type(student).__name__
+        raise TypeError(f"{op}: expected a student whose scores are inner products; got {got}")
+    if total is None or reduction == "sum":
+        return functional.reduce_rows(op, losses, lengths > 0, reduction)
+    return functional.reduce_rows(op, losses, lengths > 0, "sum") / total.clamp_min(1)
+
+
+@torch.no_grad()
+def catalogue_ranker(student: Student, k: int) -> Ranker:
+    """A function of users [B] int64, and of what to leave out with a row for each: the student's k best items, on the CPU.
+
+    By its `best_items` where it has these; by its vectors and item biases where it has vectors, the items' read once and for all; else by its scores of all items,
+    2^24 at a time.
+    """
+    device = device_of(student)
+    if hasattr(student, "best_items"):
+
+        def by_itself(users: Tensor, exclude: CSR | None = None) -> InnerProductTopK:
+            exclude = None if exclude is None else exclude.to(device)
+            return InnerProductTopK(
+                *(part.cpu() for part in student.best_items(users.to(device), k, exclude))
+            )
+
+        return by_itself
+    if hasattr(student, "item_vectors"):
+        bias, items = getattr(student, "item_bias", None), student.item_vectors().cpu()
+        bias = None if bias is None else bias.cpu()
+
+        @torch.no_grad()
+        def by_vectors(users: Tensor, exclude: CSR | None = None) -> InnerProductTopK:
+            return inner_product_topk(student.user_vectors(users.to(device)).cpu(), items, k, exclude, bias)
+
+        return by_vectors
+    items = torch.arange(student.n_items, device=device)
+
+    @torch.no_grad()
+    def by_scores(users: Tensor, exclude: CSR | None = None) -> InnerProductTopK:
+        parts = []
+        for rows in torch.arange(len(users)).split(max(1, SCORES // max(1, len(items)))):
+            scores = student.score(users[rows].to(device), items.expand(len(rows), -1)).cpu()
+            parts.append(masked_topk(scores, k, None if exclude is None else exclude.rows(rows)))
+        return InnerProductTopK(*(torch.cat(part) for part in zip(*parts)))
+
+    return by_scores
