@@ -31,9 +31,9 @@ from rankdistill.data import Dataset
 from rankdistill.files import SETTINGS, expect_settings, replacing, write_text
 from rankdistill.fitting import (
     bar,
-    first_process,
     fit,
     is_first_process,
+    keep_model,
     make_terms,
     open_dataset,
     trained_teachers,
@@ -61,7 +61,7 @@ from rankdistill.rankings.shards import remove_folder
 from rankdistill.rankings.tables import Table
 from rankdistill.report import Row, compared, markdown
 from rankdistill.run_report import run_report
-from rankdistill.trainer import CHECKPOINT, Trainer
+from rankdistill.trainer import CHECKPOINT, Trainer, held_by
 
 TEACHER_FILE = "teacher.safetensors"  # a teacher that trained along
 
@@ -174,9 +174,7 @@ def train_together(config: TrainConfig) -> None:
             dataset, config.model, training, (), folder, folder.name, config.progress, trajectory,
             device=config.device,
         )  # fmt: skip
-        with first_process() as writes:
-            if writes:
-                save_model(folder / MODEL_FILE, model, config.model.name, dataset)
+        keep_model(folder / MODEL_FILE, model, config.model.name, dataset)
         return model
 
     once_or_by_seed(config, dataset, train_one)
@@ -250,11 +248,9 @@ def distill_together(config: DistillConfig) -> None:
             base_weight=base_weight(chosen, config.base_weight), device=config.device,
         )  # fmt: skip
         trained.extend((folder / TEACHER_FILE, teacher) for teacher in trained_teachers(terms))
-        with first_process() as writes:
-            if writes:
-                save_model(folder / MODEL_FILE, model, config.student.name, dataset)
-                for teacher in trained_teachers(terms):
-                    save_model(folder / TEACHER_FILE, teacher, name_of(teacher), dataset)
+        keep_model(folder / MODEL_FILE, model, config.student.name, dataset)
+        for teacher in trained_teachers(terms):
+            keep_model(folder / TEACHER_FILE, teacher, name_of(teacher), dataset)
         return model
 
     once_or_by_seed(config, dataset, train_one)
@@ -447,9 +443,8 @@ def test_metrics(model, dataset: Dataset) -> dict[str, float]:
     if not len(getattr(dataset, part)):
         return {}
     with Processes.on_cpu("evaluate") as processes:
-        return evaluate_model(
-            model, getattr(dataset, part).csr(), dataset.held_out_exclude(part), processes=processes
-        )
+        held = held_by(model, processes)
+        return held.evaluate(processes, getattr(dataset, part).csr(), dataset.held_out_exclude(part))
 
 
 def print_metrics(metrics: dict[str, float]) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch import nn
+
+from rankdistill.checkpoint import FORMAT
 from rankdistill.config import DataConfig, MethodConfig, ModelConfig, TrainingConfig, TrajectoryConfig
 from rankdistill.data import Dataset, load
+from rankdistill.losses.settings import expect_options
 from rankdistill.methods import METHODS, Given, make_method
-from rankdistill.models.saved import build_model
+from rankdistill.models.saved import build_model, described_model, save_model
 from rankdistill.models.trajectory import Trajectory
 from rankdistill.rankings.distributed import Processes
 from rankdistill.rankings.progress import logged
+from rankdistill.sharded import ShardedFactorization, write_tables
+from rankdistill.sharded.checkpoint import tables_of
 from rankdistill.trainer import Term, Trainer
 
 
@@ -38,7 +45,7 @@ def fit(
     **more,
 ):
     """A trained model, its trainer and its history; `more` as for `Trainer`."""
-    made = build_model(model.name, dataset, model.width, training.seed, model.options).to(device)
+    made = built(model, dataset, training.seed).to(device)
     for _, method in terms:
         method.to(device)
     trainer = Trainer(
@@ -52,6 +59,28 @@ def fit(
         if writes and trajectory is not None:
             trajectory.finish(made, trainer.learned_epochs)
     return made, trainer, history
+
+
+def built(config: ModelConfig, dataset: Dataset, seed: int) -> nn.Module:
+    """A new model; with sharded tables this process's rows of it, with the values that it has whole."""
+    if not config.sharded:
+        return build_model(config.name, dataset, config.width, seed, config.options)
+    known = ("init_std", "replicate_users")
+    expect_options("build_model", "options", config.options, known, f" for sharded {config.name}")
+    return ShardedFactorization(dataset.n_users, dataset.n_items, config.width, seed, **config.options)
+
+
+def keep_model(path: Path, model: nn.Module, name: str, dataset: Dataset) -> None:
+    """Writes a trained model by rank 0, all processes together; divided tables as the whole ones that they are."""
+    if not tables_of(model):
+        with first_process() as writes:
+            if writes:
+                save_model(path, model, name, dataset)
+        return
+    facts, ids = described_model(model, name, dataset)
+    tables = {f"model/{side}_table": getattr(model, f"{side}_table") for side in ("user", "item")}
+    tensors = {f"ids/{key}": tensor for key, tensor in ids.items()}
+    write_tables(path, tables, tensors, {FORMAT: json.dumps(facts)})
 
 
 def make_terms(methods: Sequence[MethodConfig], given: Given) -> tuple[Term, ...]:

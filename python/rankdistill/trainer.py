@@ -32,6 +32,7 @@ from rankdistill.parallel.objective import Objective, Term, expect_divided
 from rankdistill.rankings.distributed import Processes
 from rankdistill.sampling import epoch_seed, sample_negatives, within_row_positions
 from rankdistill.sharded.checkpoint import tables_of
+from rankdistill.sharded.slices import CHECKPOINT as ROWS
 from rankdistill.sharded.slices import Slices
 
 logger = logging.getLogger("rankdistill")
@@ -383,6 +384,7 @@ class Trainer:
         with self._control.together():
             if self._is_first:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                self._expect_own_kind()
         read = self.held.load(self._control, self.folder, self.optimizers, self._expect_same)
         if read is not None:
             states, facts = read
@@ -400,6 +402,14 @@ class Trainer:
             if self._is_first:
                 # The log of an interrupted run may be ahead of its checkpoint, or end in half a line.
                 write_text(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in self.history))
+
+    def _expect_own_kind(self) -> None:
+        for name, kind in ((CHECKPOINT, "a whole model"), (ROWS, "tables divided by rows")):
+            if name != self.held.checkpoint and (self.folder / name).exists():
+                raise ValueError(
+                    f"Trainer: expected no checkpoint, or {self.held.checkpoint}, in {self.folder}; got {name}, of {kind}. "
+                    "Choose another folder"
+                )
 
     def _expect_same(self, facts: dict) -> None:
         """A checkpoint of this model and these settings."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from rankdistill.checkpoint import load_checkpoint, save_checkpoint
 from rankdistill.data.dataset import Dataset
@@ -49,6 +49,12 @@ def name_of(model: nn.Module) -> str:
 
 def save_model(path: str | os.PathLike, model: nn.Module, name: str, dataset: Dataset) -> None:
     """Writes a model, the ids that its rows are numbered by, and their hashes."""
+    facts, ids = described_model(model, name, dataset)
+    save_checkpoint(path, {"model": model.state_dict(), "ids": ids}, facts)
+
+
+def described_model(model: nn.Module, name: str, dataset: Dataset) -> tuple[dict, dict[str, Tensor]]:
+    """What is written beside a model's weights: facts to build it again, and the ids of its rows."""
     facts = {
         "model": name,
         "width": model.width,
@@ -58,8 +64,7 @@ def save_model(path: str | os.PathLike, model: nn.Module, name: str, dataset: Da
         "user_vocabulary": dataset.users.sha256,
         "item_vocabulary": dataset.items.sha256,
     }
-    ids = ids_as_tensor("user_ids", dataset.users.ids) | ids_as_tensor("item_ids", dataset.items.ids)
-    save_checkpoint(path, {"model": model.state_dict(), "ids": ids}, facts)
+    return facts, ids_as_tensor("user_ids", dataset.users.ids) | ids_as_tensor("item_ids", dataset.items.ids)
 
 
 def load_model(path: str | os.PathLike, dataset: Dataset) -> nn.Module:

@@ -27,6 +27,7 @@ class Copies:
     """
 
     read_alike = True  # several processes read the same rows of tables
+    checkpoint = CHECKPOINT
 
     def __init__(self, model: nn.Module, processes: Processes) -> None:
         self.model, self.processes = model, processes

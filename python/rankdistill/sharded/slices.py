@@ -33,6 +33,7 @@ class Slices:
     """
 
     read_alike = False
+    checkpoint = CHECKPOINT
 
     def __init__(self, model: nn.Module, processes: Processes) -> None:
         self.model, self.processes = model, processes
