@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from rankdistill import Batch, Rankings, RelaxedRankingDistillation
+from rankdistill import Batch, ItemSideRankingRegularization, Rankings, RelaxedRankingDistillation
 from rankdistill.data import CSR
 from rankdistill.functional import bayesian_personalized_ranking, relaxed_ranking_distillation
-from rankdistill.models import MatrixFactorization
+from rankdistill.models import MatrixFactorization, NeuralMatrixFactorization
 from tests.case import generator, randn
 from tests.conftest import GOLDEN
 
@@ -163,3 +163,37 @@ def test_bad_input(rankings, train):
     method.begin_epoch(0)
     with pytest.raises(IndexError):
         method(MatrixFactorization(U, N, 2), torch.tensor([U]))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_whole_catalogue_as_tail_is_every_uninteresting_item(reduction):
+    """None draws none: what it sums over is what a draw of all items that are neither known nor listed has."""
+    exclude = CSR.from_any(torch.rand(U, N, generator=generator(3)) < 0.1)
+    rankings = Rankings.from_scores(randn(U, N, seed=4), 20, exclude)
+    users, found = torch.tensor([4, 0, 4, 17]), []
+    for n_uninteresting in (None, N):
+        student = MatrixFactorization(U, N, 8, seed=5, init_std=0.5)
+        method = RelaxedRankingDistillation(
+            rankings, exclude, n_interesting=6, n_uninteresting=n_uninteresting, reduction=reduction
+        )
+        method.begin_epoch(0, student)
+        loss = method(student, users)
+        loss.backward()
+        found.append((loss.detach(), student.user_table.grad, student.item_table.grad))
+    for of_catalogue, of_draw in zip(*found, strict=True):
+        torch.testing.assert_close(of_catalogue, of_draw, rtol=1e-5, atol=1e-6)
+
+
+def test_the_whole_catalogue_needs_inner_products():
+    exclude = CSR.empty(U, N)
+    rankings = Rankings.from_scores(randn(U, N, seed=4), 20)
+    student = NeuralMatrixFactorization(U, N, 8)
+    method = RelaxedRankingDistillation(rankings, exclude, n_uninteresting=None)
+    method.begin_epoch(0, student)
+    expected = (
+        "RelaxedRankingDistillation: expected a student whose scores are inner products; got NeuralMatrix"
+    )
+    with pytest.raises(TypeError, match=expected):
+        method(student, torch.tensor([0]))
+    with pytest.raises(ValueError, match="expected n_uninteresting of 0 or more; got None"):
+        ItemSideRankingRegularization(rankings, rankings, exclude, n_uninteresting=None)

@@ -32,7 +32,7 @@ RUNS: dict[str, tuple[str | None, dict, dict, dict]] = {
     "mean rrd above the catalogue": ("rrd", CATALOGUE | {"reduction": "mean"}, {}, {}),
     "ftd": ("ftd", {}, {}, {}),
     "rrd under lazy_adam": ("rrd", {}, LAZY["lazy_adam"], {}),
-    "rd under lazy_sgd": ("rd", {}, LAZY["lazy_sgd"] | {"epochs": 6}, {}),
+    "rd under lazy_sgd": ("rd", {}, LAZY["lazy_sgd"] | {"epochs": 12}, {}),
     "ir-rrd, users replicated": ("ir-rrd", {}, {}, {"replicate_users": True}),
 }
 OTHERS = {
