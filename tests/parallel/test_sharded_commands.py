@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from rankdistill.cli import main
 from rankdistill.models import load_factors
 
+ROOT = Path(__file__).parents[2]
 SMALL = [
     "--data.options={n_users: 150, n_items: 120, mean_interactions: 15, min_interactions: 6, n_groups: 5}",
     "--progress=false",
@@ -44,6 +46,7 @@ def history(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_student_under_torchrun_is_that_of_one_process(teacher, tmp_path, capsys):
     """Distilled above the whole catalogue, in two parts; then ranked, exported and evaluated as any model."""
     distil = [
@@ -100,3 +103,25 @@ def test_what_is_for_whole_models_is_one_clear_line(arguments, message, teacher,
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_rank_holds_its_slice(tmp_path):
+    """Rows, two moments, the evaluation's copy, a checkpoint on its way: six slices at most; and writing no table."""
+    program = (
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "tests.parallel.sharded_memory",
+    )
+    done = subprocess.run(
+        [sys.executable, *program, str(tmp_path)], env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT, timeout=200,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert 3 * found["slice"] < found["trained"] < 6 * found["slice"]
+        assert found["written"] < 3 * (32 << 20), "pieces of 32 MiB"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rankdistill import data, functional, ops, sharded
 from rankdistill.metrics import evaluate
-from rankdistill.models import MatrixFactorization
+from rankdistill.models import MatrixFactorization, load_factors
 from tests.robust import sharded_ranks
 from tests.robust.sharded_ranks import CUTS, OPS, SPLITS, STEPS, TRAININGS, B, D, K, N, U, batch, numbers
 
@@ -321,7 +321,8 @@ def test_a_rank_holds_its_rows_and_their_optimiser():
 
 @pytest.mark.parametrize("public", sharded.__all__)
 def test_examples_give_what_they_show(public):
-    names = {name: getattr(sharded, name) for name in sharded.__all__} | {"torch": torch, "data": data}
+    names = {name: getattr(sharded, name) for name in sharded.__all__}
+    names |= {"torch": torch, "data": data, "load_factors": load_factors}
     runner, report = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE), []
     for example in doctest.DocTestFinder().find(getattr(sharded, public), public, globs=names):
         runner.run(example, out=report.append)
