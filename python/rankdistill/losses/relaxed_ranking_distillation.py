@@ -27,6 +27,7 @@ class RelaxedRankingDistillation(DrawnLists):
 
     Cost:
         An epoch's draw: O(U·(list length + L·log)) time, 4·U·(K + L) bytes. A batch: K + L scores per unique user.
+        With the whole catalogue O(B·N·D) time for B unique users, no [B, N].
 
     Forms:
         The paper's second sum begins at j = K, which counts an item twice; the released code, and this, sum the L

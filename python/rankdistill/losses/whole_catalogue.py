@@ -46,8 +46,8 @@ def list_above_the_catalogue(
 def catalogue_ranker(student: Student, k: int) -> Ranker:
     """A function of users [B] int64, and of what to leave out with a row for each: the student's k best items, on the CPU.
 
-    By its `best_items` where it has these; by its vectors and item biases where it has vectors, the items' read once and for all; else by its scores of all items,
-    2^24 at a time.
+    By its `best_items` where it has these; by its vectors and item biases where it has vectors, the items' read once and for
+    all; else by its scores of all items, 2^24 at a time.
     """
     device = device_of(student)
     if hasattr(student, "best_items"):
