@@ -4,7 +4,7 @@
 
 Student D = 20 of a teacher D = 200, batches of 1024. Loops are interleaved, one epoch of each in turn. Methods of `EXCERPTS` run
 the first batches of an epoch, and their times are multiplied; those that are matrix products for the most part stand beside the
-time of these products alone, at the rate of a large one in the same run. The first epoch, where lists are drawn and tables
+time of these products alone, each as torch computes it in the same run, and at the rate of a large one. The first epoch, where lists are drawn and tables
 made, is a column of its own. What a method's knowledge costs before the first epoch (rankings, graphs) is not counted.
 """
 
@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -57,30 +58,51 @@ class Loop:
     def train_epoch(self, epoch: int) -> None:
         self.trainer.train_epoch(self.start + epoch)
 
-    def products(self) -> float:
-        """Floating-point operations of an epoch's products in networks, forward and backward; 0 where there are none."""
-        methods = [term.method for term in self.trainer.terms if isinstance(term.method, NETWORKS)]
-        if not methods:
-            return 0.0
-        columns = self.trainer._epoch_interactions(0)
-        parts = zip(*(part.split(self.trainer.config.batch_size) for part in columns))
-        return self.times * sum(
-            network_products(method, self.trainer.model, Batch(*part)) for part in parts for method in methods
-        )
+    def products(self) -> list[Product]:
+        """Those of the networks for the first batch."""
+        rows = slice(self.trainer.config.batch_size)
+        batch = Batch(*(column[rows] for column in self.trainer._epoch_interactions(0)))
+        terms = self.trainer.terms
+        return [p for term in terms for p in network_products(term.method, self.trainer.model, batch)]
+
+
+class Product(NamedTuple):
+    """How often matrices [rows, inner] and [inner, columns] are multiplied."""
+
+    rows: int
+    inner: int
+    columns: int
+    times: int = 1
+
+    @property
+    def operations(self) -> float:
+        return 2.0 * self.rows * self.inner * self.columns * self.times
+
+    def seconds(self) -> float:
+        a, b = torch.ones(self.rows, self.inner), torch.ones(self.inner, self.columns)
+        out = torch.empty(self.rows, self.columns)
+        taken = []
+        for _ in range(4):
+            started = time.perf_counter()
+            torch.mm(a, b, out=out)
+            taken.append(time.perf_counter() - started)
+        return statistics.median(taken[1:]) * self.times
 
 
 @torch.no_grad()
-def network_products(method: Distillation, student, batch: Batch) -> float:
-    """Floating-point operations of a batch's products in a method's networks, forward and backward."""
+def network_products(method: Distillation, student, batch: Batch) -> list[Product]:
+    """A batch's products in a method's networks, forward and backward."""
     if not isinstance(method, NETWORKS):
-        return 0.0
+        return []
     together = isinstance(method, HierarchicalTopologyDistillation)
     sides = method.together(student, batch) if together else method.sides(student, batch)
-    D_t, D_s, total = method.teacher_width, student.width, 0.0
+    D_t, D_s, found = method.teacher_width, student.width, []
     for rows in sides:
         n = len(rows.ids)
         if isinstance(method, PersonalizedHintRegression):
-            total += n * len(method.bias_in) * (4 * D_t + 6 * D_t * D_s)  # the condition gets no gradient
+            H, out = len(method.bias_in), D_t * D_s
+            found += [Product(n, D_t, H), Product(H, n, D_t)]  # the condition gets no gradient
+            found += [Product(n, H, out), Product(out, n, H), Product(n, out, H)]
             continue
         experts = getattr(method, rows.side)
         if isinstance(method, FrequencyDistillation):
@@ -88,8 +110,9 @@ def network_products(method: Distillation, student, batch: Batch) -> float:
         else:
             experts = experts.experts
         M, H = experts.bias_in.shape
-        total += 6 * n * M * H * (D_s + D_t)
-    return total
+        for into, out in ((D_s, H), (H, D_t)):
+            found += [Product(n, into, out, M), Product(out, n, into, M), Product(n, out, into, M)]
+    return found
 
 
 def loops(methods: list[str]) -> dict:
@@ -107,44 +130,43 @@ def loops(methods: list[str]) -> dict:
     return made | ({COLD: loop("htd", EPOCHS_TO_COLD)} if "htd" in methods else {})
 
 
-def rate() -> float:
-    """Floating-point operations a second of a large product."""
-    a, b = torch.ones(2048, 2048), torch.ones(2048, 2048)
-    started = time.perf_counter()
-    a @ b
-    return 2 * 2048**3 / (time.perf_counter() - started)
-
-
-def timed(options: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each loop's epochs, and those that its products alone would take."""
+def timed(options: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, tuple[float, float]]]:
+    """Seconds of each loop's epochs, and of its products: alone, and at the rate of a large one."""
     times: dict[str, list[float]] = {}
-    made, rates = loops(options.methods), []
-    running = dict(made)
+    made, rates, alone = loops(options.methods), [], {}
+    running, large = dict(made), Product(2048, 2048, 2048)
+    work = {name: loop.products() for name, loop in made.items() if isinstance(loop, Loop) and name != COLD}
     for epoch in range(options.rounds + 1):
-        rates.append(rate())
+        rates.append(large.operations / large.seconds())
         for name, loop in list(running.items()):
+            if work.get(name):
+                alone.setdefault(name, []).append(sum(product.seconds() for product in work[name]))
             started = time.perf_counter()
             loop.train_epoch(epoch)
             times.setdefault(name, []).append((time.perf_counter() - started) * getattr(loop, "times", 1.0))
             print(f"epoch {epoch}: {name}: {times[name][-1]:.3f} s", flush=True)
             if times[name][0] > SLOW and getattr(loop, "times", 1.0) == 1.0:
                 del running[name]
-    made.pop(COLD, None)  # one expert a row: its products are not what it takes
-    work = {name: loop.products() for name, loop in made.items() if isinstance(loop, Loop)}
-    return times, {name: n / statistics.median(rates) for name, n in work.items() if n}
+    found = {}
+    for name, batches in alone.items():
+        trainer = made[name].trainer
+        n = len(trainer.dataset.train) / trainer.config.batch_size
+        at_rate = sum(product.operations for product in work[name]) / statistics.median(rates)
+        found[name] = n * statistics.median(batches), n * at_rate
+    return times, found
 
 
-def page(times: dict[str, list[float]], products: dict[str, float], threads: int) -> str:
+def page(times: dict[str, list[float]], products: dict[str, tuple[float, float]], threads: int) -> str:
     usual = {name: statistics.median(values[1:] or values) for name, values in times.items()}
     lines = [
         f"# Seconds per epoch on CiteULike, D = 20, batch 1024, {threads} thread{'s' * (threads > 1)}", "",
-        "| loop | median s | fastest | slowest | first epoch | × plain torch | own products, s | × own products |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| loop | median s | fastest | slowest | first epoch | × plain torch | own products, s | × these | at 2048³, s | × these |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
     for name, (first, *later) in times.items():
         later = later or [first]
-        own = products.get(name)
-        beside = f"{own:.2f} | {usual[name] / own:.2f}" if own else " | "
+        own = products.get(name, ())
+        beside = " | ".join(f"{s:.2f} | {usual[name] / s:.2f}" for s in own) or " | | | "
         lines.append(
             f"| {name} | {usual[name]:.3f} | {min(later):.3f} | {max(later):.3f} | {first:.3f} "
             f"| {usual[name] / usual[PLAIN]:.2f} | {beside} |"
@@ -152,8 +174,9 @@ def page(times: dict[str, list[float]], products: dict[str, float], threads: int
     rounds = max(len(values) for values in times.values()) - 1
     notes = (
         "Sampling is included; loops interleaved, one epoch of each in turn. Untrained tables: times do not depend on them. "
-        f"{', '.join(name for name in EXCERPTS if name in times)}: by {BATCHES} batches of each epoch. Own products: of the "
-        "method's networks, forward and backward, at the rate of a 2048³ product in the same run."
+        f"{', '.join(name for name in EXCERPTS if name in times)}: by {BATCHES} batches of each epoch. Own products: those of "
+        "the method's networks, forward and backward, each alone by torch.mm in turn with the epochs (those of the first batch, "
+        "times the batches); and at the rate of a 2048³ product in the same run."
     )
     command = (
         f"`RANKDISTILL_DATA=… python -m benchmarks.citeulike_epochs --threads {threads} --rounds {rounds}`"

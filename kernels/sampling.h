@@ -119,12 +119,16 @@ RANKDISTILL_HD double exponential(uint32_t word) {
   return -stated_log((static_cast<double>(word) + 0.5) * 2.3283064365386962890625e-10);
 }
 
-// The key whose `count` largest are a draw without replacement in proportion to the weights: the rate of an exponential
-// race over the time that it takes. Weights are kept where no quotient overflows or is subnormal.
-RANKDISTILL_HD double weighted_key(uint32_t word, double weight) {
+// A weight, kept where no quotient by an exponential variate overflows or is subnormal.
+RANKDISTILL_HD double kept_weight(double weight) {
   constexpr double kLeast = 9.332636185032189e-302, kMost = 1.0463951242053392e298;  // 2^-1000, 2^990
-  const double kept = weight < kLeast ? kLeast : weight > kMost ? kMost : weight;
-  return drawable(weight) ? kept / exponential(word) : kNoKey;
+  return weight < kLeast ? kLeast : weight > kMost ? kMost : weight;
+}
+
+// The key whose `count` largest are a draw without replacement in proportion to the weights: the rate of an exponential
+// race over the time that it takes.
+RANKDISTILL_HD double weighted_key(uint32_t word, double weight) {
+  return drawable(weight) ? kept_weight(weight) / exponential(word) : kNoKey;
 }
 
 // A position in [0, length) with probability in proportion to exp(−position/temperature); length > 0. Short

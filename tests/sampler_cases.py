@@ -241,6 +241,8 @@ def weighted_samples(dtype):
     beside = torch.full((30, 70), large, dtype=dtype)
     beside[:, :35] = small
     yield Sample("smallest beside largest", (users, beside, 40), draw)
+    skewed = (5 * randn(6, 700, seed=4, dtype=dtype)).exp()
+    yield Sample("skewed, far more than are drawn", (users[:6], skewed, 40), draw)
     yield Sample("equal weights", (users, torch.ones(30, 70, dtype=dtype), 9), draw)
     yield Sample("all zero", (users, torch.zeros(30, 5, dtype=dtype), 3), draw)
     yield Sample("M = 0", (users, torch.zeros(30, 0, dtype=dtype), 3), draw)

@@ -40,8 +40,9 @@ inline int64_t count_at_least(const Key* keys, int64_t count, Key bound) {
   return total;
 }
 
-// The rank-th largest (1 is the largest) of count < 2^31 keys; 1 <= rank <= count.
-template <class T>
+// The rank-th largest (1 is the largest) of count < 2^31 keys; 1 <= rank <= count. Not Exact: any bound that rank keys
+// reach and no more, which takes a fifth of the steps, or the rank-th largest where equal ones leave no such bound.
+template <class T, bool Exact = true>
 inline typename OrderKey<T>::type kth_largest(const typename OrderKey<T>::type* keys, int64_t count, int64_t rank) {
   typedef typename OrderKey<T>::type Key;
   typedef typename OrderKey<T>::bits Bits;
@@ -58,7 +59,9 @@ inline typename OrderKey<T>::type kth_largest(const typename OrderKey<T>::type* 
   Bits bound = (static_cast<Bits>(high) ^ sign) & ~((static_cast<Bits>(2) << bit) - 1);
   for (; bit >= 0; --bit) {
     const Bits tried = bound | (static_cast<Bits>(1) << bit);
-    if (count_at_least(keys, count, static_cast<Key>(tried ^ sign)) >= rank) bound = tried;
+    const int64_t reached = count_at_least(keys, count, static_cast<Key>(tried ^ sign));
+    if (!Exact && reached == rank) return static_cast<Key>(tried ^ sign);
+    if (reached >= rank) bound = tried;
   }
   return static_cast<Key>(bound ^ sign);
 }

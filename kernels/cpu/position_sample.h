@@ -2,6 +2,7 @@
 #pragma once
 #include <stdlib.h>
 
+#include "kernels/cpu/order.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/sampling.h"
 
@@ -32,40 +33,14 @@ inline void position_words(uint32_t* words, int64_t begin, int64_t end, uint32_t
   }
 }
 
-// The value with exactly `rank` larger ones among distinct-enough keys: keys is reordered.
-inline double kth_largest(double* keys, int64_t count, int64_t k) {
-  int64_t low = 0, high = count - 1;
-  while (low < high) {
-    const double pivot = keys[(low + high) >> 1];
-    int64_t i = low, j = high;
-    while (i <= j) {
-      while (keys[i] > pivot) ++i;
-      while (keys[j] < pivot) --j;
-      if (i <= j) {
-        const double swapped = keys[i];
-        keys[i++] = keys[j];
-        keys[j--] = swapped;
-      }
-    }
-    if (k - 1 <= j) high = j;
-    else if (k - 1 >= i) low = i;
-    else break;
-  }
-  return keys[k - 1];
-}
-
 // The positions at[i] of the K largest of `count` keys, K <= count, in the order of i; equal keys go to the lower i.
-inline void take_largest(const double* keys, double* reordered, const int64_t* at, int64_t count, int64_t K,
-                         int64_t* out) {
-  if (K == 0) return;
-  memcpy(reordered, keys, static_cast<size_t>(count) * sizeof(double));
-  const double threshold = kth_largest(reordered, count, K);
-  int64_t above = 0;
-  for (int64_t i = 0; i < count; ++i) above += keys[i] > threshold;
-  int64_t ties = K - above;
-  int64_t chosen = 0;
+inline void take_largest(const int64_t* keys, const int64_t* at, int64_t count, int64_t K, int64_t* out) {
+  if (K == count) memcpy(out, at, static_cast<size_t>(K) * sizeof(int64_t));
+  if (K == 0 || K == count) return;
+  const int64_t bound = kth_largest<double, false>(keys, count, K);
+  int64_t ties = K - count_at_least(keys, count, bound + 1), chosen = 0;
   for (int64_t i = 0; i < count && chosen < K; ++i)
-    if (keys[i] > threshold || (keys[i] == threshold && ties-- > 0)) out[chosen++] = at[i];
+    if (keys[i] > bound || (keys[i] == bound && ties-- > 0)) out[chosen++] = at[i];
 }
 
 // Returns false where scratch memory could not be had.
@@ -74,13 +49,12 @@ inline bool position_sample(const int64_t* users, const int64_t* lengths, int64_
   int failed = 0;
   parallel_chunks(R, 16, [=, &failed](int64_t begin, int64_t end, int) {
     const int64_t room = longest + 8 * kBlocks;
-    double* keys = static_cast<double*>(malloc(static_cast<size_t>(room) * 28));
+    int64_t* keys = static_cast<int64_t*>(malloc(static_cast<size_t>(room) * 20));
     if (keys == nullptr) {
       __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
       return;
     }
-    double* reordered = keys + room;
-    int64_t* at = reinterpret_cast<int64_t*>(reordered + room);
+    int64_t* at = keys + room;
     uint32_t* words = reinterpret_cast<uint32_t*>(at + room);
     for (int64_t r = begin; r < end; ++r) {
       int64_t* out = positions + r * K;
@@ -95,11 +69,10 @@ inline bool position_sample(const int64_t* users, const int64_t* lengths, int64_
       int64_t count = (K + K / 2 + 4 * kBlocks - 1) / (4 * kBlocks) * (4 * kBlocks);
       if (count > length) count = length;
       position_words(words, 0, count, user, epoch, stream, seed);
-      for (int64_t i = 0; i < count; ++i) keys[i] = position_key(words[i], i, temperature);
+      for (int64_t i = 0; i < count; ++i) keys[i] = order_key(position_key(words[i], i, temperature));
       for (int64_t i = 0; i < count; ++i) at[i] = i;
       if (count < length) {
-        memcpy(reordered, keys, static_cast<size_t>(count) * sizeof(double));
-        const double bound = kth_largest(reordered, count, K) - 1e-6;
+        const double bound = score_of_key<double>(kth_largest<double, false>(keys, count, K)) - 1e-6;
         // A key at position i above the bound needs a Gumbel variate above g = bound + (i + 1)/T, hence a word w
         // with 2^32 - w < 2^32·e^-g + 1: few words reach that, and none once g exceeds 22.88.
         const double reach = temperature * (22.89 - bound);
@@ -110,11 +83,11 @@ inline bool position_sample(const int64_t* users, const int64_t* lengths, int64_
         double share = 4294967296.0 * (1 + 1e-6) * __builtin_exp(-(bound + static_cast<double>(first + 1) / temperature));
         for (int64_t i = first; i < end_of_reach; ++i, share *= ratio) {
           if (4294967296.0 - words[i] > share + 1) continue;
-          keys[count] = position_key(words[i], i, temperature);
+          keys[count] = order_key(position_key(words[i], i, temperature));
           at[count++] = i;
         }
       }
-      take_largest(keys, reordered, at, count, K, out);
+      take_largest(keys, at, count, K, out);
     }
     free(keys);
   });

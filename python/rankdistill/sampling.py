@@ -194,7 +194,9 @@ def within_group_pairs(
 
 def ranks_among_themselves(scores: Tensor) -> Tensor:
     """The rank (0 is best) of each of a row's scores [R, K] among them; equal scores: the earlier column first."""
-    return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, ranks)
 
 
 def rank_discrepancy_weights(student_ranks: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
@@ -214,8 +216,8 @@ def rank_discrepancy_weights(student_ranks: Tensor, sharpness: float) -> tuple[T
         Lee & Kim, DCD, CIKM 2021, equations 4 to 7, as released.
     """
     delta = student_ranks - torch.arange(student_ranks.shape[1], device=student_ranks.device)
-    scaled = delta.float() * sharpness
-    return scaled.clamp_min(0).tanh(), (-scaled).clamp_min(0).tanh()
+    signed = (delta.float() * sharpness).tanh()
+    return signed.clamp_min(0), (-signed).clamp_min(0)
 
 
 def bidirectional_weights(

@@ -25,9 +25,9 @@ def _(users, weights, n_samples, seed, epoch, stream):
 
 def check_rows(users: Tensor, weights: Tensor) -> None:
     checks.check_indices(OP, "users", users, 0, 2**32)
-    bad = ~((weights >= 0) & (weights < torch.inf))
-    if bool(bad.any()):
-        r, i = bad.nonzero()[0].tolist()
+    least, most = weights.aminmax() if weights.numel() else (0.0, 0.0)
+    if not (least >= 0 and most < torch.inf):  # NaN is neither
+        r, i = (~((weights >= 0) & (weights < torch.inf))).nonzero()[0].tolist()
         raise ValueError(
             f"{OP}: expected weights in [0, inf); got {float(weights[r, i])} at position [{r}, {i}]"
         )
