@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from rankdistill import trainer
 from rankdistill.cli import main
 from rankdistill.losses import RelaxedRankingDistillation
+from rankdistill.parallel import copies
 from rankdistill.tuning import Range, best_of, ranges_of, search
 from tests.process import kill_at_line
 
@@ -179,15 +179,15 @@ def command(teacher, out, *more) -> list[str]:
 @needs_optuna
 def test_the_command_looks_at_validation_alone(teacher, tmp_path, monkeypatch, capsys):
     looked_at = []
-    real = trainer.evaluate
+    real = copies.evaluate
     monkeypatch.setattr(
-        trainer,
+        copies,
         "evaluate",
         lambda model, truth, *rest, **options: (
             looked_at.append(truth.indices) or real(model, truth, *rest, **options)
         ),
     )
-    monkeypatch.setattr("rankdistill.commands.evaluate_model", pytest.fail)
+    monkeypatch.setattr("rankdistill.commands.test_metrics", pytest.fail)
     arguments = command(
         teacher, tmp_path, "--trials=3", "--search={n_interesting: [5, 20], student.width: {choices: [3, 6]}}"
     )
