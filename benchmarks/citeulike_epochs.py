@@ -60,10 +60,12 @@ class Loop:
 
     def products(self) -> list[Product]:
         """Those of the networks for the first batch."""
+        methods = [term.method for term in self.trainer.terms if isinstance(term.method, NETWORKS)]
+        if not methods:
+            return []
         rows = slice(self.trainer.config.batch_size)
         batch = Batch(*(column[rows] for column in self.trainer._epoch_interactions(0)))
-        terms = self.trainer.terms
-        return [p for term in terms for p in network_products(term.method, self.trainer.model, batch)]
+        return [p for method in methods for p in network_products(method, self.trainer.model, batch)]
 
 
 class Product(NamedTuple):
@@ -92,8 +94,6 @@ class Product(NamedTuple):
 @torch.no_grad()
 def network_products(method: Distillation, student, batch: Batch) -> list[Product]:
     """A batch's products in a method's networks, forward and backward."""
-    if not isinstance(method, NETWORKS):
-        return []
     together = isinstance(method, HierarchicalTopologyDistillation)
     sides = method.together(student, batch) if together else method.sides(student, batch)
     D_t, D_s, found = method.teacher_width, student.width, []

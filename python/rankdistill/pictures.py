@@ -116,7 +116,10 @@ def draw_panels(
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
                 axes.set_ylim(bottom=0)
             axes.grid(True)
-            axes.legend(fontsize=8)
+            if len(panel.curves) > 5:  # no room for it between them
+                axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+            else:
+                axes.legend(fontsize=8)
         arranged(figure)
     return Picture(name, alt, figure)
 
