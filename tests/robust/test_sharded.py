@@ -39,7 +39,7 @@ class Ranks:
         return found
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, 4])
 def ranks(request, tmp_path_factory) -> Ranks:
     world, folder = request.param, tmp_path_factory.mktemp("ranks")
     model, optimizer = sharded_ranks.begun(1)
