@@ -314,7 +314,7 @@ def bytes_of_the_catalogue(rank: int, world: int) -> list[tuple[int, int]]:
     for n in (N, 10 * N):
         table = sharded.ShardedTable.normal(n, D, torch.Generator().manual_seed(0))
         before = table.ranks.bytes_sent
-        listed = here.ended * (n // N)  # the same owners
+        listed = here.ended * (n // N)  # about the same owners
         with Wire() as wire:
             sharded.catalogue_plackett_luce(here.users, table, listed.clamp_min(-1)).sum().backward()
         found.append((wire.bytes, table.ranks.bytes_sent - before))

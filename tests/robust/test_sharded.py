@@ -283,23 +283,24 @@ def test_topology_sends_gram_matrices_and_ids(ranks):
 
 
 def test_the_catalogue_sends_users_and_lists_whatever_the_number_of_items(ranks):
-    splits, whole = SPLITS["uneven"][ranks.world], batch()
-    cuts, W = torch.tensor(CUTS["even"][ranks.world]), ranks.world
-    for rank, (few, many) in enumerate(ranks.every("bytes")):
-        assert few[0] == few[1], "the table's own count"
+    splits, W = SPLITS["uneven"][ranks.world], ranks.world
+    for rank, found in enumerate(ranks.every("bytes")):
         own = slice(splits[rank], splits[rank + 1])
-        lists = whole["ended"]
-        owner = torch.bucketize(lists, cuts[1:], right=True)
-        others_rows = B - (own.stop - own.start)
-        to_others = int((lists[own] >= 0).sum() - ((lists[own] >= 0) & (owner[own] == rank)).sum())
-        here = (lists >= 0) & (owner == rank)
-        from_others = int(here.sum() - here[own].sum())
         rows = own.stop - own.start
-        # agreement; users there, their gradients back; list sizes; ids and gradients there, scores back; masses, both
-        expected = (W - 1) * 8 * (2 * W + 6) + 4 * D * ((W - 1) * rows + others_rows)
-        expected += (W - 1) * 4 * rows + 8 * to_others + 4 * from_others + 4 * ((W - 1) * rows + others_rows)
-        assert few[0] == expected
-        assert many[0] == expected
+        for (sent, counted), times in zip(found, (1, 10), strict=True):
+            assert sent == counted, "the table's own count"
+            lists = batch()["ended"] * times
+            cuts = torch.tensor(sharded.Layout.even(N * times, W).starts)
+            owner = torch.bucketize(lists, cuts[1:], right=True)
+            here, others_rows = (lists >= 0) & (owner == rank), B - rows
+            to_others = int((lists[own] >= 0).sum() - here[own].sum())
+            from_others = int(here.sum() - here[own].sum())
+            # agreement; users there, their gradients back; list sizes; ids and gradients there, scores back; masses, both
+            expected = (W - 1) * 8 * (2 * W + 6) + 4 * D * ((W - 1) * rows + others_rows)
+            expected += (
+                (W - 1) * 4 * rows + 8 * to_others + 4 * from_others + 4 * ((W - 1) * rows + others_rows)
+            )
+            assert sent == expected
 
 
 def test_a_rank_that_ends_is_an_error_on_the_others(ranks):
