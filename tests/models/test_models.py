@@ -15,7 +15,7 @@ from rankdistill.config import TrainingConfig
 from rankdistill.data import Dataset, generate
 from rankdistill.data.interactions import Interactions
 from rankdistill.data.vocabulary import Vocabulary
-from rankdistill.losses.list_scores import catalogue_ranker
+from rankdistill.losses.whole_catalogue import catalogue_ranker
 from rankdistill.methods import Given, make_method
 from rankdistill.metrics import evaluate
 from rankdistill.models.kinds import MODELS, model_settings
