@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
+
 
 def python(*args: str, **variables: str) -> subprocess.CompletedProcess:
     """Runs `python *args` away from the source tree, with no RANKDISTILL_* set but those in `variables`."""
@@ -22,6 +24,24 @@ def python(*args: str, **variables: str) -> subprocess.CompletedProcess:
         timeout=120,
         check=False,
     )
+
+
+def start_ranks(module: str, size: int, folder: Path) -> list[subprocess.Popen]:
+    """`python -m module RANK SIZE FOLDER` for every rank, side by side."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", module, str(rank), str(size), str(folder)], cwd=folder, env=environment,
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(size)
+    ]  # fmt: skip
+
+
+def expect_ended(processes: list[subprocess.Popen], timeout: float = 240) -> None:
+    """Waits for all; each must exit with 0."""
+    ended = [(process.communicate(timeout=timeout)[1], process.returncode) for process in processes]
+    assert all(status == 0 for _, status in ended), [text for text, _ in ended]
 
 
 def output(code: str, **variables: str) -> str:

@@ -41,7 +41,7 @@ inline int64_t count_at_least(const Key* keys, int64_t count, Key bound) {
 }
 
 // The rank-th largest (1 is the largest) of count < 2^31 keys; 1 <= rank <= count. Not Exact: any bound that rank keys
-// reach and no more, which takes a fifth of the steps, or the rank-th largest where equal ones leave no such bound.
+// reach and no more, which takes fewer steps, or the rank-th largest where equal ones leave no such bound.
 template <class T, bool Exact = true>
 inline typename OrderKey<T>::type kth_largest(const typename OrderKey<T>::type* keys, int64_t count, int64_t rank) {
   typedef typename OrderKey<T>::type Key;

@@ -69,7 +69,8 @@ class Trainer:
             torch.distributed's. The model's loss must be a sum over interactions.
 
     Raises:
-        ValueError: a method that knows no shares, or needs whole tables that no process has; processes that disagree about data, settings, teachers or the model.
+        ValueError: a method that knows no shares, or needs whole tables that no process has; processes that disagree about
+            data, settings, teachers or the model.
         ConnectionError: another process failed, ended or did not answer within the group's time-out.
 
     Example:
@@ -203,9 +204,8 @@ class Trainer:
             loss = self.batch_loss(Batch(users[rows], positives[rows], negatives[rows], self.share))
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
-            if (
-                loss.requires_grad
-            ):  # the share of a small batch may be empty; of divided tables it always has gradients
+            # The share of a small batch may be empty; that of divided tables has gradients all the same.
+            if loss.requires_grad:
                 loss.backward()
             if self.share is not None:
                 self._add_up_gradients(reading)

@@ -55,8 +55,14 @@ def peak(name: str, given: Lists) -> float:
     student = build_model(student_of(name), given.dataset, D_S, seed=0)
     method.begin_epoch(0, student)
     rows = torch.arange(1024) * 37 % len(train)
-    method(student, Batch(train.users[rows], train.items[rows], randint(0, N, (1024, 1), seed=4))).backward()
-    return memory.peak_since(before) / 2**20
+    users, positives = train.users[rows], train.items[rows]
+    negatives = method.negatives(0, users, positives)
+    if negatives is None:
+        negatives = randint(0, N, (1024, 1), seed=4)
+    method(student, Batch(users, positives, negatives)).backward()
+    found = memory.peak_since(before) / 2**20
+    assert any(p.grad is not None and p.grad.any() for p in student.parameters()), f"{name} teaches nothing"
+    return found
 
 
 if __name__ == "__main__":

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -16,24 +13,14 @@ from rankdistill.models.saved import load_model
 from tests.losses.every_method import world
 from tests.parallel import sharded_training_ranks as ranks
 from tests.parallel.sharded_training_ranks import OTHERS, RESUMED, RUNS
-
-ROOT = Path(__file__).parents[2]
+from tests.process import expect_ended, start_ranks
 
 
 @pytest.fixture(scope="module", params=[2, 3])
 def answers(request, tmp_path_factory) -> tuple[Path, list[dict]]:
     """(folder, what each rank found)"""
     size, folder = request.param, tmp_path_factory.mktemp("sharded")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.parallel.sharded_training_ranks"]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(size), str(folder)], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(size)
-    ]  # fmt: skip
-    ended = [(process.communicate(timeout=240)[1], process.returncode) for process in processes]
-    assert all(status == 0 for _, status in ended), [text for text, _ in ended]
+    expect_ended(start_ranks("tests.parallel.sharded_training_ranks", size, folder))
     return folder, [torch.load(folder / f"answers-{rank}") for rank in range(size)]
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from tests.losses.every_method import NAMES
 from tests.parallel import training_ranks
+from tests.process import expect_ended, start_ranks
 
-ROOT = Path(__file__).parents[2]
 SIZE = 2
 RUNS = [
     *NAMES,
@@ -31,20 +26,12 @@ RUNS = [
 def answers(tmp_path_factory):
     """(of one process, of each of two)"""
     folder = tmp_path_factory.mktemp("training")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.parallel.training_ranks"]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(SIZE), str(folder)], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(SIZE)
-    ]  # fmt: skip
+    processes = start_ranks("tests.parallel.training_ranks", SIZE, folder)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     one = training_ranks.alone_or_together(folder / "alone")
     torch.set_num_threads(before)
-    ended = [(process.communicate(timeout=240)[1], process.returncode) for process in processes]
-    assert all(status == 0 for _, status in ended), [text for text, _ in ended]
+    expect_ended(processes)
     return one, [torch.load(folder / f"answers-{rank}") for rank in range(SIZE)]
 
 

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Student
-from rankdistill.ops import masked_rank
 from rankdistill.sampling import (
     STREAMS,
     bidirectional_weights,
+    ranks_among_themselves,
     sample_with_replacement,
     within_row_positions,
 )
@@ -76,9 +76,12 @@ class DiscrepantNegatives(nn.Module):
             scores = model.user_vectors(users) @ model.item_vectors().T
         else:
             scores = model.score(users, items.expand(len(users), -1))
-        if self.ranked:
-            scores[seen.pairs()] = 0
-        return masked_rank(scores, items.expand(len(users), -1), None if self.ranked else seen)
+        # A sort: every item's rank is asked for, while `masked_rank` searches for each of some.
+        scores[seen.pairs()] = 0 if self.ranked else -torch.inf
+        ranks = ranks_among_themselves(scores)
+        if not self.ranked:
+            ranks[seen.pairs()] = -1
+        return ranks
 
     def of(self, learner: str, epoch: int, users: Tensor, positives: Tensor) -> Tensor:
         """[n, J] int64 negatives of train interactions in an epoch that was drawn for; -1 for none."""

@@ -120,8 +120,9 @@ class DrawnLists(Distillation):
             known = self.rankings.lengths[whole.to(self.rankings.lengths.device)]
             total = ((known > 0).sum() * (self.n_interesting > 0)).to(rows.device)
         if self.n_uninteresting is None:
-            known = self.known(rows)
-            return list_above_the_catalogue(name, student, rows, items, lengths, known, self.reduction, total)
+            return list_above_the_catalogue(
+                name, student, rows, items, lengths, self.known(rows), self.reduction, total
+            )
         return list_above_the_rest(
             name, student, rows, items, self.n_interesting, lengths, self.reduction, self.swapped, total
         )
