@@ -42,9 +42,22 @@ class Step(NamedTuple):
 
 def steps(out: Path, scratch: Path, architecture: str) -> list[Step]:
     python, site = sys.executable, scratch / "site"
-    installed = {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "", "TRITON_CACHE_DIR": str(scratch / "triton")}
-    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    build = [python, "-m", "pip", "install", "-v", "--no-index", "--no-build-isolation", "--no-deps"]
+    variables = {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "", "TRITON_CACHE_DIR": str(scratch / "triton")}
+    pytest = [python, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
+    side_by_side = (
+        ["-n", str(min(12, os.cpu_count() or 1)), "--dist", "worksteal"] if installed("xdist") else []
+    )
+    build = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-v",
+        "--no-index",
+        "--no-build-isolation",
+        "--no-deps",
+        "--upgrade",
+    ]
     build += ["--target", str(site)]
     definitions = [
         f"build-dir={scratch / 'build'}",
@@ -55,10 +68,20 @@ def steps(out: Path, scratch: Path, architecture: str) -> list[Step]:
         Step("machine", ["nvidia-smi"], 30, {}),
         Step("build", [*build, *(part for d in definitions for part in ("-C", d)), str(ROOT)], 180, {}),
         # An editable install would win over PYTHONPATH, and another tree would be tested.
-        Step("import", [python, "-c", IMPORTS_FROM, str(site)], 60, installed),
-        Step("collect_env", [python, "-m", "rankdistill.collect_env"], 60, installed),
-        Step("gpu_tests", [*pytest, "-m", "gpu", "tests"], 150, installed),
-        Step("cpu_contract", [*pytest, "-m", "not gpu and not slow", "tests/ops"], 120, installed),
+        Step("import", [python, "-c", IMPORTS_FROM, str(site)], 60, variables),
+        Step("collect_env", [python, "-m", "rankdistill.collect_env"], 60, variables),
+        Step(
+            "gpu_tests",
+            [*pytest, *side_by_side, "-m", "gpu", "tests/ops", "tests/parallel/test_gpu.py"],
+            300,
+            variables,
+        ),
+        Step(
+            "cpu_contract",
+            [*pytest, *side_by_side, "-m", "not gpu and not slow", "tests/ops"],
+            120,
+            variables,
+        ),
     ]
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer:
@@ -78,12 +101,12 @@ def steps(out: Path, scratch: Path, architecture: str) -> list[Step]:
                     [sanitizer, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all", *small],
                     90,
                     # torch's caching allocator would hide an access past the end of a tensor
-                    installed | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+                    variables | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
                 )
             )
     for op in benchmarked_ops():
         command = [python, "-m", "benchmarks", op, "--device", "cuda", "--out", str(out)]
-        plan.append(Step(f"benchmark_{op}", command, 90, installed))
+        plan.append(Step(f"benchmark_{op}", command, 90, variables))
     return plan
 
 
@@ -164,9 +187,13 @@ def escaped(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|")
 
 
+def installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
 def device() -> tuple[str | None, str]:
     """(architecture of device 0 for CMake, None without one; what was found)."""
-    if importlib.util.find_spec("torch") is None:
+    if not installed("torch"):
         return None, "torch is not installed"
     import torch
 
@@ -187,11 +214,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--only", metavar="REGEX", default="", help="run the steps whose name matches, and the build"
     )
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        help="a folder to build in and keep; --only then builds again only where it matches",
+    )
     options = parser.parse_args(arguments)
     architecture, found = device()
-    with tempfile.TemporaryDirectory(prefix="rankdistill-visit-") as scratch:
-        plan = steps(options.out.resolve(), Path(scratch), architecture or "90-real")
-        plan = [s for s in plan if s.name == "build" or re.search(options.only, s.name)]
+    with tempfile.TemporaryDirectory(prefix="rankdistill-visit-") as temporary:
+        scratch = (options.scratch or Path(temporary)).resolve()
+        plan = steps(options.out.resolve(), scratch, architecture or "90-real")
+        built = (scratch / "site" / "rankdistill").is_dir()
+        plan = [s for s in plan if re.search(options.only, s.name) or (s.name == "build" and not built)]
         if options.dry_run:
             for step in plan:
                 print(f"# {step.name}: at most {step.limit} s\n{command_line(step)}")

@@ -35,11 +35,11 @@ def test_dry_run_prints_the_commands(tmp_path):
     done = python(str(SCRIPT), "--dry-run", "--out", str(tmp_path / "results"))
     assert done.returncode == 0, done.stderr
     for part in (
-        "--no-build-isolation --no-deps --target",
+        "--no-build-isolation --no-deps --upgrade --target",
         "cmake.define.RANKDISTILL_CUDA=ON",
         "-m rankdistill.collect_env",
-        "pytest -q -p no:cacheprovider -m gpu tests",
-        "-m 'not gpu and not slow' tests/ops",
+        " -m gpu tests/ops tests/parallel/test_gpu.py",
+        " -m 'not gpu and not slow' tests/ops",
     ):
         assert part in done.stdout
     assert not (tmp_path / "results").exists()
@@ -93,3 +93,12 @@ def test_a_failing_step_is_recorded_and_the_rest_goes_on(gpu_visit, tmp_path, ca
 def test_no_step_begins_after_the_time_is_up(gpu_visit, tmp_path):
     assert gpu_visit.visit([gpu_visit.Step("late", [sys.executable, "-V"], 30, {})], tmp_path, total=1) == 1
     assert json.loads((tmp_path / "summary.json").read_text())[0]["rc"] is None
+
+
+def test_a_kept_folder_is_built_once(tmp_path, capsys, gpu_visit):
+    asked = ["--dry-run", "--scratch", str(tmp_path), "--only", "^import$"]
+    assert gpu_visit.main(asked) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("# build")
+    (tmp_path / "site" / "rankdistill").mkdir(parents=True)
+    assert gpu_visit.main(asked) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("# import")
