@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from rankdistill.kernels.triton.catalogue_products import PLANES, Products
 from rankdistill.kernels.triton.catalogue_tile import (
     LOWEST,
     NO_ITEM,
@@ -346,7 +347,7 @@ class Catalogue(NamedTuple):
             *(t.to(self.dtype) for t in (norms_above(self.users.float()), least, tile_norms, biases))
         )
 
-    def mass(self, skipping: Skipping | None) -> tuple[Tensor, Tensor, Tensor]:
+    def mass(self, skipping: Skipping | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Log-masses, tops and sums [B]."""
         B, N, segments = len(self.users), len(self.items), self.segments
         log_masses, tops, sums = (self.empty(B) for _ in range(3))
@@ -367,7 +368,7 @@ class Catalogue(NamedTuple):
         return log_masses, tops, sums
 
     def grads(
-        self, grad: Tensor, tops: Tensor, sums: Tensor, skipped_mass: float
+        self, grad: Tensor, tops: Tensor, sums: Tensor, skipped_mass: float = 0.0
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients by users, items and biases (none where there are none), in the accumulator's dtype."""
         (B, D), N = self.users.shape, len(self.items)
@@ -431,26 +432,39 @@ def catalogue_of(
     return catalogue
 
 
+def whole_catalogue(
+    users: Tensor, items: Tensor, exclude_indptr: Tensor | None, exclude_indices: Tensor | None,
+    item_bias: Tensor | None, listed: Tensor | None = None,
+) -> Products | Catalogue:  # fmt: skip
+    """As `catalogue_of`, by products of matrices where their planes hold the tables' numbers."""
+    make = Products if users.dtype in PLANES else catalogue_of
+    return make(users, items, exclude_indptr, exclude_indices, item_bias, listed)
+
+
 def catalogue_log_mass_forward(
     users: Tensor, items: Tensor, exclude_indptr: Tensor | None, exclude_indices: Tensor | None,
     item_bias: Tensor | None, skipped_mass: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    catalogue = catalogue_of(users, items, exclude_indptr, exclude_indices, item_bias)
-    skipping = None
-    if skipped_mass > 0:
-        bias = None if item_bias is None else item_bias[:BLOCK_N]
-        first = catalogue_of(users, items[:BLOCK_N], None, None, bias)
-        if catalogue.excluded is not None:
-            within = lists_of(exclude_indptr.contiguous(), catalogue.excluded.indices, BLOCK_N, 1)
-            first = first._replace(excluded=within)
-        skipping = catalogue.skipping(skipped_mass, first.mass(None)[1])
-    return catalogue.mass(skipping)
+    given = users, items, exclude_indptr, exclude_indices, item_bias
+    if skipped_mass <= 0:
+        return whole_catalogue(*given).mass()
+    catalogue = catalogue_of(*given)
+    first = catalogue_of(
+        users, items[:BLOCK_N], None, None, None if item_bias is None else item_bias[:BLOCK_N]
+    )
+    if catalogue.excluded is not None:
+        within = lists_of(exclude_indptr.contiguous(), catalogue.excluded.indices, BLOCK_N, 1)
+        first = first._replace(excluded=within)
+    return catalogue.mass(catalogue.skipping(skipped_mass, first.mass()[1]))
 
 
 def catalogue_log_mass_backward(
     grad_log_masses: Tensor, users: Tensor, items: Tensor, exclude_indptr: Tensor | None,
     exclude_indices: Tensor | None, item_bias: Tensor | None, tops: Tensor, sums: Tensor, skipped_mass: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    catalogue = catalogue_of(users, items, exclude_indptr, exclude_indices, item_bias)
-    grads = catalogue.grads(grad_log_masses, tops, sums, skipped_mass)
+    given = users, items, exclude_indptr, exclude_indices, item_bias
+    if skipped_mass <= 0:
+        grads = whole_catalogue(*given).grads(grad_log_masses, tops, sums)
+    else:
+        grads = catalogue_of(*given).grads(grad_log_masses, tops, sums, skipped_mass)
     return tuple(g.to(users.dtype) for g in grads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from rankdistill.kernels.triton.catalogue_log_mass import Catalogue, catalogue_of
+from rankdistill.kernels.triton.catalogue_log_mass import Catalogue, Products, whole_catalogue
 from rankdistill.kernels.triton.gathered_inner_product import Call, call_of
 from rankdistill.kernels.triton.plackett_luce import plackett_luce_backward, plackett_luce_forward
 from torch import Tensor
@@ -20,10 +20,15 @@ def listed_items(item_ids: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tens
 
 
 def table_slopes(
-    call: Call, catalogue: Catalogue, list_slopes: Tensor, mass_slopes: Tensor, tops: Tensor, sums: Tensor
+    call: Call,
+    catalogue: Products | Catalogue,
+    list_slopes: Tensor,
+    mass_slopes: Tensor,
+    tops: Tensor,
+    sums: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by users, items and biases of scores' and log-masses' gradients; the list's are added in place."""
-    by_user, by_item, by_bias = catalogue.grads(mass_slopes, tops, sums, 0.0)
+    by_user, by_item, by_bias = catalogue.grads(mass_slopes, tops, sums)
     by_user += call.row_grads(list_slopes)
     call.add_item_grads(list_slopes, by_item, by_bias, None, call.listed(), adds=True)
     return by_user, by_item, by_bias
@@ -35,9 +40,9 @@ def catalogue_plackett_luce_forward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     item_ids, lengths = listed_items(item_ids, lengths)
     call = call_of(users, None, items, item_ids, item_bias)
-    catalogue = catalogue_of(users, items, exclude_indptr, exclude_indices, item_bias, item_ids)
+    catalogue = whole_catalogue(users, items, exclude_indptr, exclude_indices, item_bias, item_ids)
     scores = call.scores()
-    log_masses, tops, sums = catalogue.mass(None)
+    log_masses, tops, sums = catalogue.mass()
     losses = plackett_luce_forward(scores, log_masses[:, None], lengths)
     if not with_slopes:
         return losses, *(call.empty(*shape) for shape in NO_SLOPES)
@@ -59,7 +64,7 @@ def catalogue_plackett_luce_backward(
         return tuple((grad[0] * slope).to(users.dtype) for slope in slopes)
     item_ids, lengths = listed_items(item_ids, lengths)
     call = call_of(users, None, items, item_ids, item_bias)
-    catalogue = catalogue_of(users, items, exclude_indptr, exclude_indices, item_bias, item_ids)
+    catalogue = whole_catalogue(users, items, exclude_indptr, exclude_indices, item_bias, item_ids)
     grads = table_slopes(
         call, catalogue, (grad[:, None] * list_slopes).contiguous(), grad * mass_slopes, tops, sums
     )

@@ -7,6 +7,7 @@ from unittest import mock
 
 import torch
 from rankdistill.kernels.triton import catalogue_log_mass as kernels
+from rankdistill.kernels.triton import catalogue_products as products
 from torch import Tensor
 
 import tests.ops.triton_interpreter  # noqa: F401 - mends the interpreter
@@ -38,12 +39,12 @@ def forward_arguments(op: str, args: tuple) -> tuple:
     return users, items, ids, lengths, *(exclude or (None, None)), bias
 
 
-def run(op: str, args: tuple, grad: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+def run(op: str, args: tuple, grad: Tensor, share: float = 0.0) -> tuple[Tensor, tuple[Tensor, ...]]:
     backend, given = CASES[op].module.TRITON, tuple(map(there, forward_arguments(op, args)))
     copies = [g.clone() if isinstance(g, Tensor) else g for g in given]
-    value, *saved = backend["forward"](*given, 0.0 if op == MASS else True)
+    value, *saved = backend["forward"](*given, share if op == MASS else True)
     grad = grad.to(DEVICE).to(value.dtype)
-    grads = backend["backward"](grad, *given, *saved, *([0.0] if op == MASS else []))
+    grads = backend["backward"](grad, *given, *saved, *([share] if op == MASS else []))
     for g, copy in zip(given, copies, strict=True):
         assert not isinstance(g, Tensor) or same(g, copy), "an input was written"
     return value, grads
@@ -83,13 +84,19 @@ def check_cases(op: str) -> None:
 
 
 def mass_paths() -> None:
-    # Many pieces of rows, whose results do not depend on the pieces.
+    # Many pieces of rows and of the catalogue.
     users, items, exclude = tables(torch.float32, 150, 300, 12, 10, 50)
     grad, args = randn(150, seed=51), (users, items, exclude, randn(300, seed=52))
     whole = run(MASS, args, grad)
-    with mock.patch.object(kernels, "PART_BYTES", 1):
+    with mock.patch.multiple(products, WORKSPACE_BYTES=1, MOST_ROWS=64):
         pieces = run(MASS, args, grad)
-    few = run(MASS, (users[:3], items, (exclude[0][:4], exclude[1]), args[3]), grad[:3])
+    for found, wanted in zip((pieces[0], *pieces[1]), (whole[0], *whole[1]), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    # Tiles, whose results do not depend on the pieces; skipping no more than 1e-30 of a row's mass.
+    whole = run(MASS, args, grad, 1e-30)
+    with mock.patch.object(kernels, "PART_BYTES", 1):
+        pieces = run(MASS, args, grad, 1e-30)
+    few = run(MASS, (users[:3], items, (exclude[0][:4], exclude[1]), args[3]), grad[:3], 1e-30)
     assert same(few[0], whole[0][:3])
     assert same(few[1][0], whole[1][0][:3])
     assert all(same(a, b) for a, b in zip(pieces[1], whole[1], strict=True))
