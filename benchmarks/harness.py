@@ -84,11 +84,17 @@ def quantile(values: list[float], q: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
-def time_once(call: Callable, timing: Timing) -> None:
-    wall, cpu = time.perf_counter(), time.process_time()
+def finished(call: Callable):
+    """What it returns, once the device has made it."""
     result = call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    return result
+
+
+def time_once(call: Callable, timing: Timing) -> None:
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = finished(call)
     timing.cpu_ms.append((time.process_time() - cpu) * 1e3)
     timing.wall_ms.append((time.perf_counter() - wall) * 1e3)
     del result
@@ -131,9 +137,9 @@ def interleaved(calls: dict[str, Callable], options: Options) -> dict[str, Timin
     timings = {name: Timing() for name in calls}
     for call in calls.values():
         stop = time.perf_counter() + options.warmup_s
-        call()
+        finished(call)
         while time.perf_counter() < stop:
-            call()
+            finished(call)
     for _ in range(options.rounds):
         for name, call in calls.items():
             if options.threads > 1:

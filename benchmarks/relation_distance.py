@@ -56,8 +56,19 @@ def gate(shape: Shape, args: tuple, outputs: dict) -> None:
     value, grad = forward_backward(pairwise)(*wide)
     for name, (found, found_grad) in outputs.items():
         if "without" not in name:
-            torch.testing.assert_close(found.double(), value, rtol=1e-5, atol=0, msg=f"{name}: value")
-        torch.testing.assert_close(found_grad.double(), grad, rtol=1e-4, atol=1e-4, msg=f"{name}: gradient")
+            torch.testing.assert_close(
+                found.double(),
+                value,
+                rtol=1e-5 if name.startswith("rankdistill") else 1e-3,
+                atol=0,
+                msg=f"{name}: value",
+            )
+        if name.startswith("rankdistill"):
+            torch.testing.assert_close(
+                found_grad.double(), grad, rtol=1e-4, atol=1e-4, msg=f"{name}: gradient"
+            )
+        else:  # fp32 matrices of pairs lose digits
+            assert (found_grad - grad).norm() <= 1e-3 * grad.norm(), f"{name}: gradient"
 
 
 def work(shape: Shape) -> Work:

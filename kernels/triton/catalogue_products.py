@@ -124,7 +124,7 @@ def catalogue_products_weights_kernel(
     scores_ptr, bias_ptr, tops_ptr, scales_ptr, weights_ptr, stride, stride_bias, plane_stride, columns,
     HAS_BIAS: tl.constexpr, PLANES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """[PLANES, rows, stride] planes of scale · e^(score - top); 0 past the columns and in rows of scale 0."""
+    """[PLANES, rows, stride] planes of scale · e^(score - top), the last first; 0 past the columns and in rows of scale 0."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     top, scale = tl.load(tops_ptr + row), tl.load(scales_ptr + row)
@@ -132,13 +132,16 @@ def catalogue_products_weights_kernel(
     weights = tl.where(column < columns, scale * tl.exp(scores - top), 0.0)
     weights = tl.where(scale == 0, 0.0, weights)
     for which in tl.static_range(PLANES):
-        plane = plane_of(weights, which).to(tl.bfloat16)
+        plane = plane_of(weights, PLANES - 1 - which).to(tl.bfloat16)
         tl.store(weights_ptr + which * plane_stride + row * stride + column, plane, mask=column < stride)
 
 
 def pairs(planes: int) -> list[tuple[int, int]]:
-    """Of planes whose products matter: the others are below 2^-24 of the whole. The first have plane 0 on the left."""
-    return [(i, j) for i in range(planes) for j in range(planes) if i + j <= 2]
+    """Of planes whose products matter: the others are below 2^-24 of the whole.
+
+    The largest come last: a sum of matrix units loses a little of itself at every step, and is small until then. The last
+    have plane 0 on the left, so that the last on the right are all planes."""
+    return [(i, j) for i in reversed(range(planes)) for j in reversed(range(planes)) if i + j <= 2]
 
 
 def pattern(planes: list[int]) -> int:
@@ -278,7 +281,7 @@ class Products:
             weights = self.weights(piece, tops, scales)
             heights, R, stride = weights.shape
             parts = weights.view(heights * R, GROUPS, -1).transpose(0, 1)
-            items = piece.planes[:, : self.n_planes * width].unflatten(0, (GROUPS, -1))
+            items = piece.planes[:, -self.n_planes * width :].unflatten(0, (GROUPS, -1))
             by_user = product(parts, items).view(GROUPS, heights, R, self.n_planes, width)
             grad_users[rows] += by_user.sum((0, 1, 3))[:, :D]
             by_item = product(weights.view(heights * R, stride).t(), of_rows).view(

@@ -10,8 +10,8 @@ from rankdistill.kernels.triton.pair_tiles import (
     BLOCK_ROWS,
     BLOCK_WIDTH,
     WARPS,
+    product_dtype,
     product_tile,
-    storage,
     weighted_rows,
     width_block,
 )
@@ -70,8 +70,8 @@ def grouped_relation_distance_tiles(
     slopes: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Adds to `slopes` [R, D_s] float64 those of the groups' rows; returns their loss. `dtype`: that of the products."""
-    t, s = storage(teacher, dtype), storage(student, dtype)
+    """Adds to `slopes` [R, D_s] float64 those of the groups' rows; returns their loss. `dtype`: that of their storage."""
+    t, s = (rows.to(product_dtype(dtype)).contiguous() for rows in (teacher, student))
     blocks = row_blocks(bounds)
     losses = torch.empty(len(blocks), dtype=t.dtype, device=t.device)
     out = torch.zeros_like(s)

@@ -10,8 +10,8 @@ from rankdistill.kernels.triton.pair_tiles import (
     BLOCK_ROWS,
     BLOCK_WIDTH,
     WARPS,
+    product_dtype,
     product_tile,
-    storage,
     weighted_rows,
     width_block,
 )
@@ -130,10 +130,10 @@ def pair_distance_huber_kernel(
 def pair_distance_huber_tiles(
     teacher: Tensor, student: Tensor, dtype: torch.dtype, with_slopes: bool
 ) -> tuple[Tensor, Tensor]:
-    """Loss and slopes, in float64, of centred float64 tables of at least a row. `dtype`: that of the products."""
+    """Loss and slopes, in float64, of centred float64 tables of at least a row. `dtype`: that of the rows' storage."""
     (B, D_s), device = student.shape, student.device
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    t, s = storage(teacher, wide), storage(student, wide)
+    wide = product_dtype(dtype)
+    t, s = teacher.to(wide).contiguous(), student.to(wide).contiguous()
     norms = [x.square().sum(1) for x in (t, s)]
     tables = t, norms[0], s, norms[1]
     n = triton.cdiv(B, BLOCK_ROWS)

@@ -1,7 +1,7 @@
 """What the Triton kernels over pairs of rows share: a tile of two products, and a tile's share of a row's gradient.
 
-Tables are contiguous, float32 or float64. Products of float32 are tf32x3: three tensor-core products per product, with
-the accuracy of float32. A program owns a block of rows and sweeps all columns in order, so a sum has one order.
+Tables are contiguous, float64, or float32 for 16-bit storage. Products of float32 are tf32x3: three tensor-core products
+per product, with the accuracy of float32. A program owns a block of rows and sweeps all columns in order, so a sum has one order.
 """
 
 from __future__ import annotations
@@ -56,6 +56,6 @@ def width_block(width: int) -> int:
     return min(128, max(16, triton.next_power_of_2(width)))
 
 
-def storage(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The kernels' tables: float64 for float64, else float32."""
-    return x.to(torch.float64 if dtype == torch.float64 else torch.float32).contiguous()
+def product_dtype(storage: torch.dtype) -> torch.dtype:
+    """Of the kernels' tables and sums: 16-bit rows alone can do with less than float64 (DESIGN.md RE-3)."""
+    return torch.float32 if storage.itemsize == 2 else torch.float64
