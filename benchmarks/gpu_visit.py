@@ -25,6 +25,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 TOTAL_SECONDS = 570  # a whole visit, so that a ten-minute lease also fits the start and the summary
 TAIL_LINES = 25
+OF_SEVERAL_OPS = {"device_calls", "training_step"}
 
 IMPORTS_FROM = """
 import sys, rankdistill, rankdistill._native, rankdistill._cuda
@@ -111,12 +112,13 @@ def steps(out: Path, scratch: Path, architecture: str) -> list[Step]:
 
 
 def benchmarked_ops() -> list[str]:
-    """Ops (and losses) with a benchmark of their own name, if the harness is there."""
+    """Ops (and losses) with a benchmark of their own name, and what times several, if the harness is there."""
     if not (ROOT / "benchmarks" / "__main__.py").is_file():
         return []
     package = ROOT / "python" / "rankdistill"
     names = {p.stem for folder in ("ops", "losses") for p in (package / folder).glob("*.py")}
-    return sorted(names & {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - {"__init__"})
+    there = {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - {"__init__"}
+    return sorted((names | OF_SEVERAL_OPS) & there)
 
 
 def run(step: Step, log: Path, limit: float) -> tuple[int, float]:
