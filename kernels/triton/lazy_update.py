@@ -6,7 +6,6 @@ neither a compilation nor a copy. An id out of range touches nothing.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor

@@ -150,16 +150,21 @@ class Occurrences(NamedTuple):
     order: Tensor  # [n] int64
     n_rows: int
 
-    def touched(self) -> Touched:
-        """Waits for the device, once: the host must know how many rows there are."""
+    def begins(self) -> Tensor:
+        """[n] 1 where the keys of a row begin, elsewhere 0."""
         n = self.keys.numel()
-        places = torch.empty(n, dtype=short_dtype(n), device=self.keys.device)
+        begins = torch.empty(n, dtype=short_dtype(n), device=self.keys.device)
         if n:
             touched_rows_begins_kernel[(triton.cdiv(n, BLOCK_KEYS),)](
-                self.keys, places, n, self.n_rows, BLOCK=BLOCK_KEYS, num_warps=4
+                self.keys, begins, n, self.n_rows, BLOCK=BLOCK_KEYS, num_warps=4
             )
-            places = places.cumsum(0, dtype=places.dtype)
-        count = int(places[-1]) if n else 0
+        return begins
+
+    def touched(self) -> Touched:
+        """The host waits for the device here, once: it must know how many rows there are."""
+        begins = self.begins()
+        places = begins.cumsum(0, dtype=begins.dtype)
+        count = int(places[-1]) if len(places) else 0
         return Touched(torch.empty(count, dtype=torch.int64, device=places.device), places)
 
 
@@ -218,9 +223,10 @@ def add_rows(
         entering, leaving, table.stride(0), n, n_rows, K, D, WEIGHTED=weights is not None, HAS_ROWS=rows is not None,
         **shared,
     )  # fmt: skip
-    touched_rows_join_kernel[grid](
-        keys, places, sums, entering, leaving, n, n_rows, D, BLOCK_C=BLOCK_CHUNKS, **shared
-    )
+    if grid[0] > 1:
+        touched_rows_join_kernel[grid](
+            keys, places, sums, entering, leaving, n, n_rows, D, BLOCK_C=BLOCK_CHUNKS, **shared
+        )
     return sums
 
 

@@ -103,6 +103,7 @@ def check_nothing(what: str) -> None:
 
 
 if __name__ == "__main__":
+    assert sys.argv[2] == "lazy_update"
     for step in ("adam", "sgd", "catch_up", "catch_up of all"):
         for storage in (torch.float32, torch.float64):
             for size in SHAPES:

@@ -1,7 +1,6 @@
 """Compiles what the Triton launchers of listed items, the whole catalogue and optimisers launch; prints its machine code's needs.
 
-Nothing runs, as in ranking_triton_compile.py; there is no number that a launcher reads back but of sorted ids, which are
-the processor's own.
+Nothing runs, as in ranking_triton_compile.py; the number of touched rows, which a launcher reads back, is made here.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ def launched(capability: int) -> list[tuple]:
     found, storage = {}, ""
     driver.set_active(Driver(capability))
     run, precision = JITFunction.run, catalogue_log_mass.precision_of
+    begins = touched_rows.Occurrences.begins
 
     def compile_only(self, *args, grid, warmup, **kwargs):
         kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
@@ -40,6 +40,7 @@ def launched(capability: int) -> list[tuple]:
 
     JITFunction.run = compile_only
     catalogue_log_mass.precision_of = lambda dtype, device: precision(dtype, torch.device("cuda"))
+    touched_rows.Occurrences.begins = lambda found: begins(found).fill_(1)
     for dtype, widths in WIDTHS.items():
         for D in widths:
             storage = f"{str(dtype).removeprefix('torch.')} {D}"
