@@ -17,7 +17,7 @@ NUMBERS = {
     "embedding_plackett_luce": ("gathered_triton_numbers", 28, 38),
     "coalesce_rows": ("gathered_triton_numbers", 1, 1),
     "lazy_update": ("lazy_triton_numbers", 54, 54),
-    "catalogue_log_mass": ("catalogue_triton_numbers", 28, 64),
+    "catalogue_log_mass": ("catalogue_triton_numbers", 40, 76),
     "catalogue_plackett_luce": ("catalogue_triton_numbers", 28, 64),
     "paths": ("catalogue_triton_numbers", 5, 5),
 }
