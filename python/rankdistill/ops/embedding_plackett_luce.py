@@ -58,8 +58,9 @@ def check_rows(users, user_ids, items, item_ids, lengths, list_size):
     check_ids(OP, users, user_ids, items, item_ids)
     if lengths is not None:
         checks.check_indices(OP, "lengths", lengths, 0, list_size + 1)
-    listed = item_ids[:, :list_size]
-    absent = listed < 0
+    if checks.first_out_of_range(item_ids, 0, items.shape[0]) < 0:
+        return
+    absent = item_ids[:, :list_size] < 0
     if bool(absent.any()):
         if lengths is not None:
             absent = absent & (torch.arange(list_size) < lengths[:, None])
