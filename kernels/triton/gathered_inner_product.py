@@ -223,7 +223,7 @@ def dense_grads(call: Call, grad_scores: Tensor, row_grads: Tensor) -> tuple[Ten
         grad_users = call.zeros(*call.users.shape)
         add_rows(grad_users, occurrences_of_ids(call.user_ids, len(call.users)), row_grads)
     grad_items = call.zeros(*call.items.shape)
-    grad_bias = call.zeros(0 if call.item_bias is None else len(call.items))
+    grad_bias = call.empty(0) if call.item_bias is None else call.zeros(len(call.items))
     call.add_item_grads(grad_scores, grad_items, grad_bias, None, call.listed())
     return grad_users, grad_items, grad_bias
 
@@ -246,6 +246,8 @@ def sparse_grads(
 
 
 def narrowed(grads: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    if dtype == wide_dtype(dtype):
+        return grads
     return tuple(g.to(dtype) if g.is_floating_point() else g for g in grads)
 
 

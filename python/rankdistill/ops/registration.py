@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import _C  # what torch.library's own Python side asks of torch 2.11 to 2.13; not public
+from torch import _C  # dispatch keys have no public reader; torch.library's Python side uses the same
 from torch.overrides import has_torch_function
 
 LIBRARY = torch.library.Library("rankdistill", "DEF")
