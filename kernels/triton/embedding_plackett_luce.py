@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from rankdistill.kernels.triton.gathered_inner_product import call_of, dense_grads, narrowed, sparse_grads
-from rankdistill.kernels.triton.plackett_luce import plackett_luce_backward, plackett_luce_forward
+from rankdistill.kernels.triton.plackett_luce import plackett_luce_forward, plackett_luce_slopes
 from torch import Tensor
 
 
@@ -18,13 +18,14 @@ def embedding_plackett_luce_forward(
     call = call_of(users, user_ids, items, item_ids, item_bias)
     scores = call.scores()
     listed, tail = scores[:, :list_size], scores[:, list_size:]
-    losses = plackett_luce_forward(listed, tail, lengths)
     if not with_slopes:
-        return losses, call.empty(0, item_ids.shape[1]), call.empty(0, users.shape[1])
+        return (
+            plackett_luce_forward(listed, tail, lengths),
+            call.empty(0, item_ids.shape[1]),
+            call.empty(0, users.shape[1]),
+        )
     slopes = torch.empty_like(scores)
-    plackett_luce_backward(
-        losses.new_ones(()).expand(len(losses)), listed, tail, lengths, (slopes[:, :list_size], slopes[:, list_size:])
-    )  # fmt: skip
+    losses = plackett_luce_slopes(listed, tail, lengths, (slopes[:, :list_size], slopes[:, list_size:]))
     return losses, slopes, call.row_grads(slopes)
 
 

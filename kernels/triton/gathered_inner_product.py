@@ -27,6 +27,7 @@ TILE = 4096  # numbers of listed vectors that a program holds at a time
 WIDEST_BLOCK = 256
 LEAST_IDS = 1024  # of a row's list to a program
 MOST_PROGRAMS = 64  # to a row
+COUNTS = ["U", "N"]  # only compared with: no compilation for another batch, or for its divisors
 
 
 @triton.jit
@@ -50,7 +51,7 @@ def list_is_faulty(item_ids_ptr, row, K, N, BLOCK_IDS: tl.constexpr):
     return tl.sum(faults, 0) > 0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def gathered_inner_product_forward_kernel(
     users_ptr, user_ids_ptr, items_ptr, item_ids_ptr, bias_ptr, scores_ptr, stride_users_row, stride_items_row,
     stride_bias, U, N, K, D, part, HAS_USER_IDS: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -84,7 +85,7 @@ def gathered_inner_product_forward_kernel(
         tl.store(scores_ptr + row * K + slots, scores, mask=slots < K)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def gathered_inner_product_row_grads_kernel(
     grad_ptr, user_ids_ptr, items_ptr, item_ids_ptr, row_grads_ptr, stride_items_row, U, N, K, D,
     HAS_USER_IDS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_IDS: tl.constexpr,
@@ -110,7 +111,7 @@ def gathered_inner_product_row_grads_kernel(
     tl.store(row_grads_ptr + row * D + d, tl.where(faulty, float("nan"), tl.sum(sums, 0)), mask=d < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def gathered_inner_product_keys_kernel(
     user_ids_ptr, item_ids_ptr, keys_ptr, U, N, K, HAS_USER_IDS: tl.constexpr, BLOCK_IDS: tl.constexpr
 ):
@@ -223,7 +224,7 @@ def dense_grads(call: Call, grad_scores: Tensor, row_grads: Tensor) -> tuple[Ten
         grad_users = call.zeros(*call.users.shape)
         add_rows(grad_users, occurrences_of_ids(call.user_ids, len(call.users)), row_grads)
     grad_items = call.zeros(*call.items.shape)
-    grad_bias = call.zeros(0 if call.item_bias is None else len(call.items))
+    grad_bias = call.empty(0) if call.item_bias is None else call.zeros(len(call.items))
     call.add_item_grads(grad_scores, grad_items, grad_bias, None, call.listed())
     return grad_users, grad_items, grad_bias
 
@@ -247,6 +248,8 @@ def sparse_grads(
 
 
 def narrowed(grads: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    if dtype == wide_dtype(dtype):
+        return grads
     return tuple(g.to(dtype) if g.is_floating_point() else g for g in grads)
 
 

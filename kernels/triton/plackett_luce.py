@@ -67,6 +67,14 @@ def row_is_bad(scores, tail_top, tail_sum, length, K, offsets):
 
 
 @triton.jit
+def row_loss(scores, tops, sums, counts, bad):
+    terms = (tl.where(counts, tops, 0.0) - tl.where(counts, scores, 0.0)) + tl.log(
+        tl.where(counts, sums, 1.0)
+    )
+    return tl.where(bad, float("nan"), tl.sum(tl.where(counts, terms, 0.0), 0))
+
+
+@triton.jit
 def plackett_luce_forward_kernel(
     scores_ptr, tail_ptr, lengths_ptr, losses_ptr, stride_scores_row, stride_tail_row, K, L,
     HAS_LENGTHS: tl.constexpr, BLOCK_K: tl.constexpr, TAIL_BLOCKS: tl.constexpr, BLOCK_L: tl.constexpr,
@@ -81,24 +89,23 @@ def plackett_luce_forward_kernel(
     offsets, scores, tops, sums = list_pairs(
         scores_ptr, row, stride_scores_row, kept, tail_top, tail_sum, dtype, BLOCK_K
     )
-    counts = offsets < kept
-    terms = (tl.where(counts, tops, 0.0) - tl.where(counts, scores, 0.0)) + tl.log(
-        tl.where(counts, sums, 1.0)
-    )
-    loss = tl.sum(tl.where(counts, terms, 0.0), 0)
     bad = row_is_bad(scores, tail_top, tail_sum, length, K, offsets) & (length != 0)
-    tl.store(losses_ptr + row, tl.where(bad, float("nan"), loss))
+    tl.store(losses_ptr + row, row_loss(scores, tops, sums, offsets < kept, bad))
 
 
 @triton.jit
 def plackett_luce_backward_kernel(
     grad_losses_ptr, scores_ptr, tail_ptr, lengths_ptr, grad_scores_ptr, grad_tail_ptr, stride_grad,
     stride_scores_row, stride_tail_row, stride_grad_scores_row, stride_grad_tail_row, K, L,
-    HAS_LENGTHS: tl.constexpr, BLOCK_K: tl.constexpr, TAIL_BLOCKS: tl.constexpr, BLOCK_L: tl.constexpr,
+    HAS_LENGTHS: tl.constexpr, GIVES_LOSSES: tl.constexpr, BLOCK_K: tl.constexpr, TAIL_BLOCKS: tl.constexpr,
+    BLOCK_L: tl.constexpr,
 ):  # fmt: skip
+    """Where it gives the losses itself, to the place of their gradients, those are 1."""
     row = tl.program_id(0).to(tl.int64)
     dtype = grad_losses_ptr.dtype.element_ty
-    grad = tl.load(grad_losses_ptr + row * stride_grad)
+    grad = 1.0
+    if not GIVES_LOSSES:
+        grad = tl.load(grad_losses_ptr + row * stride_grad)
     length = K
     if HAS_LENGTHS:
         length = tl.load(lengths_ptr + row)
@@ -109,6 +116,8 @@ def plackett_luce_backward_kernel(
     )
     counts = offsets < kept
     bad = row_is_bad(scores, tail_top, tail_sum, length, K, offsets) & (length != 0)
+    if GIVES_LOSSES:
+        tl.store(grad_losses_ptr + row * stride_grad, row_loss(scores, tops, sums, counts, bad))
     # Σ_{i ≤ j} 1/(sums_i·e^tops_i) as pairs (−tops, 1/sums): the tops never rise along the list.
     tops_below, inverses = tl.associative_scan(
         (tl.where(counts, -tops, LOWEST), tl.where(counts, 1.0 / tl.where(counts, sums, 1.0), 0.0).to(dtype)),
@@ -174,23 +183,35 @@ def plackett_luce_forward(scores: Tensor, tail: Tensor, lengths: Tensor | None) 
 
 
 def plackett_luce_backward(
-    grad_losses: Tensor,
-    scores: Tensor,
-    tail: Tensor,
-    lengths: Tensor | None,
-    grads: tuple[Tensor, Tensor] | None = None,
+    grad_losses: Tensor, scores: Tensor, tail: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Into `grads` where they are given: of the shapes of scores and tail, with contiguous rows."""
     wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    grads = tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (scores, tail))
+    launch_backward(grad_losses.to(wide), scores, tail, lengths, grads, gives_losses=False)
+    return grads
+
+
+def plackett_luce_slopes(
+    scores: Tensor, tail: Tensor, lengths: Tensor | None, slopes: tuple[Tensor, Tensor]
+) -> Tensor:
+    """The losses, and into `slopes`, of the shapes of scores and tail with contiguous rows, their derivatives."""
+    wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    losses = torch.empty(len(scores), dtype=wide, device=scores.device)
+    launch_backward(losses, scores, tail, lengths, slopes, gives_losses=True)
+    return losses
+
+
+def launch_backward(
+    losses: Tensor, scores: Tensor, tail: Tensor, lengths: Tensor | None, grads: tuple[Tensor, Tensor],
+    gives_losses: bool,
+) -> None:  # fmt: skip
+    """With the gradients of the losses, or the losses to write, in `losses`."""
     (B, K), L = scores.shape, tail.shape[1]
-    if grads is None:
-        grads = tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (scores, tail))
     options = blocks(K, L)
     if B:
-        scores, tail, grad_losses = rows(scores), rows(tail), grad_losses.to(wide)
+        scores, tail = rows(scores), rows(tail)
         plackett_luce_backward_kernel[(B,)](
-            grad_losses, scores, tail, grad_losses if lengths is None else lengths.contiguous(), *grads,
-            grad_losses.stride(0), scores.stride(0), tail.stride(0), grads[0].stride(0), grads[1].stride(0), K, L,
-            HAS_LENGTHS=lengths is not None, **options,
+            losses, scores, tail, losses if lengths is None else lengths.contiguous(), *grads, losses.stride(0),
+            scores.stride(0), tail.stride(0), grads[0].stride(0), grads[1].stride(0), K, L,
+            HAS_LENGTHS=lengths is not None, GIVES_LOSSES=gives_losses, **options,
         )  # fmt: skip
-    return grads

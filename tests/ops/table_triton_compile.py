@@ -50,6 +50,25 @@ def launched(capability: int) -> list[tuple]:
     return list(found.values())
 
 
+def of_batches(capability: int) -> dict[str, int]:
+    """How often batches of different sizes have each kernel of listed items compiled."""
+    made: dict[str, set] = {}
+    driver.set_active(Driver(capability))
+    run = JITFunction.run
+
+    def compile_only(self, *args, grid, warmup, **kwargs):
+        made.setdefault(self.__name__, set()).add(id(run(self, *args, grid=grid, warmup=True, **kwargs)))
+
+    JITFunction.run = compile_only
+    items = randn(N, 20)
+    for rows in (64, 70, 33, 1):
+        call = gathered_inner_product.call_of(randn(rows, 20), None, items, randint(0, N, (rows, K)), None)
+        gathered_inner_product.Call.listed(call)
+        embedding_plackett_luce.embedding_plackett_luce_forward(*call[:4], None, 40, True, None, False)
+        embedding_plackett_luce.embedding_plackett_luce_forward(*call[:4], None, 40, False, None, False)
+    return {name: len(kernels) for name, kernels in made.items()}
+
+
 def call_all(D: int, dtype: torch.dtype) -> None:
     users, items, bias = (randn(*shape, dtype=dtype) for shape in ((B, D), (N, D), (N,)))
     ids, user_ids, lengths = randint(0, N, (B, K)), randint(0, B, (B,)), randint(0, 40, (B,))
@@ -91,4 +110,8 @@ def step_all(D: int, dtype: torch.dtype) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps([needs(*launch) for launch in launched(int(sys.argv[1]))]))
+    capability = int(sys.argv[1])
+    if sys.argv[2:] == ["batches"]:
+        print(json.dumps(of_batches(capability)))
+    else:
+        print(json.dumps([needs(*launch) for launch in launched(capability)]))

@@ -58,6 +58,18 @@ def test_compiles_ahead_of_time(capability, tmp_path):
         assert result["STACK"] <= (MOST_STACK if sweeps else 16), result
 
 
+def test_another_batch_size_compiles_nothing(tmp_path):
+    variables = {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    made = json.loads(run("table_triton_compile", "90", "batches", **variables))
+    assert made == {
+        "gathered_inner_product_forward_kernel": 1,
+        "gathered_inner_product_row_grads_kernel": 1,
+        "gathered_inner_product_keys_kernel": 1,
+        "plackett_luce_forward_kernel": 1,
+        "plackett_luce_backward_kernel": 1,
+    }
+
+
 # Bytes of a thread: tiles of exclusions, biases and norms beside two products do not quite fit for some shapes.
 MOST_STACK = 400
 

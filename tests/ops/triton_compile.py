@@ -14,6 +14,7 @@ from rankdistill.kernels.triton import plackett_luce as kernels
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+LISTS = (16, 40, 100, 1000, 4096)
 FORWARD = {"scores_ptr": 0, "tail_ptr": 0, "lengths_ptr": "*i64", "losses_ptr": 1, "stride_scores_row": "i64"}
 FORWARD |= {"stride_tail_row": "i64", "K": "i32", "L": "i32"}
 BACKWARD = {"grad_losses_ptr": 1, "scores_ptr": 0, "tail_ptr": 0, "lengths_ptr": "*i64", "grad_scores_ptr": 0}
@@ -22,11 +23,11 @@ BACKWARD |= {"stride_grad_scores_row": "i64", "stride_grad_tail_row": "i64"}
 BACKWARD |= {"K": "i32", "L": "i32"}
 
 
-def compiled(kernel, signature, storage: str, K: int, capability: int) -> dict:
+def compiled(kernel, signature, modes: dict, storage: str, K: int, capability: int) -> dict:
     types = [f"*{storage}", "*fp64" if storage == "fp64" else "*fp32"]
     sizes = kernels.blocks(K, 1000)
     warps = sizes.pop("num_warps")
-    constants = {"HAS_LENGTHS": True, **sizes}
+    constants = {"HAS_LENGTHS": True, **sizes, **modes}
     full = {name: types[kind] if isinstance(kind, int) else kind for name, kind in signature.items()}
     full |= dict.fromkeys(constants, "constexpr")
     source = ASTSource(kernel, full, constants)
@@ -45,11 +46,13 @@ def compiled(kernel, signature, storage: str, K: int, capability: int) -> dict:
 
 if __name__ == "__main__":
     results = [
-        compiled(kernel, signature, storage, K, int(sys.argv[1]))
-        for kernel, signature in (
-            (kernels.plackett_luce_forward_kernel, FORWARD), (kernels.plackett_luce_backward_kernel, BACKWARD),
+        compiled(kernel, signature, modes, storage, K, int(sys.argv[1]))
+        for kernel, signature, modes, lists in (
+            (kernels.plackett_luce_forward_kernel, FORWARD, {}, LISTS),
+            (kernels.plackett_luce_backward_kernel, BACKWARD, {"GIVES_LOSSES": False}, LISTS),
+            (kernels.plackett_luce_backward_kernel, BACKWARD, {"GIVES_LOSSES": True}, (40, 4096)),
         )
         for storage in ("fp32", "bf16", "fp16", "fp64")
-        for K in (16, 40, 100, 1000, 4096)
+        for K in lists
     ]  # fmt: skip
     print(json.dumps(results))

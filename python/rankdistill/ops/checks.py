@@ -24,19 +24,21 @@ def expect_tensor(
     op: str, name: str, value: object, dim: int, dtypes: tuple[torch.dtype, ...] = FLOATS
 ) -> None:
     """A TypeError unless `value` is a tensor of one of `dtypes`; a ValueError unless it has `dim` dimensions."""
-    kinds = (
-        "float32, float64, float16 or bfloat16"
-        if dtypes is FLOATS
-        else " or ".join(str(d).removeprefix("torch.") for d in dtypes)
-    )
     if not isinstance(value, Tensor) or value.dtype not in dtypes:
+        kinds = (
+            "float32, float64, float16 or bfloat16"
+            if dtypes is FLOATS
+            else " or ".join(str(d).removeprefix("torch.") for d in dtypes)
+        )
         raise TypeError(f"{op}: expected {name} as a {kinds} tensor; got {describe(value)}")
-    expect(value.dim() == dim, op, f"{name} with {dim} dimensions", value)
+    if value.dim() != dim:
+        expect(False, op, f"{name} with {dim} dimensions", value)
 
 
 def expect_same(op: str, first_name: str, first: Tensor, name: str, value: Tensor) -> None:
     """The same device and dtype."""
-    expect(value.device == first.device, op, f"{name} on the device of {first_name} ({first.device})", value)
+    if value.device != first.device:
+        expect(False, op, f"{name} on the device of {first_name} ({first.device})", value)
     if value.dtype != first.dtype:
         raise TypeError(
             f"{op}: expected {name} with the dtype of {first_name} ({first.dtype}); got {describe(value)}"
@@ -61,15 +63,19 @@ def index_error(op: str, name: str, indices: Tensor, position: int, low: int, hi
     return IndexError(f"{op}: expected {name} in [{low}, {high}); got {flat} at position [{where}]")
 
 
-def check_indices(op: str, name: str, indices: Tensor, low: int, high: int) -> None:
-    """An IndexError naming the first of `indices` (int64, contiguous, CPU) outside [low, high)."""
+def first_out_of_range(indices: Tensor, low: int, high: int) -> int:
+    """The flat position of the first of `indices` (int64, contiguous, CPU) outside [low, high), or -1."""
     from rankdistill.ops.native import _native
 
     if _native is not None:
-        position = _native.first_out_of_range(indices.data_ptr(), indices.numel(), low, high)
-    else:
-        bad = ((indices < low) | (indices >= high)).reshape(-1)
-        position = int(bad.to(torch.uint8).argmax()) if bool(bad.any()) else -1
+        return _native.first_out_of_range(indices.data_ptr(), indices.numel(), low, high)
+    bad = ((indices < low) | (indices >= high)).reshape(-1)
+    return int(bad.to(torch.uint8).argmax()) if bool(bad.any()) else -1
+
+
+def check_indices(op: str, name: str, indices: Tensor, low: int, high: int) -> None:
+    """An IndexError naming the first of `indices` (int64, contiguous, CPU) outside [low, high)."""
+    position = first_out_of_range(indices, low, high)
     if position >= 0:
         raise index_error(op, name, indices, position, low, high)
 

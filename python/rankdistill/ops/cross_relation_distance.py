@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.native import accumulator_dtype
-from rankdistill.ops.registration import implement
+from rankdistill.ops.registration import call, implement
 from rankdistill.ops.slopes import define_loss, scale_slopes, wants_slopes
 from rankdistill.reference import cross_relation_distance as reference
 from rankdistill.reference.relation import through_unit_rows, unit_rows
@@ -126,7 +126,7 @@ def cross_relation_distance(
             left_out.shape[0] == B, OP, f"left_out with {B} entries, as student_rows has rows", left_out
         )
     checks.expect_no_forward_ad(OP, *tables.values())
-    return torch.ops.rankdistill.cross_relation_distance_forward(
+    return call(f"{OP}_forward", 
         teacher_rows, teacher_columns, student_rows, student_columns, left_out,
         wants_slopes(student_rows, student_columns),
     )[0]  # fmt: skip

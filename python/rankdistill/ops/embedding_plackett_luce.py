@@ -17,7 +17,7 @@ from rankdistill.ops.gathered_inner_product import (
     wants_grad,
 )
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
-from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
+from rankdistill.ops.registration import LIBRARY, call, differentiate, implement, no_double_backward
 from rankdistill.ops.touched_rows import expect_eager
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import embedding_plackett_luce as reference
@@ -58,8 +58,9 @@ def check_rows(users, user_ids, items, item_ids, lengths, list_size):
     check_ids(OP, users, user_ids, items, item_ids)
     if lengths is not None:
         checks.check_indices(OP, "lengths", lengths, 0, list_size + 1)
-    listed = item_ids[:, :list_size]
-    absent = listed < 0
+    if checks.first_out_of_range(item_ids, 0, items.shape[0]) < 0:
+        return
+    absent = item_ids[:, :list_size] < 0
     if bool(absent.any()):
         if lengths is not None:
             absent = absent & (torch.arange(list_size) < lengths[:, None])
@@ -150,16 +151,16 @@ def _backward(ctx, grad_losses, *_):
         raise RuntimeError(f"{OP}: expected a call with_slopes for a backward; got one without")
     if grad_losses is None:
         return (None,) * 9
-    ops, saved = torch.ops.rankdistill, ctx.saved_tensors
+    saved = ctx.saved_tensors
     if ctx.sparse_grad:
-        grads = ops.embedding_plackett_luce_sparse_backward(grad_losses, *saved)
+        grads = call(f"{OP}_sparse_backward", grad_losses, *saved)
         grad_users, grad_items, grad_bias = sparse_tables(grads, *saved[:4], saved[6])
     else:
-        grad_users, grad_items, grad_bias = ops.embedding_plackett_luce_backward(grad_losses, *saved)
+        grad_users, grad_items, grad_bias = call(f"{OP}_backward", grad_losses, *saved)
     return grad_users, None, grad_items, *(None,) * 4, None if saved[6] is None else grad_bias, None
 
 
-torch.library.register_autograd(f"rankdistill::{OP}_forward", _backward, setup_context=_setup, lib=LIBRARY)
+differentiate(f"{OP}_forward", _backward, _setup)
 for suffix in ("backward", "sparse_backward"):
     torch.library.register_autograd(f"rankdistill::{OP}_{suffix}", no_double_backward(OP), lib=LIBRARY)
 
@@ -227,6 +228,15 @@ def embedding_plackett_luce(
         )
     with_slopes = wants_grad(users, items, item_bias)
     sparse_grad = sparse_grad and with_slopes
-    return torch.ops.rankdistill.embedding_plackett_luce_forward(
-        users, user_ids, items, item_ids, lengths, list_size, with_slopes, item_bias, sparse_grad
+    return call(
+        f"{OP}_forward",
+        users,
+        user_ids,
+        items,
+        item_ids,
+        lengths,
+        list_size,
+        with_slopes,
+        item_bias,
+        sparse_grad,
     )[0]

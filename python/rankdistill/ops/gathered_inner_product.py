@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
-from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
+from rankdistill.ops.registration import LIBRARY, call, differentiate, implement, no_double_backward
 from rankdistill.ops.touched_rows import as_sparse, expect_eager, occurrences, sum_rows
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import gathered_inner_product as reference
@@ -159,12 +159,12 @@ def _setup(ctx, inputs, output):
 
 
 def _backward(ctx, grad_scores):
-    ops, inputs = torch.ops.rankdistill, ctx.saved_tensors
+    inputs = ctx.saved_tensors
     if ctx.sparse_grad:
-        grads = ops.gathered_inner_product_sparse_backward(grad_scores, *inputs)
+        grads = call(f"{OP}_sparse_backward", grad_scores, *inputs)
         grad_users, grad_items, grad_bias = sparse_tables(grads, *inputs)
     else:
-        grad_users, grad_items, grad_bias = ops.gathered_inner_product_backward(grad_scores, *inputs)
+        grad_users, grad_items, grad_bias = call(f"{OP}_backward", grad_scores, *inputs)
     return grad_users, None, grad_items, None, None if inputs[4] is None else grad_bias, None
 
 
@@ -178,7 +178,7 @@ def sparse_tables(grads, users, user_ids, items, item_ids, item_bias) -> list[Te
     ]
 
 
-torch.library.register_autograd(f"rankdistill::{OP}_forward", _backward, setup_context=_setup, lib=LIBRARY)
+differentiate(f"{OP}_forward", _backward, _setup)
 for suffix in ("backward", "sparse_backward"):
     torch.library.register_autograd(f"rankdistill::{OP}_{suffix}", no_double_backward(OP), lib=LIBRARY)
 
@@ -257,6 +257,4 @@ def gathered_inner_product(
     """
     check_arguments(OP, users, items, item_ids, user_ids, item_bias)
     sparse_grad = sparse_grad and wants_grad(users, items, item_bias)
-    return torch.ops.rankdistill.gathered_inner_product_forward(
-        users, user_ids, items, item_ids, item_bias, sparse_grad
-    )
+    return call(f"{OP}_forward", users, user_ids, items, item_ids, item_bias, sparse_grad)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankdistill.ops.native import _native, accumulator_dtype, address, native_or
 from rankdistill.ops.pair_tables import centred, padded
-from rankdistill.ops.registration import implement
+from rankdistill.ops.registration import call, implement
 from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes, wants_slopes
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import pair_distance_huber as reference
@@ -83,4 +83,4 @@ def pair_distance_huber(teacher: Tensor, student: Tensor) -> Tensor:
         tensor(0.)
     """
     check_tables(OP, teacher, student)
-    return torch.ops.rankdistill.pair_distance_huber_forward(teacher, student, wants_slopes(student))[0]
+    return call(f"{OP}_forward", teacher, student, wants_slopes(student))[0]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
-from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
+from rankdistill.ops.registration import LIBRARY, call, differentiate, implement, no_double_backward
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import plackett_luce as reference
 
@@ -130,10 +130,10 @@ def _backward(ctx, grad_losses, *_):
         raise RuntimeError(f"{OP}: expected a call with_slopes for a backward; got one without")
     if grad_losses is None:
         return (None,) * 4
-    return *torch.ops.rankdistill.plackett_luce_backward(grad_losses, *ctx.saved_tensors), None, None
+    return *call(f"{OP}_backward", grad_losses, *ctx.saved_tensors), None, None
 
 
-torch.library.register_autograd(f"rankdistill::{OP}_forward", _backward, setup_context=_setup, lib=LIBRARY)
+differentiate(f"{OP}_forward", _backward, _setup)
 torch.library.register_autograd(f"rankdistill::{OP}_backward", no_double_backward(OP), lib=LIBRARY)
 
 
@@ -192,4 +192,4 @@ def plackett_luce(scores: Tensor, tail: Tensor | None = None, lengths: Tensor | 
         checks.expect(lengths.shape[0] == B, OP, f"lengths with {B} entries, as scores has rows", lengths)
     checks.expect_no_forward_ad(OP, scores, tail)
     with_slopes = torch.is_grad_enabled() and (scores.requires_grad or tail.requires_grad)
-    return torch.ops.rankdistill.plackett_luce_forward(scores, tail, lengths, with_slopes)[0]
+    return call(f"{OP}_forward", scores, tail, lengths, with_slopes)[0]

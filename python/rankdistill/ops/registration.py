@@ -7,11 +7,15 @@ backend on that device.
 from __future__ import annotations
 
 import functools
+import operator
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+from torch import _C  # dispatch keys have no public reader; torch.library's Python side uses the same
+from torch.overrides import has_torch_function
 
 LIBRARY = torch.library.Library("rankdistill", "DEF")
 BACKENDS = ("native", "triton", "reference")
@@ -77,7 +81,9 @@ def implement(op: str, device: str, candidates: dict[str, dict[str, Callable] | 
         )
     CHOICES[op, device] = Choice(name, passed_over)
     for suffix, function in functions.items():
-        LIBRARY.impl(f"{op}_{suffix}" if suffix else op, in_full_precision(function, device.lower()), device)
+        schema, function = f"{op}_{suffix}" if suffix else op, in_full_precision(function, device.lower())
+        LIBRARY.impl(schema, function, device)
+        shortcut(schema).functions[plain_keys(device)] = function
 
 
 def in_full_precision(function: Callable, device: str) -> Callable:
@@ -111,3 +117,100 @@ def not_differentiable(op: str, output: str) -> Callable:
         )
 
     return backward
+
+
+@dataclass
+class Shortcut:
+    """What `call` knows of a schema: the types of its arguments, and its functions by a plain tensor's dispatch keys."""
+
+    kinds: list[type | None]
+    functions: dict[int, Callable] = field(default_factory=dict)
+    formula: type[torch.autograd.Function] | None = None
+
+
+SHORTCUTS: dict[str, Shortcut] = {}
+KINDS = {
+    "Tensor": torch.Tensor,
+    "Optional[Tensor]": torch.Tensor,
+    "bool": bool,
+    "int": int,
+    "SymInt": int,
+    "float": float,
+    "str": str,
+}
+
+
+def shortcut(schema: str) -> Shortcut:
+    if schema not in SHORTCUTS:
+        arguments = getattr(torch.ops.rankdistill, schema).default._schema.arguments
+        SHORTCUTS[schema] = Shortcut([KINDS.get(str(a.type)) for a in arguments])
+    return SHORTCUTS[schema]
+
+
+def key_set(*keys: str) -> int:
+    sets = [_C.DispatchKeySet(getattr(_C.DispatchKey, key)) for key in keys]
+    return functools.reduce(operator.or_, sets).raw_repr()
+
+
+def plain_keys(device: str) -> int:
+    """The keys of a dense tensor: none of a lazy conjugate or zero, of a fake tensor, or of inference."""
+    return key_set(device, f"Autograd{device}", f"Autocast{device}", "ADInplaceOrView")
+
+
+NOBODY = key_set("BackendSelect", "ADInplaceOrView")  # what a thread includes where no mode is active
+
+
+def call(schema: str, *args):
+    """torch.ops.rankdistill.<schema>(*args), straight from its function where nobody could tell (DESIGN.md DC-1)."""
+    if torch.compiler.is_compiling():
+        return getattr(torch.ops.rankdistill, schema)(*args)
+    known = SHORTCUTS[schema]
+    function, wants_grad = plain(known, args)
+    if function is None or (wants_grad and known.formula is None):
+        return getattr(torch.ops.rankdistill, schema)(*args)
+    if wants_grad:
+        return known.formula.apply(*args, function)
+    with _C._AutoDispatchBelowAutograd():
+        return function(*args)
+
+
+def plain(known: Shortcut, args: tuple) -> tuple[Callable | None, bool]:
+    """The function that the dispatcher would end at with nothing before it but autograd, or None; and if that asks it."""
+    if (
+        _C._dispatch_tls_local_include_set().raw_repr() != NOBODY
+        or _C._dispatch_tls_is_dispatch_key_excluded(_C.DispatchKey.AutogradOther)
+        or has_torch_function(args)
+        or torch.autograd._profiler_enabled()
+    ):
+        return None, False
+    keys, wants_grad = None, False
+    for value, kind in zip(args, known.kinds, strict=True):
+        if kind is not torch.Tensor:
+            if type(value) is not kind:
+                return None, False
+        elif value is not None:
+            keys_of_value = _C._dispatch_keys(value).raw_repr()
+            if keys is not None and keys_of_value != keys:
+                return None, False
+            keys, wants_grad = keys_of_value, wants_grad or value.requires_grad
+    return known.functions.get(keys), wants_grad and torch.is_grad_enabled()
+
+
+def differentiate(schema: str, backward: Callable, setup: Callable) -> None:
+    """Registers the derivative of a schema, for the dispatcher and for `call`."""
+    torch.library.register_autograd(f"rankdistill::{schema}", backward, setup_context=setup, lib=LIBRARY)
+
+    class Formula(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *inputs):
+            *inputs, function = inputs
+            with _C._AutoDispatchBelowAutograd():
+                output = function(*inputs)
+                setup(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return *backward(ctx, *grads), None
+
+    shortcut(schema).formula = Formula

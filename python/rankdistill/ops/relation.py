@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.native import accumulator_dtype
-from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
+from rankdistill.ops.registration import LIBRARY, call, differentiate, implement, no_double_backward
 from rankdistill.reference import relation as reference
 
 OP = "relation"
@@ -38,11 +38,11 @@ def _setup(ctx, inputs, output):
 
 def _backward(ctx, grad):
     x, y = ctx.saved_tensors
-    grad_x, grad_y = torch.ops.rankdistill.relation_backward(grad, x, y, ctx.kind)
+    grad_x, grad_y = call(f"{OP}_backward", grad, x, y, ctx.kind)
     return grad_x, None if y is None else grad_y, None
 
 
-torch.library.register_autograd(f"rankdistill::{OP}_forward", _backward, setup_context=_setup, lib=LIBRARY)
+differentiate(f"{OP}_forward", _backward, _setup)
 torch.library.register_autograd(f"rankdistill::{OP}_backward", no_double_backward(OP), lib=LIBRARY)
 
 
@@ -92,4 +92,4 @@ def relation(x: Tensor, y: Tensor | None = None, kind: str = "cosine") -> Tensor
         checks.expect_same(OP, "x", x, "y", y)
         checks.expect(y.shape[1] == x.shape[1], OP, f"y of width {x.shape[1]}, as x", y)
     checks.expect_no_forward_ad(OP, x, y)
-    return torch.ops.rankdistill.relation_forward(x, y, kind)
+    return call(f"{OP}_forward", x, y, kind)

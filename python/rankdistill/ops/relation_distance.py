@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.ops.native import accumulator_dtype
-from rankdistill.ops.registration import implement
+from rankdistill.ops.registration import call, implement
 from rankdistill.ops.relation import check_kind
 from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes, wants_slopes
 from rankdistill.reference import relation_distance as reference
@@ -151,6 +151,4 @@ def relation_distance(
     """
     check_tables(OP, teacher, student)
     check_kind(OP, kind)
-    return torch.ops.rankdistill.relation_distance_forward(
-        teacher, student, kind, teacher_term, wants_slopes(student)
-    )[0]
+    return call(f"{OP}_forward", teacher, student, kind, teacher_term, wants_slopes(student))[0]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.native import accumulator_dtype
-from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
+from rankdistill.ops.registration import LIBRARY, call, differentiate, implement, no_double_backward
 from rankdistill.reference import routed_experts as reference
 
 OP = "routed_experts"
@@ -169,13 +169,13 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, grad, _):
     if grad is None:
         return (None,) * 6
-    grads = list(torch.ops.rankdistill.routed_experts_backward(grad, *ctx.saved_tensors))
+    grads = list(call(f"{OP}_backward", grad, *ctx.saved_tensors))
     if not ctx.saved_tensors[1].is_floating_point():
         grads[1] = None
     return tuple(grads)
 
 
-torch.library.register_autograd(f"rankdistill::{OP}_forward", _backward, setup_context=_setup, lib=LIBRARY)
+differentiate(f"{OP}_forward", _backward, _setup)
 torch.library.register_autograd(f"rankdistill::{OP}_backward", no_double_backward(OP), lib=LIBRARY)
 
 
@@ -237,6 +237,4 @@ def routed_experts(
         checks.expect_tensor(OP, "routing", routing, 1, (torch.int64,))
         checks.expect(routing.shape[0] == B, OP, f"routing with {B} entries, as x has rows", routing)
     checks.expect_no_forward_ad(OP, x, routing, weight_in, bias_in, weight_out, bias_out)
-    return torch.ops.rankdistill.routed_experts_forward(x, routing, weight_in, bias_in, weight_out, bias_out)[
-        0
-    ]
+    return call(f"{OP}_forward", x, routing, weight_in, bias_in, weight_out, bias_out)[0]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.native import accumulator_dtype
-from rankdistill.ops.registration import LIBRARY, no_double_backward
+from rankdistill.ops.registration import LIBRARY, call, differentiate, no_double_backward
 
 
 def scale_slopes(grad_loss: Tensor, rows: Tensor, slopes: Tensor) -> Tensor:
@@ -44,16 +44,15 @@ def define_loss(op: str, arguments: str, differentiable: tuple[int, ...]) -> Non
             raise RuntimeError(f"{op}: expected a call with_slopes for a backward; got one without")
         grads: list[Tensor | None] = [None] * ctx.count
         if grad_loss is not None:
-            scale = getattr(torch.ops.rankdistill, f"{op}_backward")
             saved = ctx.saved_tensors
             for at, (rows, slopes) in enumerate(zip(saved, saved[len(differentiable) :])):
                 if ctx.needs_input_grad[differentiable[at]]:
-                    grads[differentiable[at]] = scale(grad_loss, rows, slopes)
+                    grads[differentiable[at]] = call(f"{op}_backward", grad_loss, rows, slopes)
         return tuple(grads)
 
     torch.library.register_fake(f"rankdistill::{op}_forward", fake_forward, lib=LIBRARY)
     torch.library.register_fake(f"rankdistill::{op}_backward", fake_backward, lib=LIBRARY)
-    torch.library.register_autograd(f"rankdistill::{op}_forward", backward, setup_context=setup, lib=LIBRARY)
+    differentiate(f"{op}_forward", backward, setup)
     torch.library.register_autograd(f"rankdistill::{op}_backward", no_double_backward(op), lib=LIBRARY)
 
 

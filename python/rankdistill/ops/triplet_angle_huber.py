@@ -8,7 +8,7 @@ from torch import Tensor
 from rankdistill.ops import checks
 from rankdistill.ops.native import _native, accumulator_dtype, address, native_or
 from rankdistill.ops.pair_tables import centred, padded
-from rankdistill.ops.registration import implement
+from rankdistill.ops.registration import call, implement
 from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes, wants_slopes
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import triplet_angle_huber as reference
@@ -100,6 +100,4 @@ def triplet_angle_huber(teacher: Tensor, student: Tensor, anchors: Tensor | None
             f"anchors on the device of student ({student.device})",
             anchors,
         )
-    return torch.ops.rankdistill.triplet_angle_huber_forward(
-        teacher, student, anchors, wants_slopes(student)
-    )[0]
+    return call(f"{OP}_forward", teacher, student, anchors, wants_slopes(student))[0]

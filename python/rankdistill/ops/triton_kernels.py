@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -19,10 +20,14 @@ def triton_or(op: str, *suffixes: str) -> dict[str, Callable] | Unavailable:
         return MISSING
 
     def launcher(suffix: str) -> Callable:
-        def launch(*args):
+        @functools.cache
+        def function() -> Callable:
             module = importlib.import_module(f"rankdistill.kernels.triton.{op}")
+            return getattr(module, f"{op}_{suffix}" if suffix else op)
+
+        def launch(*args):
             with torch.cuda.device_of(args[0]):  # Triton launches on the current device
-                return getattr(module, f"{op}_{suffix}" if suffix else op)(*args)
+                return function()(*args)
 
         return launch
 
