@@ -336,7 +336,7 @@ def test_given_scores_malformed_exclusions_spoil_their_row_alone(emulated):
 
 
 def test_rows_of_given_scores_in_turns(emulated, monkeypatch):
-    monkeypatch.setattr(device_topk, "WORKSPACE_BYTES", 4 * 3000 * 3)
+    monkeypatch.setattr(device_topk, "WORKSPACE_BYTES", 8 * 3000 * 3)
     scores = randn(10, 9000, seed=1)
     check_masked(scores, 10, some_excluded(10, 9000, 0.3))
     emulated.rows_redone()
