@@ -148,11 +148,12 @@ __global__ void __launch_bounds__(256, sizeof(Storage) == 8 ? 2 : 4)
   Score<Storage>* const scores = top.scores + row * top.k;
   int64_t* const indices = top.indices + row * top.k;
   const uint8_t state = rows.states[row];
+  const int64_t count = survivors.counts[row];
+  const float norm = rows.norms[row], rounding = *rows.rounding;
   if (state == kMalformed) {
     finish_row(scores, indices, top.lengths + row, top.k, 0, not_a_number(Score<Storage>()));
     return;
   }
-  const int64_t count = survivors.counts[row];
   if (state == kExact || count > survivors.capacity) {
     if (threadIdx.x == 0) redo.add(row);
     return;
@@ -169,11 +170,26 @@ __global__ void __launch_bounds__(256, sizeof(Storage) == 8 ? 2 : 4)
   uint32_t least = 0;
   const bool prune = count <= kPruned && count > top.k;
   if (prune) {
-    for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
-      const Survivor survivor = own[i];
-      const float below = bound_below(survivor, terms[survivor.item], rows.norms[row], *rows.rounding);
-      const bool counts = rankable(below) && !rows.exclude.contains(row, survivor.item);
-      lower[i] = counts ? order_key(below) : 0;
+    constexpr int kBatch = 2;  // terms asked for at a time
+    const int last = static_cast<int>(count) - 1;
+    for (int first = threadIdx.x; first <= last; first += kBatch * blockDim.x) {
+      Survivor survivor[kBatch];
+      ItemTerms item[kBatch];
+#pragma unroll
+      for (int u = 0; u < kBatch; ++u) {
+        const int i = first + u * static_cast<int>(blockDim.x);
+        survivor[u] = own[i < last ? i : last];
+      }
+#pragma unroll
+      for (int u = 0; u < kBatch; ++u) item[u] = terms[survivor[u].item];
+#pragma unroll
+      for (int u = 0; u < kBatch; ++u) {
+        const int i = first + u * static_cast<int>(blockDim.x);
+        if (i > last) break;
+        const float below = bound_below(survivor[u], item[u], norm, rounding);
+        const bool counts = rankable(below) && !rows.exclude.contains(row, survivor[u].item);
+        lower[i] = counts ? order_key(below) : 0;
+      }
     }
     __syncthreads();
     least = kth_key<uint32_t>(KeySource<uint32_t>{count, lower}, static_cast<uint32_t>(top.k), scratch);
