@@ -73,7 +73,7 @@ struct MaskedTopK {
   int64_t nonzeros;
   const uint8_t* mask;
   int64_t windows, window_pieces, rank, capacity;
-  uint32_t* kept;
+  void* kept;
   uint32_t* counts;
   void* thresholds;
   uint8_t* malformed;

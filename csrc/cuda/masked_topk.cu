@@ -13,12 +13,14 @@ int launch_masked_topk(int dtype, const MaskedTopK& m, void* stream) {
     const size_t sorted_bytes = sorting * sizeof(Ranked<Key<Storage>>);
     const bool sampled = m.windows > 0;
     if (sampled) {
-      const Kept kept = {m.kept, m.counts, m.capacity};
+      const Kept<Storage> kept = {static_cast<Ranked<Key<Storage>>*>(m.kept), m.counts, m.capacity};
+      const int64_t blocks_of_row = stream_blocks<Storage>(m.N);
       Score<Storage>* const thresholds = static_cast<Score<Storage>*>(m.thresholds);
-      int error = launch(masked_threshold_kernel<Storage>, m.B, 256, m.windows * sizeof(Ranked<Key<Storage>>), stream,
-                         table, m.windows, m.window_pieces, m.rank, kept, thresholds, m.malformed);
+      int error = launch(masked_threshold_kernel<Storage>, m.B, 256, m.windows * sizeof(Key<Storage>), stream, table,
+                         m.windows, m.window_pieces, m.rank, kept, thresholds, m.malformed, redo);
       if (error) return error;
-      error = launch(masked_stream_kernel<Storage>, m.B * stream_blocks<Storage>(m.N), 256, 0, stream, table, kept, thresholds);
+      error = launch(masked_stream_kernel<Storage>, m.B * blocks_of_row, kStreamThreads, 0, stream, table, kept,
+                     static_cast<uint32_t>(blocks_of_row), thresholds);
       if (error) return error;
       error = launch(masked_finish_kernel<Storage>, m.B, 256, sorted_bytes, stream, table, kept, m.malformed, top, redo, sorting);
       if (error) return error;

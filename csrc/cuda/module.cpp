@@ -150,7 +150,7 @@ PYBIND11_MODULE(_cuda, m) {
            uintptr_t redo_rows, uintptr_t best, uintptr_t best_indices, uintptr_t lengths, uintptr_t cuda_stream) {
           const MaskedTopK arguments = {
               pointer<const void>(scores), B, N, stride, k, pointer<const int64_t>(indptr), pointer<const int64_t>(indices),
-              nonzeros, pointer<const uint8_t>(mask), windows, window_pieces, rank, capacity, pointer<uint32_t>(kept),
+              nonzeros, pointer<const uint8_t>(mask), windows, window_pieces, rank, capacity, pointer<void>(kept),
               pointer<uint32_t>(counts), pointer<void>(thresholds), pointer<uint8_t>(malformed), pointer<uint64_t>(redo_count),
               pointer<int64_t>(redo_rows), pointer<void>(best), pointer<int64_t>(best_indices), pointer<int64_t>(lengths)};
           return error_text(launch_masked_topk(dtype, arguments, pointer<void>(cuda_stream)));

@@ -8,10 +8,11 @@
 
 namespace {
 
+template <class K>
 struct KeySource {
   int64_t size;
-  const uint32_t* keys;  // 0: does not count
-  __device__ bool get(int64_t i, Ranked<uint32_t>& entry) const {
+  const K* keys;  // 0: does not count
+  __device__ bool get(int64_t i, Ranked<K>& entry) const {
     entry = {keys[i], static_cast<uint32_t>(i)};
     return entry.key != 0;
   }
@@ -50,7 +51,7 @@ __global__ void __launch_bounds__(128) threshold_kernel(SampleGroups sample, int
       if (window < count && sampled_item(window, stride) == item) keys[group_of(window, sample.size)] = 0;
     }
   __syncthreads();
-  const uint32_t key = kth_key<uint32_t>(KeySource{sample.groups, keys}, rank, scratch);
+  const uint32_t key = kth_key<uint32_t>(KeySource<uint32_t>{sample.groups, keys}, static_cast<uint32_t>(rank), scratch);
   if (threadIdx.x == 0) {
     if (key == 0) states[row] = kExact;
     thresholds[row] = key == 0 ? positive_infinity(0.0f) : score_of_key(key);
@@ -88,16 +89,19 @@ template <class Storage>
 __device__ Score<Storage> exact_score(const Tables<Storage>& tables, const double* staged, int64_t row, int64_t item) {
   const Storage* const user_row = tables.users + row * tables.D;
   const Storage* const item_row = tables.items + item * tables.D;
+  constexpr int kEights = sizeof(Storage) == 8 ? 1 : 2;  // asked for at a time
   double sum = 0;
-  for (int64_t d = 0; d < tables.D; d += 8) {
-    Score<Storage> values[8];
-    load_eight(item_row, d, tables.D, tables.aligned, values);
+  for (int64_t begin = 0; begin < tables.D; begin += 8 * kEights) {
+    Score<Storage> values[kEights][8];
 #pragma unroll
-    for (int i = 0; i < 8; ++i)
-      if (d + i < tables.D) {
-        const double user = d + i < kStagedWidth ? staged[d + i] : static_cast<double>(load_wide(user_row + d + i));
-        sum = add_product<Storage>(sum, user, values[i]);
-      }
+    for (int e = 0; e < kEights; ++e) load_eight(item_row, begin + 8 * e, tables.D, tables.aligned, values[e]);
+#pragma unroll
+    for (int i = 0; i < 8 * kEights; ++i) {
+      const int64_t d = begin + i;
+      if (d >= tables.D) break;
+      const double user = d < kStagedWidth ? staged[d] : static_cast<double>(load_wide(user_row + d));
+      sum = add_product<Storage>(sum, user, values[i / 8][i % 8]);
+    }
   }
   return rounded_score(sum, tables.bias, item);
 }
@@ -133,22 +137,23 @@ __device__ __forceinline__ float bound_below(const Survivor& survivor, const Ite
 
 // One block per row. `candidates` [rows, capacity] may be the survivors' own memory.
 template <class Storage>
-__global__ void __launch_bounds__(256, 4)
+__global__ void __launch_bounds__(256, sizeof(Storage) == 8 ? 2 : 4)
     finish_kernel(Tables<Storage> tables, const ItemTerms* __restrict__ terms, FilterRows rows, Survivors survivors,
                   Ranked<Key<Storage>>* candidates, TopK<Score<Storage>> top, RedoList redo, int sorting) {
   typedef Ranked<Key<Storage>> Candidate;
   __shared__ SelectionScratch scratch;
   __shared__ Key<Storage> last_key;
-  __shared__ uint32_t found;
+  __shared__ uint32_t chosen, found;
   const int64_t row = blockIdx.x;
   Score<Storage>* const scores = top.scores + row * top.k;
   int64_t* const indices = top.indices + row * top.k;
   const uint8_t state = rows.states[row];
+  const int64_t count = survivors.counts[row];
+  const float norm = rows.norms[row], rounding = *rows.rounding;
   if (state == kMalformed) {
     finish_row(scores, indices, top.lengths + row, top.k, 0, not_a_number(Score<Storage>()));
     return;
   }
-  const int64_t count = survivors.counts[row];
   if (state == kExact || count > survivors.capacity) {
     if (threadIdx.x == 0) redo.add(row);
     return;
@@ -165,34 +170,53 @@ __global__ void __launch_bounds__(256, 4)
   uint32_t least = 0;
   const bool prune = count <= kPruned && count > top.k;
   if (prune) {
-    for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
-      const Survivor survivor = own[i];
-      const float below = bound_below(survivor, terms[survivor.item], rows.norms[row], *rows.rounding);
-      const bool counts = rankable(below) && !rows.exclude.contains(row, survivor.item);
-      lower[i] = counts ? order_key(below) : 0;
-    }
-    __syncthreads();
-    least = kth_key<uint32_t>(KeySource{count, lower}, top.k, scratch);
-  }
-  if (threadIdx.x == 0) found = 0;
-  __syncthreads();
-
-  // In rounds: what a round keeps is written over survivors that this round and earlier ones have read.
-  for (int64_t begin = 0; begin < count; begin += blockDim.x) {
-    const int64_t i = begin + threadIdx.x;
-    Candidate candidate = {0, kNoId};
-    if (i < count) {
-      const Survivor survivor = own[i];
-      // An infinite bound has no bound from below, but its item may rank.
-      if (order_key(survivor.bound) >= least && !rows.exclude.contains(row, survivor.item)) {
-        const Score<Storage> score = exact_score(tables, staged, row, survivor.item);
-        if (rankable(score)) candidate = {order_key(score), survivor.item};
+    constexpr int kBatch = 2;  // terms asked for at a time
+    const int last = static_cast<int>(count) - 1;
+    for (int first = threadIdx.x; first <= last; first += kBatch * blockDim.x) {
+      Survivor survivor[kBatch];
+      ItemTerms item[kBatch];
+#pragma unroll
+      for (int u = 0; u < kBatch; ++u) {
+        const int i = first + u * static_cast<int>(blockDim.x);
+        survivor[u] = own[i < last ? i : last];
+      }
+#pragma unroll
+      for (int u = 0; u < kBatch; ++u) item[u] = terms[survivor[u].item];
+#pragma unroll
+      for (int u = 0; u < kBatch; ++u) {
+        const int i = first + u * static_cast<int>(blockDim.x);
+        if (i > last) break;
+        const float below = bound_below(survivor[u], item[u], norm, rounding);
+        const bool counts = rankable(below) && !rows.exclude.contains(row, survivor[u].item);
+        lower[i] = counts ? order_key(below) : 0;
       }
     }
     __syncthreads();
-    if (candidate.id != kNoId) kept[atomicAdd(&found, 1u)] = candidate;
-    __syncthreads();
+    least = kth_key<uint32_t>(KeySource<uint32_t>{count, lower}, static_cast<uint32_t>(top.k), scratch);
   }
+  if (threadIdx.x == 0) found = 0;
+
+  // In rounds: ids first, so that whole warps score, and then what a round keeps is written over survivors that this
+  // round and earlier ones have read.
+  uint32_t* const ids = lower;
+  for (int64_t begin = 0; begin < count; begin += kPruned) {
+    const int64_t end = begin + kPruned < count ? begin + kPruned : count;
+    __syncthreads();
+    if (threadIdx.x == 0) chosen = 0;
+    __syncthreads();
+    for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
+      const Survivor survivor = own[i];
+      // An infinite bound has no bound from below, but its item may rank.
+      if (order_key(survivor.bound) >= least && !rows.exclude.contains(row, survivor.item))
+        ids[atomicAdd(&chosen, 1u)] = survivor.item;
+    }
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < chosen; i += blockDim.x) {
+      const Score<Storage> score = exact_score(tables, staged, row, ids[i]);
+      if (rankable(score)) kept[atomicAdd(&found, 1u)] = {order_key(score), ids[i]};
+    }
+  }
+  __syncthreads();
 
   const int64_t done = emit_best(CandidateSource<Key<Storage>>{found, kept}, top.k, sorted, sorting, scratch,
                                  [&](int64_t j, const Candidate& best) {

@@ -27,9 +27,8 @@ struct MaskedScores {
   int64_t nonzeros;
   const uint8_t* mask;  // [rows, N] bool, or null
 
-  __device__ bool excluded(int64_t row, int64_t item) const {
-    return (mask != nullptr && mask[row * N + item] != 0) || exclude.contains(row, item);
-  }
+  __device__ bool masked(int64_t row, int64_t item) const { return mask != nullptr && mask[row * N + item] != 0; }
+  __device__ bool excluded(int64_t row, int64_t item) const { return masked(row, item) || exclude.contains(row, item); }
   __device__ Score<Storage> score(int64_t row, int64_t item) const { return load_wide(scores + row * stride + item); }
 };
 
@@ -46,23 +45,16 @@ struct RowSource {
   }
 };
 
-// Ids that the pass kept; none is excluded.
+// What the pass kept; none is excluded.
 template <class Storage>
-struct KeptSource {
-  int64_t size;
-  const MaskedScores<Storage>& table;
-  int64_t row;
-  const uint32_t* kept;
-  __device__ bool get(int64_t i, Ranked<Key<Storage>>& entry) const {
-    entry = {order_key(table.score(row, kept[i])), kept[i]};
-    return true;
-  }
-};
-
 struct Kept {
-  uint32_t* ids;     // [rows, capacity]
-  uint32_t* counts;  // [rows]; kNoId: select from the whole row
+  Ranked<Key<Storage>>* entries;  // [rows, capacity]
+  uint32_t* counts;               // [rows]; kNoId: select from the whole row
   int64_t capacity;
+
+  __device__ void put(int64_t row, uint32_t slot, Score<Storage> score, int64_t item) const {
+    if (slot < capacity) entries[row * capacity + slot] = {order_key(score), static_cast<uint32_t>(item)};
+  }
 };
 
 // A sample is a piece of 32 bytes from every window of `stride` pieces.
@@ -79,104 +71,154 @@ __device__ __forceinline__ bool valid_in_block(const Exclusion& exclude, int64_t
   return valid;
 }
 
-// One block per row: the `rank`-th largest of the pieces' best scores. Without one the row keeps nothing.
+// One block per row: the `rank`-th largest of the pieces' best scores. Without one the row keeps nothing. Neighbouring
+// lanes have a piece's elements.
 template <class Storage>
-__global__ void __launch_bounds__(256) masked_threshold_kernel(MaskedScores<Storage> table, int64_t windows, int64_t stride,
-                                                               int64_t rank, Kept kept,
+__global__ void __launch_bounds__(256, 4) masked_threshold_kernel(MaskedScores<Storage> table, int64_t windows, int64_t stride,
+                                                               int64_t rank, Kept<Storage> kept,
                                                                Score<Storage>* __restrict__ thresholds,
-                                                               uint8_t* __restrict__ malformed) {
-  typedef Ranked<Key<Storage>> Entry;
+                                                               uint8_t* __restrict__ malformed, RedoList redo) {
+  constexpr int kUnroll = 8;
   __shared__ SelectionScratch scratch;
-  Entry* const best = reinterpret_cast<Entry*>(dynamic_shared());
+  Key<Storage>* const best = reinterpret_cast<Key<Storage>*>(dynamic_shared());
   const int64_t row = blockIdx.x;
   const bool valid = valid_in_block(table.exclude, table.nonzeros, row, table.N);
-  if (threadIdx.x == 0) malformed[row] = !valid;
+  if (threadIdx.x == 0) {
+    malformed[row] = !valid;
+    kept.counts[row] = 0;
+    if (row == 0) *redo.count = 0;
+  }
   if (!valid) {
     if (threadIdx.x == 0) thresholds[row] = not_a_number(Score<Storage>());
     return;
   }
-  for (int64_t window = threadIdx.x; window < windows; window += blockDim.x) {
-    const int64_t begin = sampled_item(window, stride) * kPiece<Storage>;
-    Score<Storage> values[kPiece<Storage>];
+  const Score<Storage> nothing = -positive_infinity(Score<Storage>());
+  const int64_t elements = windows * kPiece<Storage>;
+  const auto item_of = [&](int64_t i) { return sampled_item(i / kPiece<Storage>, stride) * kPiece<Storage> + i % kPiece<Storage>; };
+  for (int64_t first = threadIdx.x; first - threadIdx.x < elements; first += kUnroll * blockDim.x) {
+    Storage read[kUnroll] = {};
 #pragma unroll
-    for (int i = 0; i < kPiece<Storage>; ++i) values[i] = table.score(row, begin + i);
-    Score<Storage> largest = -positive_infinity(Score<Storage>());
+    for (int u = 0; u < kUnroll; ++u) {
+      const int64_t i = first + u * blockDim.x;
+      if (i < elements) read[u] = table.scores[row * table.stride + item_of(i)];
+    }
 #pragma unroll
-    for (int i = 0; i < kPiece<Storage>; ++i)
-      if (values[i] > largest && !table.excluded(row, begin + i)) largest = values[i];
-    best[window] = {rankable(largest) ? order_key(largest) : 0, static_cast<uint32_t>(window)};
+    for (int u = 0; u < kUnroll; ++u) {
+      const int64_t i = first + u * blockDim.x, item = i < elements ? item_of(i) : 0;
+      Score<Storage> score = load_wide(&read[u]);
+      if (i >= elements || !rankable(score) || table.masked(row, item)) score = nothing;
+      Score<Storage> largest;
+      for (bool again = true; again;) {  // until the best of each piece is not excluded
+        largest = score;
+        for (int lanes = kPiece<Storage> / 2; lanes > 0; lanes >>= 1) {
+          const Score<Storage> other = __shfl_xor_sync(kWholeWarp, largest, lanes);
+          if (other > largest) largest = other;
+        }
+        const bool excluded = score == largest && rankable(score) && table.exclude.contains(row, item);
+        if (excluded) score = nothing;
+        again = __any_sync(kWholeWarp, excluded);
+      }
+      if (i < elements && i % kPiece<Storage> == 0)
+        best[i / kPiece<Storage>] = rankable(largest) ? order_key(largest) : 0;
+    }
   }
   __syncthreads();
-  const Key<Storage> key = kth_key<Key<Storage>>(CandidateSource<Key<Storage>>{windows, best}, rank, scratch);
+  const Key<Storage> key = kth_key<Key<Storage>>(KeySource<Key<Storage>>{windows, best}, static_cast<uint32_t>(rank), scratch);
   if (threadIdx.x == 0) {
     if (key == 0) kept.counts[row] = kNoId;
     thresholds[row] = key == 0 ? not_a_number(Score<Storage>()) : score_of_key(key);
   }
 }
 
-// A block reads 64 KiB of a row, 16 bytes at a time. Comparisons with a threshold of NaN keep nothing.
-constexpr int kStreamBytes = 64 * 1024, kStreamHits = 1024;
+// Blocks share a row evenly, at most 128 KiB each: few enough that beginning and end hardly count, and as many bytes
+// asked for at a time as registers hold (DESIGN.md TK-9).
+constexpr int kStreamBytes = 128 * 1024, kStreamHits = 1024, kStreamThreads = 256;
 
 template <class Storage>
 inline int64_t stream_blocks(int64_t N) { return tiles_of(N, kStreamBytes / static_cast<int>(sizeof(Storage))); }
 
 template <class Storage>
-__global__ void __launch_bounds__(256, 4) masked_stream_kernel(MaskedScores<Storage> table, Kept kept,
-                                                            const Score<Storage>* __restrict__ thresholds) {
-  constexpr int kVector = 16 / static_cast<int>(sizeof(Storage)), kUnroll = 4;
-  constexpr int64_t kElements = kStreamBytes / static_cast<int>(sizeof(Storage));
-  __shared__ uint32_t hits[kStreamHits];
-  __shared__ uint32_t count;
-  const int64_t blocks_of_row = tiles_of(table.N, kElements);
-  const int64_t row = blockIdx.x / blocks_of_row, begin = blockIdx.x % blocks_of_row * kElements;
-  const int64_t end = begin + kElements < table.N ? begin + kElements : table.N;
-  const Storage* const scores = table.scores + row * table.stride;
+__global__ void __launch_bounds__(kStreamThreads, 4)
+    masked_stream_kernel(MaskedScores<Storage> table, Kept<Storage> kept, uint32_t blocks_of_row,
+                         const Score<Storage>* __restrict__ thresholds) {
+  constexpr int kVector = 16 / static_cast<int>(sizeof(Storage)), kUnroll = kVector < 4 ? 8 : 32 / kVector;
+  __shared__ uint32_t hits[kStreamHits];  // by their distance from the block's first element
+  __shared__ uint32_t logged, passed, start;
+  const int64_t row = blockIdx.x / blocks_of_row, share = tiles_of(table.N, 64 * int64_t{blocks_of_row}) * 64;
+  const int64_t begin = blockIdx.x % blocks_of_row * share, left = table.N - begin;
   const Score<Storage> threshold = thresholds[row];
-  if (threadIdx.x == 0) count = 0;
+  if (left <= 0 || threshold != threshold) return;  // the whole block
+  const int size = static_cast<int>(left < share ? left : share);
+  const Storage* const scores = table.scores + row * table.stride + begin;
+  if (threadIdx.x == 0) logged = passed = 0;
   __syncthreads();
-  const auto keep = [&](uint32_t item) {
-    if (table.excluded(row, item)) return;
-    const uint32_t slot = atomicAdd(&kept.counts[row], 1u);
-    if (slot < kept.capacity) kept.ids[row * kept.capacity + slot] = item;
-  };
-  const auto log = [&](int64_t item) {
-    const uint32_t slot = atomicAdd(&count, 1u);
-    if (slot < kStreamHits) hits[slot] = static_cast<uint32_t>(item);
-    else keep(static_cast<uint32_t>(item));
+  const auto log = [&](uint32_t slot, int at) {
+    if (slot < kStreamHits) hits[slot] = static_cast<uint32_t>(at);
+    else if (!table.excluded(row, begin + at)) kept.put(row, atomicAdd(&kept.counts[row], 1u), load_wide(scores + at), begin + at);
   };
   // Up to the first multiple of 16 bytes one by one, and behind the last.
-  const int64_t misaligned = static_cast<int64_t>(reinterpret_cast<uintptr_t>(scores + begin) % 16 / sizeof(Storage));
-  int64_t body = begin + (misaligned == 0 ? 0 : kVector - misaligned);
-  if (body > end) body = end;
-  const int64_t vectors = (end - body) / kVector;
-  for (int64_t i = begin + threadIdx.x; i < body; i += blockDim.x)
-    if (load_wide(scores + i) >= threshold) log(i);
-  for (int64_t i = body + vectors * kVector + threadIdx.x; i < end; i += blockDim.x)
-    if (load_wide(scores + i) >= threshold) log(i);
-  const uint4* const lines = reinterpret_cast<const uint4*>(scores + body);
-  for (int64_t v = threadIdx.x; v < vectors; v += kUnroll * blockDim.x) {
+  const int misaligned = static_cast<int>(reinterpret_cast<uintptr_t>(scores) % 16 / sizeof(Storage));
+  const int to_aligned = misaligned == 0 ? 0 : kVector - misaligned, head = to_aligned < size ? to_aligned : size;
+  const int vectors = (size - head) / kVector;
+  const int lone = static_cast<int>(threadIdx.x), at_end = lone < head ? lone : lone + vectors * kVector;
+  if (at_end < size && lone < 2 * kVector && load_wide(scores + at_end) >= threshold) log(atomicAdd(&logged, 1u), at_end);
+  const uint4* const lines = reinterpret_cast<const uint4*>(scores + head);
+  for (int first = threadIdx.x; first < vectors; first += kUnroll * kStreamThreads) {
     union {
       uint4 line;
       Storage elements[kVector];
     } loaded[kUnroll];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u)
-      if (v + u * blockDim.x < vectors) loaded[u].line = lines[v + u * blockDim.x];
-#pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      if (v + u * blockDim.x >= vectors) continue;
-      bool any = false;
+      const int at = first + u * kStreamThreads;
+      loaded[u].line = lines[at < vectors ? at : vectors - 1];
+    }
+    uint32_t found = 0;
 #pragma unroll
-      for (int e = 0; e < kVector; ++e) any = any || load_wide(&loaded[u].elements[e]) >= threshold;
-      if (!any) continue;
+    for (int u = 0; u < kUnroll; ++u)
 #pragma unroll
       for (int e = 0; e < kVector; ++e)
-        if (load_wide(&loaded[u].elements[e]) >= threshold) log(body + (v + u * blockDim.x) * kVector + e);
+        if (load_wide(&loaded[u].elements[e]) >= threshold) found |= 1u << (u * kVector + e);
+    // Not the last vector again.
+    const int present = (vectors - first + kStreamThreads - 1) / kStreamThreads;
+    if (present < kUnroll) found &= (1u << (present * kVector)) - 1;
+    if (found == 0) continue;
+    uint32_t slot = atomicAdd(&logged, static_cast<uint32_t>(__popc(found)));
+    for (; found != 0; found &= found - 1) {
+      const int bit = __ffs(static_cast<int>(found)) - 1;
+      log(slot++, head + (first + bit / kVector * kStreamThreads) * kVector + bit % kVector);
     }
   }
   __syncthreads();
-  const uint32_t logged = count < kStreamHits ? count : kStreamHits;
-  for (uint32_t i = threadIdx.x; i < logged; i += blockDim.x) keep(hits[i]);
+  // What is not excluded takes one stretch of the row's buffer.
+  const int count = static_cast<int>(logged < kStreamHits ? logged : kStreamHits);
+  constexpr int kOwn = kStreamHits / kStreamThreads;
+  uint32_t slots[kOwn];
+  Score<Storage> values[kOwn];
+#pragma unroll
+  for (int j = 0; j < kOwn; ++j) {
+    const int i = static_cast<int>(threadIdx.x) + j * kStreamThreads;
+    slots[j] = kNoId;
+    if (i >= count) continue;
+    values[j] = load_wide(scores + hits[i]);
+    if (!table.excluded(row, begin + hits[i])) slots[j] = atomicAdd(&passed, 1u);
+  }
+  __syncthreads();
+  if (threadIdx.x == 0 && passed > 0) start = atomicAdd(&kept.counts[row], passed);
+  __syncthreads();
+#pragma unroll
+  for (int j = 0; j < kOwn; ++j)
+    if (slots[j] != kNoId) kept.put(row, start + slots[j], values[j], begin + hits[threadIdx.x + j * kStreamThreads]);
+}
+
+// A score in the table's own bits: from its key where that has them all, save for the sign of zero.
+template <class Storage>
+__device__ __forceinline__ Storage stored_score(const MaskedScores<Storage>& table, int64_t row, const Ranked<Key<Storage>>& entry) {
+  if constexpr (sizeof(Storage) == sizeof(Score<Storage>)) {
+    const Score<Storage> score = score_of_key(entry.key);
+    if (score != 0) return score;
+  }
+  return table.scores[row * table.stride + entry.id];
 }
 
 // Writes a row's best; returns how many there were.
@@ -187,7 +229,7 @@ __device__ int64_t emit_row(const MaskedScores<Storage>& table, const Source& so
   Storage* const scores = top.scores + row * top.k;
   int64_t* const indices = top.indices + row * top.k;
   const int64_t done = emit_best(source, top.k, sorted, sorting, scratch, [&](int64_t j, const Ranked<Key<Storage>>& best) {
-    scores[j] = table.scores[row * table.stride + best.id];
+    scores[j] = stored_score(table, row, best);
     indices[j] = best.id;
   });
   finish_row(scores, indices, top.lengths + row, top.k, done, storage_infinity_below<Storage>());
@@ -201,7 +243,7 @@ __device__ __forceinline__ void write_malformed(const TopK<Storage>& top, int64_
 
 // One block per row, from what the pass kept.
 template <class Storage>
-__global__ void __launch_bounds__(256) masked_finish_kernel(MaskedScores<Storage> table, Kept kept,
+__global__ void __launch_bounds__(256, sizeof(Storage) == 8 ? 2 : 4) masked_finish_kernel(MaskedScores<Storage> table, Kept<Storage> kept,
                                                             const uint8_t* __restrict__ malformed, TopK<Storage> top,
                                                             RedoList redo, int sorting) {
   __shared__ SelectionScratch scratch;
@@ -215,13 +257,12 @@ __global__ void __launch_bounds__(256) masked_finish_kernel(MaskedScores<Storage
     if (threadIdx.x == 0) redo.add(row);
     return;
   }
-  const uint32_t* const ids = kept.ids + row * kept.capacity;
-  emit_row(table, KeptSource<Storage>{count, table, row, ids}, top, row, sorting, scratch);
+  emit_row(table, CandidateSource<Key<Storage>>{count, kept.entries + row * kept.capacity}, top, row, sorting, scratch);
 }
 
 // From whole rows: those of the list, or all where there is none.
 template <class Storage>
-__global__ void __launch_bounds__(256) masked_rows_kernel(MaskedScores<Storage> table, int64_t B, bool listed, RedoList redo,
+__global__ void __launch_bounds__(256, sizeof(Storage) == 8 ? 2 : 4) masked_rows_kernel(MaskedScores<Storage> table, int64_t B, bool listed, RedoList redo,
                                                           TopK<Storage> top, int sorting) {
   __shared__ SelectionScratch scratch;
   const int64_t rows = listed ? static_cast<int64_t>(*redo.count) : B;

@@ -57,7 +57,7 @@ __device__ __forceinline__ bool rankable(T score) { return score > -positive_inf
 
 // A candidate. All that rank have keys above 0 and ids below 2^32 - 1, so {0, 2^32 - 1} stands behind all.
 template <class K>
-struct Ranked {
+struct alignas(2 * sizeof(K)) Ranked {
   K key;
   uint32_t id;
 };

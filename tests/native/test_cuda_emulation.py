@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
+import numpy as np
 import pytest
 import torch
 
@@ -93,6 +94,65 @@ def test_swizzle_by_eye(emulated):
         [1, 0],
         [1, 0],
     ]
+
+
+# Selection -------------------------------------------------------------------------------------------------
+
+
+def keys_of_every_kind(size: int, bits: int):
+    """(name, keys above 0)."""
+    draws = torch.Generator().manual_seed(size)
+    pick = lambda low, high: torch.randint(low, high, (size,), generator=draws)
+    yield "spread", pick(1, 2 ** min(bits, 63) - 1)
+    yield "close", 2 ** (bits - 2) + pick(0, 5000)
+    yield "ties", 2 ** (bits - 2) + pick(0, 5) * 2**20
+    yield "all equal", torch.full((size,), 77)
+    yield "ascending", torch.arange(size) + 2 ** (bits - 2)
+    yield "descending", 2 ** (bits - 2) - torch.arange(size)
+    yield "one giant", torch.where(torch.arange(size) == size // 2, 2 ** (bits - 1) - 1, pick(1, 3000))
+    yield "two exponents", 0x40000000 + pick(-40, 40) * 0x1000
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("size", [1, 2, 31, 127, 128, 129, 300, 511, 513, 1000, 1300])
+def test_the_best_come_out_in_order(emulated, bits, size):
+    """Every size of sort, several rounds of a longer list, and lists longer than what there is."""
+    kind = np.uint32 if bits == 32 else np.uint64
+    select = emulated.library.probe_best32 if bits == 32 else emulated.library.probe_best64
+    select.restype = ctypes.c_int64
+    at = lambda array: array.ctypes.data_as(ctypes.c_void_p)
+    for name, keys in keys_of_every_kind(size, bits):
+        keys, ids = keys.numpy().astype(kind), torch.randperm(3 * size).numpy()[:size].astype(np.uint32)
+        order = np.lexsort((ids, ~keys))
+        for k, capacity, threads in (
+            (1, 128, 256),
+            (size // 3 + 1, 128, 128),
+            (size, 512, 256),
+            (size + 9, 2048, 256),
+        ):
+            best_keys, best_ids = np.zeros(k, kind), np.zeros(k, np.uint32)
+            arguments = ctypes.c_int64(size), ctypes.c_int64(k), capacity, threads
+            found = select(at(keys), at(ids), *arguments, at(best_keys), at(best_ids))
+            assert found == min(k, size), name
+            assert (best_keys[:found] == keys[order[:k]]).all(), name
+            assert (best_ids[:found] == ids[order[:k]]).all(), name
+
+
+@pytest.mark.parametrize("size", [1, 50, 700, 3000])
+def test_thresholds_let_few_more_through(emulated, size):
+    emulated.library.probe_kth.restype = ctypes.c_uint32
+    for name, keys in keys_of_every_kind(size, 32):
+        keys[::5] = 0  # do not count
+        keys = keys.numpy().astype(np.uint32)
+        for wanted in (1, 14, 57, 600):
+            pointer = keys.ctypes.data_as(ctypes.c_void_p)
+            key = emulated.library.probe_kth(pointer, ctypes.c_int64(size), wanted, 256)
+            if (keys > 0).sum() < wanted:
+                assert key == 0, name
+                continue
+            exact = np.sort(keys)[-wanted]
+            assert max(keys[keys > 0].min(), 1) <= key <= exact, name
+            assert (keys >= key).sum() <= max(wanted + wanted // 8, (keys >= exact).sum()), name
 
 
 # inner_product_topk ----------------------------------------------------------------------------------------
@@ -270,6 +330,17 @@ def test_bounds_hold_and_are_not_idle(emulated, hopper, dtype, scale):
         assert 0 <= min(above, below) < 0.5
 
 
+@pytest.mark.parametrize(("N", "D", "k", "wgmma"), [
+    (1_000_000, 32, 100, False),
+    (1_000_000, 64, 100, True),
+    (100_000, 64, 100, False),
+    (1_000_000, 128, 100, True),
+    (2_000_000, 128, 1000, True),
+])  # fmt: skip
+def test_the_faster_filter_is_the_one_measured_to_be(N, D, k, wgmma):
+    assert device_topk.prefers_hopper(N, D, device_topk.filter_plan(N, D, k)) == wgmma
+
+
 # masked_topk -----------------------------------------------------------------------------------------------
 
 
@@ -281,6 +352,17 @@ def test_given_scores(emulated, dtype, k):
     check_masked(scores, k)
     check_masked(scores, k, mask=mask)
     check_masked(scores, k, csr(mask))
+    emulated.rows_redone()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_long_lists_of_given_scores(emulated, dtype):
+    """Rows of several blocks, logs that run over, more kept than is sorted at a time."""
+    scores = rows_of_scores(50_000, dtype)
+    assert device_topk.stream_plan(50_000, 1000, scores.element_size()) is not None
+    mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.1
+    check_masked(scores, 1000)
+    check_masked(scores, 1000, csr(mask), mask=mask.flip(1))
     emulated.rows_redone()
 
 
@@ -336,7 +418,7 @@ def test_given_scores_malformed_exclusions_spoil_their_row_alone(emulated):
 
 
 def test_rows_of_given_scores_in_turns(emulated, monkeypatch):
-    monkeypatch.setattr(device_topk, "WORKSPACE_BYTES", 4 * 3000 * 3)
+    monkeypatch.setattr(device_topk, "WORKSPACE_BYTES", 8 * 3000 * 3)
     scores = randn(10, 9000, seed=1)
     check_masked(scores, 10, some_excluded(10, 9000, 0.3))
     emulated.rows_redone()

@@ -127,8 +127,11 @@ def test_the_same_bits_from_both_kernels_prepared_and_on_another_stream():
     with torch.cuda.stream(torch.cuda.Stream()):
         second = inner_product_topk(users, prepare_items(items), 100)
     torch.cuda.synchronize()
-    third = device_topk.inner_product_topk(users, items, 100, None, None, None, hopper=False)
-    for other in (second, third):
+    kinds = {False, device_topk.uses_hopper(DEVICE)}
+    others = [
+        device_topk.inner_product_topk(users, items, 100, None, None, None, hopper=kind) for kind in kinds
+    ]
+    for other in (second, *others):
         assert all(map(torch.equal, first, other))
 
 
@@ -160,6 +163,16 @@ def test_given_scores(dtype, k):
     check_masked(scores, k, device=DEVICE)
     check_masked(scores, k, mask=mask, device=DEVICE)
     check_masked(scores, k, csr(mask), device=DEVICE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_long_lists_of_given_scores(dtype):
+    """Rows of several blocks; ties by the hundred in 16-bit scores."""
+    scores = torch.cat([rows_of_scores(200_000, dtype), randn(40, 200_000, seed=7, dtype=dtype)])
+    mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.01
+    for k in (100, 1000):
+        check_masked(scores, k, device=DEVICE)
+        check_masked(scores, k, csr(mask), device=DEVICE)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from rankdistill.ops.native import DTYPE_CODES, accumulator_dtype, address
 TILE = 128  # rows of a tile of an image
 LARGEST_WIDTH = 65536  # of tables that the filter's error bound covers
 LARGEST_COUNT = 2**32 - 1  # ids are 32 bits wide inside the kernels
-WORKSPACE_BYTES = 1 << 28  # of what grows with rows; more rows come in turns
+WORKSPACE_BYTES = 1 << 29  # of what grows with rows; more rows come in turns
 DENSE_ITEMS = 8192  # catalogues up to here are scored whole
 EXACT_ROWS, EXACT_SCORES = 64, 1 << 26  # rows, and rows times items, that are scored exactly at a time
 
@@ -53,7 +53,8 @@ def filter_plan(N: int, D: int, k: int) -> FilterPlan | None:
     count = N // stride
     rank = sampled_rank(k * count / N)
     capacity = 3 * rank * stride + 256
-    fits = [group for group in (64, 16, 1) if count // group >= max(8 * rank, 512)]
+    # Excluded items take their groups with them: of the largest, some hundreds must be there.
+    fits = [g for g, least in ((64, 512), (16, 128), (1, 512)) if count // g >= max(8 * rank, least)]
     group = fits[0] if fits else next(g for g in (1, 16, 64) if count // g <= 12288)
     return (
         FilterPlan(stride, group, rank, capacity)
@@ -121,6 +122,12 @@ def uses_hopper(device: torch.device) -> bool:
     return cuda._cuda.has_sm90a() and torch.cuda.get_device_capability(device) == (9, 0)
 
 
+def prefers_hopper(N: int, D: int, plan: FilterPlan) -> bool:
+    """Whether wgmma is the faster filter: its products are, from some D on, but what it keeps costs it more (TK-8)."""
+    kept = plan.rank * plan.stride / N
+    return kept <= (D - 48) / 20000
+
+
 def inner_product_topk(
     users: Tensor, items: Tensor, k: int, indptr: Tensor | None, indices: Tensor | None, item_bias: Tensor | None,
     *, prepared: Tensor | None = None, plan: FilterPlan | None = None, hopper: bool | None = None,
@@ -140,7 +147,8 @@ def inner_product_topk(
     if prepared is None or plan.stride != sample_stride(N):
         prepared = prepare_items(items, item_bias, plan.stride)
     image = item_image(prepared, N, D, plan.stride)
-    hopper = uses_hopper(users.device) if hopper is None else hopper
+    if hopper is None:
+        hopper = prefers_hopper(N, D, plan) and uses_hopper(users.device)
     rows = filter_rows(users, items, k, indptr, indices, item_bias, plan, image, hopper, top)
     if len(rows):
         rows = rows.sort().values
@@ -294,17 +302,14 @@ def masked_topk(
         return top
     plan = stream_plan(N, k, scores.element_size()) if plan is None else plan
     windows, pieces, rank, capacity = (0, 0, 0, 0) if plan is None else plan
-    turn = B if plan is None else min(B, max(1, WORKSPACE_BYTES // (4 * capacity)))
+    entry = torch.int64 if scores.dtype == torch.float64 else torch.int32  # two for a key and an id
+    turn = B if plan is None else min(B, max(1, WORKSPACE_BYTES // (2 * entry.itemsize * capacity)))
     new = lambda *size, dtype: None if plan is None else workspace(*size, dtype=dtype, device=device)
-    kept, thresholds = (
-        new(turn, capacity, dtype=torch.int32),
-        new(turn, dtype=accumulator_dtype(scores.dtype)),
-    )
-    malformed, redo_rows = new(turn, dtype=torch.uint8), new(turn, dtype=torch.int64)
+    kept, thresholds = new(turn, capacity, 2, dtype=entry), new(turn, dtype=accumulator_dtype(scores.dtype))
+    counts, malformed = new(turn, dtype=torch.int32), new(turn, dtype=torch.uint8)
+    redo_count, redo_rows = new(1, dtype=torch.int64), new(turn, dtype=torch.int64)
     for first in range(0, B, turn):
         rows = min(turn, B - first)
-        counts = None if plan is None else torch.zeros(rows, dtype=torch.int32, device=device)
-        redo_count = None if plan is None else torch.zeros(1, dtype=torch.int64, device=device)
         best, ids, lengths = (t[first:] for t in top)
         launch("masked_topk", device, DTYPE_CODES[scores.dtype], address(scores[first:]), rows, N, scores.stride(0), k,
                0 if indptr is None else address(indptr[first:]), address(indices), 0 if indices is None else len(indices),

@@ -117,6 +117,7 @@ inline unsigned __ballot_sync(unsigned mask, bool vote) {
 inline bool __any_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote) != 0; }
 inline bool __all_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote) == 0xffffffffu; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
 
 inline float __uint_as_float(uint32_t bits) { return emulation::value_of<float>(bits); }
 inline uint32_t __float_as_uint(float x) { return static_cast<uint32_t>(emulation::bits_of(x)); }
