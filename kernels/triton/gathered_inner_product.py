@@ -14,10 +14,11 @@ import triton.language as tl
 from rankdistill.kernels.triton.selection import rows_contiguous
 from rankdistill.kernels.triton.touched_rows import (
     Occurrences,
+    Touched,
     add_rows,
-    key_dtype,
     occurrences,
     occurrences_of_ids,
+    short_dtype,
     wide_dtype,
 )
 from torch import Tensor
@@ -184,7 +185,7 @@ class Call(NamedTuple):
 
     def listed(self) -> Occurrences:
         (B, K), N = self.item_ids.shape, len(self.items)
-        keys = torch.empty((B, K), dtype=key_dtype(N), device=self.users.device)
+        keys = torch.empty((B, K), dtype=short_dtype(N), device=self.users.device)
         if B * K:
             gathered_inner_product_keys_kernel[(B,)](
                 self.users if self.user_ids is None else self.user_ids, self.item_ids, keys, len(self.users), N, K,
@@ -193,11 +194,11 @@ class Call(NamedTuple):
         return occurrences(keys, N)
 
     def add_item_grads(
-        self, grad_scores: Tensor, grad_items: Tensor, grad_bias: Tensor | None, targets: Tensor | None,
+        self, grad_scores: Tensor, grad_items: Tensor, grad_bias: Tensor | None, touched: Touched | None,
         found: Occurrences, adds: bool = False,
     ) -> None:  # fmt: skip
         """Writes, or adds, the touched rows of the items' gradients, and of their biases' if there are biases."""
-        shared = {"targets": targets, "adds": adds}
+        shared = {"touched": touched, "adds": adds}
         K = self.item_ids.shape[1]
         add_rows(grad_items, found, self.users, weights=grad_scores, rows=self.user_ids, K=K, **shared)
         if grad_bias is not None and self.item_bias is not None:
@@ -234,14 +235,15 @@ def sparse_grads(
     seen, grad_users = torch.empty(0, dtype=torch.int64, device=row_grads.device), row_grads
     if call.user_ids is not None:
         found = occurrences_of_ids(call.user_ids, len(call.users))
-        seen, targets = found.touched()
-        grad_users = add_rows(call.empty(len(seen), call.users.shape[1]), found, row_grads, targets=targets)
+        touched = found.touched()
+        seen, grad_users = touched.ids, call.empty(len(touched.ids), call.users.shape[1])
+        add_rows(grad_users, found, row_grads, touched=touched)
     found = call.listed()
-    touched, targets = found.touched()
-    grad_items = call.empty(len(touched), call.items.shape[1])
-    grad_bias = call.empty(0 if call.item_bias is None else len(touched))
-    call.add_item_grads(grad_scores, grad_items, grad_bias, targets, found)
-    return seen, grad_users, touched, grad_items, grad_bias
+    touched = found.touched()
+    grad_items = call.empty(len(touched.ids), call.items.shape[1])
+    grad_bias = call.empty(0 if call.item_bias is None else len(touched.ids))
+    call.add_item_grads(grad_scores, grad_items, grad_bias, touched, found)
+    return seen, grad_users, touched.ids, grad_items, grad_bias
 
 
 def narrowed(grads: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:

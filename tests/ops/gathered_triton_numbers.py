@@ -238,6 +238,13 @@ def check_sums() -> None:
     scalars = SUMS[""](ids, rows[:, 0].contiguous(), 6)[1]
     assert scalars.shape == (6,)
     torch.testing.assert_close(scalars, once[:, 0])
+    missing = torch.where(ids % 2 == 0, ids, there(torch.tensor([-1, 6, 2**40, -(2**40)])).repeat(100))
+    for width in (7, 0):
+        touched, evens = SUMS[""](missing, rows[:, :width], 6)
+        assert touched.tolist() == [0, 2, 4]
+        assert evens.shape == (3, width)
+        torch.testing.assert_close(evens, once[::2, :width], rtol=1e-5, atol=1e-5)
+    assert len(SUMS[""](there(torch.full((5,), 6)), rows[:5], 6)[0]) == 0
     print("checked sums by id")
 
 

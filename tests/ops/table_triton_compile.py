@@ -1,7 +1,6 @@
-"""Compiles what the Triton launchers of listed items and of the whole catalogue launch; prints its machine code's needs.
+"""Compiles what the Triton launchers of listed items, the whole catalogue and optimisers launch; prints its machine code's needs.
 
-Nothing runs, as in ranking_triton_compile.py; there is no number that a launcher reads back but of sorted ids, which are
-the processor's own.
+Nothing runs, as in ranking_triton_compile.py; the number of touched rows, which a launcher reads back, is made here.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from rankdistill.kernels.triton import (
     catalogue_plackett_luce,
     embedding_plackett_luce,
     gathered_inner_product,
+    lazy_update,
     touched_rows,
 )
 from triton.runtime.driver import driver
@@ -32,6 +32,7 @@ def launched(capability: int) -> list[tuple]:
     found, storage = {}, ""
     driver.set_active(Driver(capability))
     run, precision = JITFunction.run, catalogue_log_mass.precision_of
+    begins = touched_rows.Occurrences.begins
 
     def compile_only(self, *args, grid, warmup, **kwargs):
         kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
@@ -39,10 +40,13 @@ def launched(capability: int) -> list[tuple]:
 
     JITFunction.run = compile_only
     catalogue_log_mass.precision_of = lambda dtype, device: precision(dtype, torch.device("cuda"))
+    touched_rows.Occurrences.begins = lambda found: begins(found).fill_(1)
     for dtype, widths in WIDTHS.items():
         for D in widths:
             storage = f"{str(dtype).removeprefix('torch.')} {D}"
             call_all(D, dtype)
+            if dtype.itemsize >= 4:
+                step_all(D, dtype)
     return list(found.values())
 
 
@@ -73,6 +77,17 @@ def call_all(D: int, dtype: torch.dtype) -> None:
         catalogue_plackett_luce.catalogue_plackett_luce_forward(
             users, items, ids, lengths, *lists, item_bias, True
         )
+
+
+def step_all(D: int, dtype: torch.dtype) -> None:
+    """Three steps, alike in all but how many rows they touch and how far they go."""
+    for ids in (torch.arange(1), torch.arange(48), torch.arange(77)):
+        table, means, squares, grads = (randn(n, D, dtype=dtype) for n in (N, N, N, len(ids)))
+        marks, rate = torch.zeros(N, dtype=torch.float64), 0.01 * len(ids)
+        lazy_update.lazy_update_adam(table, means, squares, ids, grads, 0.9, 0.99, rate, 1e-8)
+        lazy_update.lazy_update_sgd(table, marks, ids, grads, rate, 1 - rate, -0.3 * rate, -rate)
+        for some in (ids, None):
+            lazy_update.lazy_update_catch_up(table, marks, some, -rate)
 
 
 if __name__ == "__main__":

@@ -320,18 +320,54 @@ def test_a_malformed_row_of_the_catalogue_is_nan_alone():
     torch.testing.assert_close(values[:1], sound, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(300, 12), (300,), (300, 3, 5), (300, 300)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])
 @pytest.mark.parametrize(("optimizer", "settings"), [(LazyAdam, {}), (LazySGD, {"weight_decay": 0.5})])
-def test_lazy_optimisers_are_the_processors(optimizer, settings):
+def test_lazy_optimisers_are_the_processors(optimizer, settings, dtype, tolerance, shape):
+    """Tables and biases, by gradients of distinct rows and of repeated ones, with a rate that changes."""
     results = []
     for device in ("cpu", CUDA):
-        table = torch.nn.Parameter(randn(300, 12, seed=1).to(device))
+        table = torch.nn.Parameter(randn(*shape, seed=1, dtype=dtype).to(device))
         lazy = optimizer([table], lr=0.1, **settings)
         for step in range(9):
-            ids, rows = randint(0, 90, (50,), seed=step), randn(50, 12, seed=step + 1)
-            table.grad = torch.sparse_coo_tensor(ids[None], rows, (300, 12), check_invariants=False).to(
-                device
-            )
+            ids = randint(0, 90, (50,), seed=step)
+            rows = randn(50, *shape[1:], seed=step + 1, dtype=dtype)
+            gradient = torch.sparse_coo_tensor(ids[None], rows, shape, check_invariants=False).to(device)
+            table.grad = gradient.coalesce() if step % 2 else gradient
+            lazy.param_groups[0]["lr"] = 0.1 / (1 + step)
+            if optimizer is LazySGD:
+                lazy.catch_up(table, randint(-1, 300, (7, 9), seed=step).to(device))
             lazy.step()
         lazy.state_dict()
         results.append(table.detach().cpu())
-    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
+
+
+def test_a_lazy_step_neither_waits_nor_compiles_again():
+    """Launches alone: whatever the rate is, and however many rows there are."""
+    kernels = pytest.importorskip("rankdistill.kernels.triton.lazy_update", reason="no triton package")
+    steps = []
+    for n_rows in (1, 64, 77, 100):
+        table = torch.nn.Parameter(randn(300, 12, seed=1).to(CUDA))
+        touched, rows = torch.arange(n_rows)[None].to(CUDA), randn(n_rows, 12).to(CUDA)
+        table.grad = torch.sparse_coo_tensor(
+            touched, rows, (300, 12), is_coalesced=True, check_invariants=False
+        )
+        steps.append((table, LazyAdam([table], 0.01 * n_rows), LazySGD([table], 0.01, 0.5)))
+    ids = torch.arange(9).to(CUDA)
+    compiled = []
+    torch.cuda.synchronize()
+    try:
+        for table, adam, sgd in steps:
+            torch.cuda.set_sync_debug_mode("error")
+            adam.step()
+            sgd.step()
+            sgd.catch_up(table, ids)
+            torch.cuda.set_sync_debug_mode("default")
+            launched = (getattr(kernels, f"lazy_update_{k}_kernel") for k in ("adam", "sgd", "catch_up"))
+            compiled.append(
+                [len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in launched]
+            )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert compiled[0] == compiled[-1]

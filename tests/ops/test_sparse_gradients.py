@@ -179,6 +179,22 @@ def test_two_sparse_gradients_are_added_up_in_order(dtype):
     )
 
 
+def test_what_is_coalesced_is_not_added_up_again():
+    """Of a parameter, whose gradient autograd keeps without the mark."""
+    table, ids = torch.nn.Parameter(randn(9, 3)), torch.tensor([[4, 2, 4]])
+    gathered_inner_product(randn(1, 3), table, ids, sparse_grad=True).sum().backward()
+    for gradient in (table.grad, table.grad.coalesce()):
+        touched, rows = coalesce_rows(gradient)
+        assert touched.tolist() == [2, 4]
+        assert rows.data_ptr() == gradient._values().data_ptr()
+    for order in ([1, 1], [1, 0], []):
+        ids, rows = torch.tensor(order, dtype=torch.int64), randn(len(order), 3)
+        other = torch.sparse_coo_tensor(ids[None], rows, (9, 3), check_invariants=False)
+        touched, sums = coalesce_rows(other)
+        assert touched.tolist() == sorted(set(order))
+        torch.testing.assert_close(sums.sum(0), rows.sum(0))
+
+
 def test_coalescing_checks_its_ids():
     bad = torch.sparse_coo_tensor(torch.tensor([[0, 7]]), torch.ones(2, 3), (7, 3), check_invariants=False)
     with pytest.raises(IndexError, match=r"coalesce_rows: expected ids in \[0, 7\); got 7 at position \[1\]"):

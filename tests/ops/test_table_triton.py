@@ -1,4 +1,4 @@
-"""The Triton forms of the ops on listed items and on the whole catalogue without a GPU: numbers and machine code."""
+"""The Triton forms of the ops on listed items, on the whole catalogue and of optimisers without a GPU: numbers and machine code."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ NUMBERS = {
     "gathered_inner_product": ("gathered_triton_numbers", 62, 98),
     "embedding_plackett_luce": ("gathered_triton_numbers", 28, 38),
     "coalesce_rows": ("gathered_triton_numbers", 1, 1),
+    "lazy_update": ("lazy_triton_numbers", 54, 54),
     "catalogue_log_mass": ("catalogue_triton_numbers", 28, 64),
     "catalogue_plackett_luce": ("catalogue_triton_numbers", 28, 64),
     "paths": ("catalogue_triton_numbers", 5, 5),
@@ -43,7 +44,9 @@ def test_numbers_under_the_interpreter(part):
 def test_compiles_ahead_of_time(capability, tmp_path):
     variables = {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     results = json.loads(run("table_triton_compile", str(capability), **variables))
-    assert len({r["kernel"] for r in results}) == 13
+    assert len({r["kernel"] for r in results}) == 18
+    steps = [(r["kernel"], r["storage"]) for r in results if r["kernel"].startswith("lazy_update_")]
+    assert len(steps) == 4 * 3, "a step that differs in a rate or a number of rows is compiled anew"
     for result in results:
         assert result["target"].startswith(f"sm_{capability}"), result
         assert result["LOCAL"] == 0, result

@@ -7,6 +7,7 @@ import torch
 from rankdistill.ops import checks
 from rankdistill.ops.native import DTYPE_CODES, _native, address, native_or
 from rankdistill.ops.registration import LIBRARY, implement
+from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import lazy_update as reference
 
 OP = "lazy_update"
@@ -61,4 +62,5 @@ REFERENCE = {
 }
 NATIVE = {"adam": adam_native, "sgd": sgd_native, "catch_up": catch_up_native}
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"reference": REFERENCE})
+TRITON = triton_or(OP, "adam", "sgd", "catch_up")
+implement(OP, "CUDA", {"triton": TRITON, "reference": REFERENCE})

@@ -54,9 +54,17 @@ implement(OP, "CUDA", {"triton": TRITON, "reference": REFERENCE})
 def coalesce_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
     """The touched rows of a sparse gradient, ascending [M], and their values [M, ...]; sums in the order given."""
     ids, rows = gradient._indices()[0], gradient._values()
-    if gradient.is_coalesced():
+    if gradient.is_coalesced() or ascending(ids, gradient.shape[0]):
         return ids, rows
     return torch.ops.rankdistill.coalesce_rows(ids, rows, gradient.shape[0])
+
+
+def ascending(ids: Tensor, n_rows: int) -> bool:
+    """Whether ids [n] on the CPU are distinct, ascending and in range: a coalesced gradient's, of which autograd drops the
+    mark where it has nothing to add to it. On a device the host would have to wait for the answer."""
+    if ids.is_cuda or not len(ids) or not 0 <= int(ids[0]) <= int(ids[-1]) < n_rows:
+        return False
+    return bool((ids[1:] > ids[:-1]).all())
 
 
 def as_sparse(touched: Tensor, rows: Tensor, table: Tensor) -> Tensor:
