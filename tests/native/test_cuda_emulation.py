@@ -358,8 +358,8 @@ def test_given_scores(emulated, dtype, k):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_long_lists_of_given_scores(emulated, dtype):
     """Rows of several blocks, logs that run over, more kept than is sorted at a time."""
-    scores = rows_of_scores(50_000, dtype)
-    assert device_topk.stream_plan(50_000, 1000, scores.element_size()) is not None
+    scores = rows_of_scores(80_000, dtype)
+    assert device_topk.stream_plan(80_000, 1000, scores.element_size()) is not None
     mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.1
     check_masked(scores, 1000)
     check_masked(scores, 1000, csr(mask), mask=mask.flip(1))
