@@ -7,6 +7,7 @@ catalogue at a time, in a workspace of fixed size. DESIGN.md CM-6.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 LOWEST = tl.constexpr(-float("inf"))
 PLANES = {torch.float32: 3, torch.float16: 2, torch.bfloat16: 1}  # that hold a number of each dtype exactly
 WEIGHT_PLANES = {torch.float32: 3, torch.float16: 2, torch.bfloat16: 2}
-WORKSPACE_BYTES = 256 << 20  # of a piece's scores and weights
+WORKSPACE_BYTES = 512 << 20  # of a piece's scores and weights
 MOST_ROWS, MOST_COLUMNS = 4096, 1 << 16  # of a piece
 GROUPS = 16  # parts of a piece's items whose gradients by users are summed side by side
 ALIGNED = 8  # numbers in 16 bytes
@@ -40,19 +41,27 @@ def plane_of(x, which: tl.constexpr):
     return truncated(x)
 
 
+@triton.jit
+def scale_of(grads_ptr, sums_ptr, row, real):
+    """What e^(score - top) of a row counts in gradients: nothing without a gradient or without mass."""
+    grad = tl.load(grads_ptr + row, mask=real, other=0.0)
+    total = tl.load(sums_ptr + row, mask=real, other=1.0)
+    return tl.where(total == 0, 0.0, tl.where(grad == 0, 0.0, grad / tl.where(total == 0, 1.0, total)))
+
+
 @triton.jit(do_not_specialize=["rows", "n"])
 def catalogue_products_split_kernel(
-    table_ptr, scales_ptr, parts_ptr, stride_row, rows, n, D, WIDTH, PATTERN: tl.constexpr, PARTS: tl.constexpr,
+    table_ptr, grads_ptr, sums_ptr, parts_ptr, stride_row, rows, n, D, WIDTH, PATTERN: tl.constexpr, PARTS: tl.constexpr,
     SCALED: tl.constexpr, ONES: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """[rows, PARTS, WIDTH] planes of a table's rows, the base-4 digits of PATTERN; 0 past its n rows and its width.
 
-    SCALED: rows whose scale is 0 are 0, whatever they hold. ONES: column D of the first plane is 1."""
+    SCALED: rows that weigh nothing are 0, whatever they hold. ONES: column D of the first plane is 1."""
     row = (tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R))[:, None]
     d = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D))[None, :]
     inside = (d < D) & (row < n)
     if SCALED:
-        inside = inside & (tl.load(scales_ptr + row, mask=row < n, other=0.0) != 0)
+        inside = inside & (scale_of(grads_ptr, sums_ptr, row, row < n) != 0)
     values = tl.load(table_ptr + row * stride_row + d, mask=inside, other=0.0).to(tl.float32)
     for part in tl.static_range(PARTS):
         plane = plane_of(values, (PATTERN >> (2 * part)) & 3)
@@ -121,19 +130,43 @@ def catalogue_products_mass_kernel(
 
 @triton.jit(do_not_specialize=["columns"])
 def catalogue_products_weights_kernel(
-    scores_ptr, bias_ptr, tops_ptr, scales_ptr, weights_ptr, stride, stride_bias, plane_stride, columns,
+    scores_ptr, bias_ptr, tops_ptr, grads_ptr, sums_ptr, weights_ptr, stride, stride_bias, plane_stride, columns,
     HAS_BIAS: tl.constexpr, PLANES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """[PLANES, rows, stride] planes of scale · e^(score - top), the last first; 0 past the columns and in rows of scale 0."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    top, scale = tl.load(tops_ptr + row), tl.load(scales_ptr + row)
+    top, scale = tl.load(tops_ptr + row), scale_of(grads_ptr, sums_ptr, row, row >= 0)
     scores = biased_scores(scores_ptr + row * stride, bias_ptr, stride_bias, column, columns, HAS_BIAS)
     weights = tl.where(column < columns, scale * tl.exp(scores - top), 0.0)
     weights = tl.where(scale == 0, 0.0, weights)
     for which in tl.static_range(PLANES):
         plane = plane_of(weights, PLANES - 1 - which).to(tl.bfloat16)
         tl.store(weights_ptr + which * plane_stride + row * stride + column, plane, mask=column < stride)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def catalogue_products_fold_kernel(
+    products_ptr, grads_ptr, bias_ptr, rows, D, WIDTH, OUTER: tl.constexpr, PLANES: tl.constexpr,
+    HAS_BIAS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Adds products [OUTER, rows, PLANES, WIDTH], over OUTER and PLANES, to grads [rows, D]; column D to biases'."""
+    row = (tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R))[:, None]
+    d = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D))[None, :]
+    inside = (row < rows) & (d < D + HAS_BIAS)
+    total = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
+    part_ptrs = products_ptr + row * PLANES * WIDTH + d
+    for _ in range(OUTER):
+        for plane in tl.static_range(PLANES):
+            total += tl.load(part_ptrs + plane * WIDTH, mask=inside, other=0.0)
+        part_ptrs += rows.to(tl.int64) * PLANES * WIDTH
+    kept = inside & (d < D)
+    grad_ptrs = grads_ptr + row * D + d
+    tl.store(grad_ptrs, total + tl.load(grad_ptrs, mask=kept, other=0.0), mask=kept)
+    if HAS_BIAS:
+        bias = inside & (d == D)
+        bias_ptrs = bias_ptr + row + d * 0
+        tl.store(bias_ptrs, total + tl.load(bias_ptrs, mask=bias, other=0.0), mask=bias)
 
 
 def pairs(planes: int) -> list[tuple[int, int]]:
@@ -144,7 +177,7 @@ def pairs(planes: int) -> list[tuple[int, int]]:
     return [(i, j) for i in reversed(range(planes)) for j in reversed(range(planes)) if i + j <= 2]
 
 
-def pattern(planes: list[int]) -> int:
+def pattern(planes: Sequence[int]) -> int:
     return sum(plane << (2 * part) for part, plane in enumerate(planes))
 
 
@@ -153,17 +186,18 @@ def up_to(count: int, multiple: int) -> int:
 
 
 def split(
-    table: Tensor, planes: list[int], width: int, rows: int | None = None, scales: Tensor | None = None, ones: bool = False
+    table: Tensor, planes: Sequence[int], width: int, rows: int | None = None, weighed: tuple[Tensor, Tensor] | None = None,
+    ones: bool = False,
 ) -> Tensor:  # fmt: skip
-    """[rows, len(planes) · width] bfloat16 planes of a table's rows."""
+    """[rows, len(planes) · width] bfloat16 planes of a table's rows; `weighed`: the rows' gradients and sums."""
     n, D = table.shape
     rows = n if rows is None else rows
     parts = torch.empty((rows, len(planes) * width), dtype=torch.bfloat16, device=table.device)
     block_d = min(triton.next_power_of_2(width), 128)
     block_r = TILE // block_d
     catalogue_products_split_kernel[(triton.cdiv(rows, block_r), triton.cdiv(width, block_d))](
-        table, table if scales is None else scales, parts, table.stride(0), rows, n, D, width, PATTERN=pattern(planes),
-        PARTS=len(planes), SCALED=scales is not None, ONES=ones, BLOCK_R=block_r, BLOCK_D=block_d, num_warps=4,
+        table, *(weighed or (table, table)), parts, table.stride(0), rows, n, D, width, PATTERN=pattern(planes),
+        PARTS=len(planes), SCALED=weighed is not None, ONES=ones, BLOCK_R=block_r, BLOCK_D=block_d, num_warps=4,
     )  # fmt: skip
     return parts
 
@@ -184,6 +218,14 @@ class Piece(NamedTuple):
     columns: int
     scores: Tensor
     planes: Tensor
+
+
+class Weighed(NamedTuple):
+    """Of some rows [R]: the gradients of their log-masses, their largest scores, and their sums."""
+
+    grads: Tensor
+    tops: Tensor
+    sums: Tensor
 
 
 class Products:
@@ -207,8 +249,8 @@ class Products:
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float32, device=self.users.device)
 
-    def pieces(self):
-        """All of them in order; one alone is kept."""
+    def pieces(self) -> Iterator[Piece]:
+        """All of them in order; one alone is kept. Whoever lets go of one makes room for the next."""
         B, N = len(self.users), len(self.items)
         if self.kept is not None:
             yield self.kept
@@ -226,6 +268,7 @@ class Products:
                 if height == B and most >= N:
                     self.kept = piece
                 yield piece
+                del piece
 
     def piece(self, rows: slice, left: Tensor, first: int, columns: int) -> Piece:
         stride = up_to(columns, GROUPS * ALIGNED)
@@ -259,6 +302,7 @@ class Products:
                 piece.scores, bias, tops[piece.rows], sums[piece.rows], piece.scores.stride(0), stride_bias,
                 piece.columns, HAS_BIAS=self.item_bias is not None, BLOCK=BLOCK, num_warps=4,
             )  # fmt: skip
+            del piece, bias
         if self.faulty is not None:
             sums.masked_fill_(self.faulty, torch.nan)
         return tops + sums.log(), tops, sums
@@ -266,41 +310,52 @@ class Products:
     def grads(self, grad: Tensor, tops: Tensor, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients by users, items and biases (none where there are none), float32."""
         (B, D), N = self.users.shape, len(self.items)
-        has_bias, width = self.item_bias is not None, self.width
-        grad = grad.float()
-        scales = torch.where((sums == 0) | (grad == 0), 0.0, grad / sums)
-        tops = tops.contiguous()
-        grad_users, grad_items = self.zeros(B, D), self.zeros(N, D)
-        grad_bias = self.zeros(N if has_bias else 0)
-        planes, rows = range(self.n_planes), None
+        grads = self.zeros(B, D), self.zeros(N, D), self.zeros(N if self.item_bias is not None else 0)
+        rows_given = grad.float().contiguous(), tops.contiguous(), sums.contiguous()
+        rows, of_rows = None, None
         for piece in self.pieces():
+            part = Weighed(*(given[piece.rows] for given in rows_given))
             if piece.rows != rows:
-                rows = piece.rows
-                of_rows = split(self.users[rows], planes, width, scales=scales[rows], ones=has_bias)
-                of_rows = of_rows.repeat(WEIGHT_PLANES[self.users.dtype], 1)
-            weights = self.weights(piece, tops, scales)
-            heights, R, stride = weights.shape
-            parts = weights.view(heights * R, GROUPS, -1).transpose(0, 1)
-            items = piece.planes[:, -self.n_planes * width :].unflatten(0, (GROUPS, -1))
-            by_user = product(parts, items).view(GROUPS, heights, R, self.n_planes, width)
-            grad_users[rows] += by_user.sum((0, 1, 3))[:, :D]
-            by_item = product(weights.view(heights * R, stride).t(), of_rows).view(
-                stride, self.n_planes, width
-            )
-            by_item = by_item[: piece.columns].sum(1)
-            part = slice(piece.first, piece.first + piece.columns)
-            grad_items[part] += by_item[:, :D]
-            if has_bias:
-                grad_bias[part] += by_item[:, D]
-        return grad_users, grad_items, grad_bias
+                rows, of_rows = piece.rows, self.weighed_rows(piece.rows, part)
+            self.add_grads(piece, part, of_rows, grads)
+            del piece
+        return grads
 
-    def weights(self, piece: Piece, tops: Tensor, scales: Tensor) -> Tensor:
+    def weighed_rows(self, rows: slice, part: Weighed) -> Tensor:
+        """[heights · R, planes · width] planes of users, under each other as often as weights have planes."""
+        planes, has_bias = range(self.n_planes), self.item_bias is not None
+        of_rows = split(self.users[rows], planes, self.width, weighed=(part.grads, part.sums), ones=has_bias)
+        return of_rows.repeat(WEIGHT_PLANES[self.users.dtype], 1)
+
+    def add_grads(self, piece: Piece, part: Weighed, of_rows: Tensor, grads: tuple[Tensor, ...]) -> None:
+        weights = self.weights(piece, part)
+        heights, R, stride = weights.shape
+        parts = weights.view(heights * R, GROUPS, -1).transpose(0, 1)
+        items = piece.planes[:, -self.n_planes * self.width :].unflatten(0, (GROUPS, -1))
+        self.fold(product(parts, items), GROUPS * heights, grads[0][piece.rows], None)
+        columns = slice(piece.first, piece.first + piece.columns)
+        by_item = product(weights.view(heights * R, stride).t(), of_rows)
+        self.fold(by_item, 1, grads[1][columns], None if self.item_bias is None else grads[2][columns])
+
+    def fold(self, products: Tensor, outer: int, grads: Tensor, bias: Tensor | None) -> None:
+        rows, D = grads.shape
+        wide = D + (bias is not None)
+        if not rows * wide:
+            return
+        block_d = min(triton.next_power_of_2(wide), 128)
+        block_r = max(TILE // block_d // min(outer, 8), 1)
+        catalogue_products_fold_kernel[(triton.cdiv(rows, block_r), triton.cdiv(wide, block_d))](
+            products, grads, grads if bias is None else bias, rows, D, self.width, OUTER=outer, PLANES=self.n_planes,
+            HAS_BIAS=bias is not None, BLOCK_R=block_r, BLOCK_D=block_d, num_warps=4,
+        )  # fmt: skip
+
+    def weights(self, piece: Piece, part: Weighed) -> Tensor:
         R, stride = piece.scores.shape
         heights = WEIGHT_PLANES[self.users.dtype]
         weights = torch.empty((heights, R, stride), dtype=torch.bfloat16, device=piece.scores.device)
         bias, stride_bias = self.bias_of(piece)
         catalogue_products_weights_kernel[(R, triton.cdiv(stride, BLOCK))](
-            piece.scores, bias, tops[piece.rows], scales[piece.rows], weights, stride, stride_bias, R * stride,
+            piece.scores, bias, part.tops, part.grads, part.sums, weights, stride, stride_bias, R * stride,
             piece.columns, HAS_BIAS=self.item_bias is not None, PLANES=heights, BLOCK=BLOCK, num_warps=4,
         )  # fmt: skip
         return weights

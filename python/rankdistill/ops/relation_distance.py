@@ -13,21 +13,28 @@ from rankdistill.reference import relation_distance as reference
 from rankdistill.reference.relation import through_unit_rows, unit_rows
 
 OP = "relation_distance"
-ROW_BLOCK = 512  # rows widened at a time: a block and its copies stay in the second-level cache
+ROW_BLOCK = (
+    512  # rows widened at a time on the processor: a block and its copies stay in the second-level cache
+)
+DEVICE_BLOCK_BYTES = 64 << 20  # and on a device, which wants few launches
 COLUMN_BLOCK = 64  # of a Gram matrix, of which one triangle of blocks is worked out
 
 define_loss(OP, "Tensor teacher, Tensor student, str kind, bool teacher_term", differentiable=(1,))
 
 
-def features(x: Tensor, kind: str, centre: Tensor | None) -> Tensor:
-    """Rows whose form by `form` is the relation (DESIGN.md RE-1), in float64."""
+def features(x: Tensor, kind: str, centre: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Rows whose form by `form` is the relation (DESIGN.md RE-1), in float64; of cosines the rows' 1 / length too."""
     if kind == "cosine":
-        return unit_rows(x)[0]
+        return unit_rows(x)
     x = x.double()
     if kind == "inner_product":
-        return x
+        return x, None
     x = x - centre
-    return torch.cat([x, x.square().sum(1, keepdim=True), torch.ones_like(x[:, :1])], 1)
+    return torch.cat([x, x.square().sum(1, keepdim=True), torch.ones_like(x[:, :1])], 1), None
+
+
+def rows_at_a_time(width: int, device: torch.device) -> int:
+    return ROW_BLOCK if device.type == "cpu" else max(ROW_BLOCK, DEVICE_BLOCK_BYTES // (8 * max(width, 1)))
 
 
 def form(matrix: Tensor, kind: str) -> Tensor:
@@ -44,10 +51,10 @@ def squared_norm(gram: Tensor, kind: str) -> Tensor:
 
 
 def add_gram(total: Tensor, x: Tensor) -> None:
-    """Adds xᵀx to the blocks of `total` on and above its diagonal."""
-    columns = range(0, x.shape[1], COLUMN_BLOCK)
-    for start in columns:
-        stop = start + COLUMN_BLOCK
+    """Adds xᵀx to the blocks of `total` on and above its diagonal; on a device, in one launch, to all of it."""
+    block = COLUMN_BLOCK if x.device.type == "cpu" else max(x.shape[1], 1)
+    for start in range(0, x.shape[1], block):
+        stop = start + block
         total[start:stop, start:].addmm_(x[:, start:stop].t(), x[:, start:])
 
 
@@ -71,10 +78,15 @@ def forward_gram(teacher, student, kind, teacher_term, with_slopes, *, add_up=No
     D_t, D_s = teacher.shape[1] + extra, student.shape[1] + extra
     zeros = lambda *shape: torch.zeros(shape, dtype=torch.float64, device=device)
     teacher_gram, student_gram, cross_transposed = zeros(D_t, D_t), zeros(D_s, D_s), zeros(D_s, D_t)
-    blocks = range(0, student.shape[0], ROW_BLOCK)
-    for start in blocks:
-        t = features(teacher[start : start + ROW_BLOCK], kind, centres[0])
-        s = features(student[start : start + ROW_BLOCK], kind, centres[1])
+    block = rows_at_a_time(D_t + D_s, device)
+    blocks = [slice(start, start + block) for start in range(0, student.shape[0], block)]
+
+    def block_features(rows):
+        return features(teacher[rows], kind, centres[0])[0], *features(student[rows], kind, centres[1])
+
+    made = [block_features(rows) for rows in blocks] if len(blocks) == 1 else None
+    for rows in blocks:
+        t, s, _ = made[0] if made else block_features(rows)
         student_gram.addmm_(s.t(), s)
         cross_transposed.addmm_(s.t(), t)  # the faster way round: rows of t are read along
         if teacher_term:
@@ -94,12 +106,11 @@ def forward_gram(teacher, student, kind, teacher_term, with_slopes, *, add_up=No
     )
     if with_slopes:
         own = 4 * form(form(student_gram, kind).t(), kind).t()
-        for start in blocks:
-            rows = slice(start, start + ROW_BLOCK)
-            s = features(student[rows], kind, centres[1])
-            grad = (s @ own).addmm_(features(teacher[rows], kind, centres[0]), formed, alpha=-4)
+        for rows in blocks:
+            t, s, inverse = made[0] if made else block_features(rows)
+            grad = (s @ own).addmm_(t, formed, alpha=-4)
             if kind == "cosine":
-                grad = through_unit_rows(grad, *unit_rows(student[rows]))
+                grad = through_unit_rows(grad, s, inverse)
             elif kind == "squared_distance":
                 grad = grad[:, :-2] + 2 * grad[:, -2:-1] * s[:, :-2]
             slopes[rows] = grad
