@@ -24,7 +24,7 @@ WORKSPACE_BYTES = 512 << 20  # of a piece's scores and weights
 MOST_ROWS, MOST_COLUMNS = 4096, 1 << 16  # of a piece
 GROUPS = 16  # parts of a piece's items whose gradients by users are summed side by side
 ALIGNED = 8  # numbers in 16 bytes
-BLOCK, TILE = 1024, 2048
+BLOCK, TILE = 1024, 1024
 
 
 @triton.jit

@@ -44,7 +44,7 @@ def test_numbers_under_the_interpreter(part):
 def test_compiles_ahead_of_time(capability, tmp_path):
     variables = {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     results = json.loads(run("table_triton_compile", str(capability), **variables))
-    assert len({r["kernel"] for r in results}) == 22
+    assert len({r["kernel"] for r in results}) == 23
     steps = [(r["kernel"], r["storage"]) for r in results if r["kernel"].startswith("lazy_update_")]
     assert len(steps) == 4 * 3, "a step that differs in a rate or a number of rows is compiled anew"
     for result in results:
