@@ -67,11 +67,11 @@ def row_is_bad(scores, tail_top, tail_sum, length, K, offsets):
 
 
 @triton.jit
-def row_loss(scores, tops, sums, counts, bad):
+def row_loss(scores, tops, sums, counts):
     terms = (tl.where(counts, tops, 0.0) - tl.where(counts, scores, 0.0)) + tl.log(
         tl.where(counts, sums, 1.0)
     )
-    return tl.where(bad, float("nan"), tl.sum(tl.where(counts, terms, 0.0), 0))
+    return tl.sum(tl.where(counts, terms, 0.0), 0)
 
 
 @triton.jit
@@ -89,8 +89,9 @@ def plackett_luce_forward_kernel(
     offsets, scores, tops, sums = list_pairs(
         scores_ptr, row, stride_scores_row, kept, tail_top, tail_sum, dtype, BLOCK_K
     )
+    loss = row_loss(scores, tops, sums, offsets < kept)
     bad = row_is_bad(scores, tail_top, tail_sum, length, K, offsets) & (length != 0)
-    tl.store(losses_ptr + row, row_loss(scores, tops, sums, offsets < kept, bad))
+    tl.store(losses_ptr + row, tl.where(bad, float("nan"), loss))
 
 
 @triton.jit
@@ -115,9 +116,10 @@ def plackett_luce_backward_kernel(
         scores_ptr, row, stride_scores_row, kept, tail_top, tail_sum, dtype, BLOCK_K
     )
     counts = offsets < kept
+    loss = row_loss(scores, tops, sums, counts) if GIVES_LOSSES else 0.0
     bad = row_is_bad(scores, tail_top, tail_sum, length, K, offsets) & (length != 0)
     if GIVES_LOSSES:
-        tl.store(grad_losses_ptr + row * stride_grad, row_loss(scores, tops, sums, counts, bad))
+        tl.store(grad_losses_ptr + row * stride_grad, tl.where(bad, float("nan"), loss))
     # Σ_{i ≤ j} 1/(sums_i·e^tops_i) as pairs (−tops, 1/sums): the tops never rise along the list.
     tops_below, inverses = tl.associative_scan(
         (tl.where(counts, -tops, LOWEST), tl.where(counts, 1.0 / tl.where(counts, sums, 1.0), 0.0).to(dtype)),
