@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import catalogue_plackett_luce, embedding_plackett_luce, plackett_luce, relation_distance
 from benchmarks import training_step as steps
-from benchmarks.harness import Options, Shape, device, moved
+from benchmarks.harness import Options, Shape, device, environment, moved
 from rankdistill import pair_distance_huber
 from rankdistill.optim import LazyAdam
 
@@ -103,7 +103,7 @@ def main(options: Options) -> None:
     if options.device != "cuda":
         raise SystemExit("device_calls: expected --device cuda; got cpu")
     lines = [
-        f"# device_calls\n\n{device(options)}, torch {torch.__version__}; milliseconds, medians of {CALLS} calls\n"
+        f"# device_calls\n\ncommit {environment(options)['commit']}, device {device(options)}, torch {torch.__version__}; milliseconds, medians of {CALLS} calls\n"
     ]
     lines += [
         "| call | returned | done | on the device | launches | longest |",

@@ -181,10 +181,6 @@ def pattern(planes: Sequence[int]) -> int:
     return sum(plane << (2 * part) for part, plane in enumerate(planes))
 
 
-def up_to(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
-
-
 def split(
     table: Tensor, planes: Sequence[int], width: int, rows: int | None = None, weighed: tuple[Tensor, Tensor] | None = None,
     ones: bool = False,
@@ -241,7 +237,7 @@ class Products:
         self.n_planes = PLANES[users.dtype]
         self.lefts, self.rights = zip(*pairs(self.n_planes))
         D, has_bias = users.shape[1], item_bias is not None
-        self.width = max(up_to(D + has_bias, ALIGNED), ALIGNED)  # room for a column of ones
+        self.width = max(triton.cdiv(D + has_bias, ALIGNED), 1) * ALIGNED  # room for a column of ones
 
     def empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=self.users.device)
@@ -259,7 +255,7 @@ class Products:
         height = min(B, MOST_ROWS)
         unit = GROUPS * ALIGNED
         most = min(WORKSPACE_BYTES // (score_bytes * max(height, 1)), MOST_COLUMNS) // unit * unit
-        most = min(max(most, unit), up_to(max(N, 1), unit))
+        most = min(max(most, unit), triton.cdiv(max(N, 1), unit) * unit)
         for b in range(0, B, max(height, 1)):
             rows = slice(b, min(b + height, B))
             left = split(self.users[rows], self.lefts, self.width)
@@ -271,7 +267,7 @@ class Products:
                 del piece
 
     def piece(self, rows: slice, left: Tensor, first: int, columns: int) -> Piece:
-        stride = up_to(columns, GROUPS * ALIGNED)
+        stride = triton.cdiv(columns, GROUPS * ALIGNED) * GROUPS * ALIGNED
         planes = split(self.items[first : first + columns], self.rights, self.width, stride)
         scores = product(left, planes.t())
         R = len(left)

@@ -91,6 +91,7 @@ def mass_paths() -> None:
     # Many pieces of rows and of the catalogue.
     users, items, exclude = tables(torch.float32, 150, 300, 12, 10, 50)
     grad, args = randn(150, seed=51), (users, items, exclude, randn(300, seed=52))
+    assert isinstance(kernels.whole_catalogue(users, items, None, None, None), products.Products)
     whole = run(MASS, args, grad)
     with mock.patch.multiple(products, WORKSPACE_BYTES=1, MOST_ROWS=64):
         pieces = run(MASS, args, grad)

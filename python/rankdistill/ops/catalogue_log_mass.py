@@ -180,7 +180,7 @@ def catalogue_log_mass(
     Cost:
         O(B·N·D) time: one product forward, three backward, which computes the scores again. Memory besides the
         gradients O(B·D) and at most 16 MiB + 2 KiB·D a thread, never O(B·N) (CPU); on CUDA
-        O(B·D) and at most 64 MiB.
+        O(B·D) and about 600 MiB at most (64 MiB for float64 or where `skipped_mass` > 0).
 
     Example:
         >>> users, items = torch.zeros(1, 2), torch.ones(4, 2)

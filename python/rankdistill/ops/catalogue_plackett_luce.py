@@ -266,7 +266,8 @@ def catalogue_plackett_luce(
     Cost:
         O(B·N·D) time. A forward whose gradient is wanted takes three products (four where D < 48 or N > 349,000) and
         prepares the gradients for equal upstream gradients, as a sum or mean of losses has; others cost three
-        products more in the backward. Memory besides the gradients O(B·(K + D)) and at most 160 MiB (CPU).
+        products more in the backward. Memory besides the gradients O(B·(K + D)) and at most 160 MiB (CPU),
+        about 600 MiB (CUDA).
 
     Source:
         Kang et al., DE-RRD, CIKM 2020, equation 8, with all unlisted items as uninteresting ones.

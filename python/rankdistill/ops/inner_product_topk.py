@@ -130,7 +130,7 @@ def inner_product_topk(
     Cost:
         O(B·N·D) time; memory besides the result O(B·k), at most 16 MiB + 24·B·k bytes (CPU); on CUDA 2·N·D + 16·N
         bytes for the items in half precision (none beside prepared ones), 2·B·D for the users, and at most about
-        256 MiB. A CUDA call waits for the device once.
+        512 MiB. A CUDA call waits for the device once.
 
     Example:
         >>> users, items = torch.tensor([[1., 2.]]), torch.tensor([[1., 0.], [0., 1.], [1., 1.]])
