@@ -65,7 +65,15 @@ def steps(out: Path, scratch: Path, architecture: str) -> list[Step]:
         Step("collect_env", [python, "-m", "rankdistill.collect_env"], 60, variables),
         Step(
             "gpu_tests",
-            [*pytest, *side_by_side, "-m", "gpu", "tests/ops", "tests/parallel/test_gpu.py"],
+            [
+                *pytest,
+                *side_by_side,
+                "-m",
+                "gpu",
+                "tests/parallel/test_gpu.py",
+                "tests/test_studies.py",
+                "tests/ops",
+            ],
             300,
             tested,
         ),

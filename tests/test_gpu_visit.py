@@ -38,7 +38,7 @@ def test_dry_run_prints_the_commands(tmp_path):
         "--no-build-isolation --no-deps --upgrade --target",
         "cmake.define.RANKDISTILL_CUDA=ON",
         "-m rankdistill.collect_env",
-        " -m gpu tests/ops tests/parallel/test_gpu.py",
+        " -m gpu tests/parallel/test_gpu.py tests/test_studies.py tests/ops",
         " -m 'not gpu and not slow' tests/ops",
     ):
         assert part in done.stdout

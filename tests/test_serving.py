@@ -38,7 +38,7 @@ def test_models_are_asked_in_turn_for_the_same_users(monkeypatch):
     monkeypatch.setattr(
         serving.Server, "query", lambda self, users: asked.append((self.factors.width, users.tolist()))
     )
-    monkeypatch.setattr(serving, "peak_beside", lambda call, on_cuda: None)
+    monkeypatch.setattr(serving, "peak_beside", lambda call, on_cuda: (None, call()))
     serving.measure({"a": factors(4), "b": factors(8)}, 5, [3], **QUICK)
     timed = asked[2:]  # one untimed query each
     assert [width for width, _ in timed[:8]] == [4, 8, 8, 4, 4, 8, 8, 4]
@@ -61,7 +61,7 @@ def test_numbers_fit_each_other():
 
 def test_the_peak_of_a_call_is_seen():
     megabytes = lambda: torch.ones(64 << 18).sum()
-    peak = serving.peak_beside(megabytes, False)
+    peak, _ = serving.peak_beside(megabytes, False)
     if peak is None:
         pytest.skip("the system does not tell a process its peak memory")
     assert 60 << 20 < peak < 100 << 20

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rankdistill.cli import main
 from rankdistill.data import generate
 from rankdistill.seeds import VALUES
 from rankdistill.studies import accounts, heterogeneous, methods, ranking, runner, scaling, topology
@@ -55,6 +56,12 @@ def quick(monkeypatch):
         for name, (model, training) in heterogeneous.TEACHERS.items()
     }
     monkeypatch.setattr(heterogeneous, "TEACHERS", small)
+
+
+def main(arguments: list[str]) -> int:
+    from rankdistill.cli import main as command_line  # its parser is a package that studies do without
+
+    return command_line(arguments)
 
 
 def reproduce(data, out, *arguments) -> str:
@@ -333,3 +340,47 @@ def test_published_numbers_stand_in_their_study_alone():
         for row in study.PUBLISHED.values():
             number = f"{row[-1] if study is topology else row[0]:.4f}"
             assert not [p.name for p in sources if number in p.read_text()], number
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ("scaling", "expected device=cpu for scaling; got cuda"),
+        ("ranking", "expected a GPU of number 0 for device=cuda; got 0 GPUs"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_one_clear_line(study, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert main(["reproduce", study, "--device=cuda", f"--out={tmp_path / 'out'}"]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("study", "name"), [("ranking", "de"), ("methods", "hetcomp"), ("topology", "htd")])
+def test_a_study_on_a_gpu_goes_on_with_models_of_the_processor(study, name, data, tmp_path):
+    from rankdistill.config import ReproduceConfig
+
+    study = importlib.import_module(f"rankdistill.studies.{study}")
+
+    def reproduced(device: str) -> None:
+        config = ReproduceConfig(
+            study.__name__.rpartition(".")[2], data=str(data), epochs=4, seeds=[0], methods=[name],
+            device=device, progress=False,
+        )  # fmt: skip
+        study.reproduce(config, tmp_path / device)
+
+    reproduced("cpu")
+    for entry in ("teacher", "student"):
+        for folder in (tmp_path / "cpu").rglob(entry):
+            shutil.copytree(folder, tmp_path / "cuda" / folder.relative_to(tmp_path / "cpu"))
+    reproduced("cuda")
+    assert f"Trained on {torch.cuda.get_device_name()}" in (tmp_path / "cuda" / "report.md").read_text()
+    found = [
+        json.loads(next((tmp_path / device).rglob(f"{name}*/seed-0/{runner.OUTCOME}")).read_text())
+        for device in ("cpu", "cuda")
+    ]
+    assert [bool(outcome["gpu"]) for outcome in found] == [False, True]
+    losses = [[record["loss"] for record in outcome["history"]] for outcome in found]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -55,6 +55,7 @@ from rankdistill.models.saved import MODEL_FILE, load_teacher, name_of, save_mod
 from rankdistill.models.trajectory import KeptTrajectory
 from rankdistill.pages import write_pages
 from rankdistill.parallel import torchrun_processes
+from rankdistill.parallel.processes import choose_gpu
 from rankdistill.rankings import extract_rankings
 from rankdistill.rankings.distributed import Processes
 from rankdistill.rankings.shards import remove_folder
@@ -353,6 +354,7 @@ def factors_of(op: str, source: str, dataset: Dataset | None) -> Factors:
 
 def bench_serving(config: BenchServingConfig) -> None:
     dataset = config.data and open_dataset(config.data)
+    choose_gpu(config.device)
     device = torch.device(config.device)
     sources = {"student": config.student} | ({"teacher": config.teacher} if config.teacher else {})
     models = {
@@ -396,6 +398,7 @@ def methods(config: MethodsConfig) -> None:
 def reproduce(config: ReproduceConfig) -> None:
     study = importlib.import_module(f"rankdistill.studies.{config.study}")
     out = Path(config.out or f"runs/{config.study}")
+    choose_gpu(config.device)
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or before)
     try:

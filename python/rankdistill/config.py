@@ -449,6 +449,7 @@ class ReproduceConfig:
         methods: some of the study's; all by default. topology also takes any other of the command line.
         sizes: of the generated catalogues of scaling.
         threads: of torch and the kernels; as they are by default.
+        device: cpu or cuda, where models train; scaling is of the processor.
         progress: show progress bars on a terminal, lines of the log elsewhere.
     """
 
@@ -461,9 +462,11 @@ class ReproduceConfig:
     methods: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=lambda: [10_000, 100_000, 1_000_000])
     threads: int | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
     progress: bool = True
 
     def __post_init__(self) -> None:
+        _expect(self.device == "cpu" or self.study != "scaling", "device=cpu for scaling", self.device)
         for name in ("epochs", "threads"):
             value = getattr(self, name)
             _expect(value is None or value >= 1, f"{name} of 1 or more", value)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from rankdistill.ops import checks, inner_product_topk
 from rankdistill.ops.native import _native
 from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.report import markdown
+
+Result = TypeVar("Result")
 
 OP = "bench-serving"
 LEAST_QUERIES = 100  # for a 99th percentile
@@ -164,21 +167,21 @@ def _served(
         name, batch_size, len(ms), float(times.quantile(0.5)), float(times.quantile(0.99)), float(times.mean()),
         batch_size * 1e3 / float(times.mean()), float(times.quantile(0.5) / base.quantile(0.5)),
         *sizes, server.prepared_bytes,
-        peak_beside(lambda: server.query(users), users.is_cuda),
+        peak_beside(lambda: server.query(users), users.is_cuda)[0],
     )  # fmt: skip
 
 
-def peak_beside(call: Callable[[], None], on_cuda: bool) -> int | None:
-    """Bytes that a call needs at its peak beside what stood before; None where the system does not tell."""
+def peak_beside(call: Callable[[], Result], on_cuda: bool) -> tuple[int | None, Result]:
+    """Bytes that a call needs at its peak beside what stood before (None where the system does not tell), and its result."""
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        call()
-        return torch.cuda.max_memory_allocated() - before
+        result = call()
+        return torch.cuda.max_memory_allocated() - before, result
 
     before = memory.reset_peak()
-    call()
-    return None if before is None else memory.peak_since(before)
+    result = call()
+    return None if before is None else memory.peak_since(before), result
 
 
 def conditions(device: torch.device, k: int, exclude: CSR | None, prepares: bool) -> dict[str, object]:

@@ -13,6 +13,17 @@ import torch.distributed as dist
 SECONDS = 600.0  # that a process waits for another one, by default
 
 
+def choose_gpu(device: str) -> None:
+    """For "cuda" the GPU of LOCAL_RANK becomes this process's; a ValueError where there is none."""
+    if device == "cuda":
+        local, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= here:
+            raise ValueError(
+                f"rankdistill: expected a GPU of number {local} for device=cuda; got {here} GPUs"
+            )
+        torch.cuda.set_device(local)
+
+
 @contextmanager
 def torchrun_processes(device: str = "cpu", timeout: float = SECONDS) -> Iterator[int]:
     """The rank of this process; under torchrun (WORLD_SIZE above 1) all of them are one group while the block lasts.
@@ -30,13 +41,7 @@ def torchrun_processes(device: str = "cpu", timeout: float = SECONDS) -> Iterato
     """
     if not timeout > 0:
         raise ValueError(f"torchrun_processes: expected a timeout above 0; got {timeout}")
-    if device == "cuda":
-        local, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if local >= here:
-            raise ValueError(
-                f"torchrun_processes: expected a GPU of number {local} for device=cuda; got {here} GPUs"
-            )
-        torch.cuda.set_device(local)
+    choose_gpu(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0
         return

@@ -36,6 +36,12 @@ def begun(title: str, what: Sequence[str], results: Results, chosen: Sequence[in
         f"Seeds {', '.join(map(str, chosen))}; {done} of {wanted} models are trained. "
         f"{serving.processor()}, threads: {torch.get_num_threads()}, torch {torch.__version__}."
     )
+    on_gpus: dict[str, list[str]] = {}
+    for entry in results.finished:
+        for gpu in sorted({outcome.gpu for outcome in results.outcomes[entry.name].values()} - {""}):
+            on_gpus.setdefault(gpu, []).append(entry.label)
+    for gpu, labels in on_gpus.items():
+        page.text(f"Trained on {gpu}, whose memory and seconds are given: {'; '.join(labels)}.")
     if not has_matplotlib():
         page.text(WITHOUT_MATPLOTLIB)
     return page

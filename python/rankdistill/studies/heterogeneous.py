@@ -108,7 +108,7 @@ def plan(config: ReproduceConfig) -> tuple[Plan, str]:
 def reproduce(config: ReproduceConfig, out: Path) -> Results:
     planned, origin = plan(config)
     chosen = seeds_of(SEED if config.seeds is None else config.seeds)
-    runner = Runner(planned, out, config.progress)
+    runner = Runner(planned, out, config.progress, config.device)
     return runner.carry_out(chosen, lambda results: report(results, runner, chosen, origin).write(out))
 
 

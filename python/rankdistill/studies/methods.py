@@ -72,7 +72,7 @@ def reproduce(config: ReproduceConfig, out: Path) -> dict[str, Results]:
     found: dict[str, tuple[Results, Runner, str]] = {}
     for name, source in DATA.items():
         dataset, origin = source.open(config.data)
-        runner = Runner(plan(config, dataset), out / name, config.progress)
+        runner = Runner(plan(config, dataset), out / name, config.progress, config.device)
 
         def write(results: Results, name=name, runner=runner, origin=origin) -> None:
             found[name] = results, runner, origin

@@ -83,7 +83,10 @@ class CandidateProtocol(Protocol):
 
     def found(self, model: nn.Module) -> tuple[Values, Values]:
         """Of validation and test items, by user."""
-        return tuple(evaluate_candidates(model, self.users, self.held_out, self.candidates, CUTOFFS))
+        device = next(model.parameters()).device
+        listed = (part.to(device) for part in (self.users, self.held_out, self.candidates))
+        columns = evaluate_candidates(model, *listed, CUTOFFS)
+        return tuple({name: value.cpu() for name, value in column.items()} for column in columns)
 
     def values(self, model: nn.Module) -> Values:
         found = self.found(model)[1]
@@ -118,7 +121,7 @@ def plan(config: ReproduceConfig) -> tuple[Plan, str]:
 def reproduce(config: ReproduceConfig, out: Path) -> Results:
     planned, origin = plan(config)
     chosen = seeds_of(SEEDS if config.seeds is None else config.seeds)
-    runner = Runner(planned, out, config.progress)
+    runner = Runner(planned, out, config.progress, config.device)
     return runner.carry_out(chosen, lambda results: report(results, runner, chosen, origin).write(out))
 
 

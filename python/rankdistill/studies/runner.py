@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from rankdistill import memory, seeds
+from rankdistill import seeds
 from rankdistill.config import MethodConfig, ModelConfig, TrainingConfig
 from rankdistill.data import Dataset
 from rankdistill.files import alone_in, write_text
@@ -23,6 +24,7 @@ from rankdistill.models.saved import MODEL_FILE, load_model, save_model
 from rankdistill.models.trajectory import KeptTrajectory, Trajectory
 from rankdistill.rankings import Rankings
 from rankdistill.rankings.progress import duration
+from rankdistill.serving import peak_beside
 from rankdistill.trainer import CHECKPOINT
 
 logger = logging.getLogger("rankdistill")
@@ -80,7 +82,7 @@ class Outcome:
 
     parameters: of the model; method_parameters: of the methods beside it. seconds: of training, evaluations not counted;
     epochs: how many it ran; best_epoch: whose weights it kept. peak_bytes: memory that training needed beside what stood
-    before (None: not known here). history: the trainer's records.
+    before (None: not known here). history: the trainer's records. gpu: the name of the one that it was trained on, or "".
     """
 
     parameters: int
@@ -90,6 +92,7 @@ class Outcome:
     best_epoch: int
     peak_bytes: int | None
     history: list[dict] = field(repr=False)
+    gpu: str = ""
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -132,10 +135,13 @@ class Results:
 
 
 class Runner:
-    """Carries a plan out in a folder: out/<entry>/seed-<seed> holds a model, its outcome and every user's metrics."""
+    """Carries a plan out in a folder: out/<entry>/seed-<seed> holds a model, its outcome and every user's metrics.
 
-    def __init__(self, plan: Plan, out: Path, progress: bool = True) -> None:
-        self.plan, self.out, self.progress = plan, out, progress
+    What a folder holds may have been trained on any device: a report says which models on a GPU.
+    """
+
+    def __init__(self, plan: Plan, out: Path, progress: bool = True, device: str = "cpu") -> None:
+        self.plan, self.out, self.progress, self.device = plan, out, progress, device
         self._rankings: tuple[tuple[str, int, int], Rankings] | None = None
 
     def carry_out(
@@ -188,17 +194,20 @@ class Runner:
             trajectory = Trajectory(
                 folder / "trajectory", entry.trajectory, trajectory_length(plan), plan.dataset
             )
-        before = memory.reset_peak()
-        model, trainer, history = fit(
-            plan.dataset, entry.model, training, terms, folder, f"{entry.label}, seed {seed}", self.progress,
-            trajectory, base_weight(entry.methods, None) if entry.methods else 1.0, evaluation=plan.evaluation,
-            watched=plan.watched, seconds_between_checkpoints=SECONDS_BETWEEN_CHECKPOINTS,
+        on_cuda = self.device == "cuda"
+        peak, (model, trainer, history) = peak_beside(
+            lambda: fit(
+                plan.dataset, entry.model, training, terms, folder, f"{entry.label}, seed {seed}", self.progress,
+                trajectory, base_weight(entry.methods, None) if entry.methods else 1.0, device=self.device,
+                evaluation=plan.evaluation, watched=plan.watched,
+                seconds_between_checkpoints=SECONDS_BETWEEN_CHECKPOINTS,
+            ),
+            on_cuda,
         )  # fmt: skip
-        peak = None if before is None else memory.peak_since(before)
         size = lambda part: sum(p.numel() for p in part.parameters())
         outcome = Outcome(
             size(model), sum(size(term.method) for term in terms), trainer.seconds, len(history),
-            trainer.learned_epochs - 1, peak, history,
+            trainer.learned_epochs - 1, peak, history, torch.cuda.get_device_name() if on_cuda else "",
         )  # fmt: skip
         save_model(folder / MODEL_FILE, model, entry.model.name, plan.dataset)
         write_text(folder / OUTCOME, json.dumps(dataclasses.asdict(outcome)) + "\n")
