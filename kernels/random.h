@@ -5,7 +5,7 @@
 //   word 0   user
 //   word 1   position: of the draw in its row; for position keys, four positions share a block
 //   word 2   epoch
-//   word 3   stream in the top 8 bits, block of attempts in the low 24
+//   word 3   stream in the top 8 bits, block of attempts (or step of the epoch) in the low 24
 //
 // The key is the seed, low word first. A block gives four 32-bit words, used in order.
 //
@@ -91,6 +91,11 @@ RANKDISTILL_HD double stated_log(double x) {
 RANKDISTILL_HD double gumbel(uint32_t word) {
   const double u = (static_cast<double>(word) + 0.5) * 2.3283064365386962890625e-10;
   return -stated_log(-stated_log(u));
+}
+
+// Word 1 of a block of an id's Gumbel variates: the second of two parts that share ids draws elsewhere.
+RANKDISTILL_HD uint32_t gumbel_position(int64_t block, int64_t part) {
+  return static_cast<uint32_t>(block) + (static_cast<uint32_t>(part) << 20);
 }
 
 // Uniform in [0, bound) from one word (Lemire), or -1 where the word must be thrown away to stay exact.

@@ -12,6 +12,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
+def with_tests(**variables: str) -> dict[str, str]:
+    """This environment, in which `tests` is found besides all that this process finds."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, **variables}
+
+
 def python(*args: str, **variables: str) -> subprocess.CompletedProcess:
     """Runs `python *args` away from the source tree, with no RANKDISTILL_* set but those in `variables`."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RANKDISTILL_")} | variables
@@ -28,7 +34,7 @@ def python(*args: str, **variables: str) -> subprocess.CompletedProcess:
 
 def start_ranks(module: str, size: int, folder: Path) -> list[subprocess.Popen]:
     """`python -m module RANK SIZE FOLDER` for every rank, side by side."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = with_tests()
     return [
         subprocess.Popen(
             [sys.executable, "-m", module, str(rank), str(size), str(folder)], cwd=folder, env=environment,

@@ -15,7 +15,7 @@ def reference(op: str) -> Callable:
     return getattr(importlib.import_module(f"rankdistill.reference.{op}"), op)
 
 
-# position_sample, complement_sample -------------------------------------------------------------------------
+# position_sample, gumbel_noise, complement_sample -------------------------------------------------------------------------
 
 
 def position_samples(dtype):
@@ -72,6 +72,59 @@ POSITION_SAMPLE = Case(
     oracle=lambda *args, **kwargs: reference("position_sample")(*args, *kwargs.values()),
     budget=lambda *_, **__: (),
     overload_calls=position_overload_calls,
+    backend_tolerance={"rtol": 0, "atol": 0},
+    dtypes=(torch.float32,),
+)
+
+
+def gumbel_samples(dtype):
+    ids = torch.tensor([0, 7, 7, 2**32 - 1, 12345])
+    parts = torch.tensor([0, 0, 1, 1, 0])
+    draw = {"seed": 2**63 + 5, "epoch": 2**32 - 1, "step": (1 << 24) - 1, "stream": 255}
+    for name, (rows, count, more) in {
+        "plain": (ids, 30, {}),
+        "parts": (ids, 6, {"parts": parts}),
+        "longer than a group of blocks": (ids[:2], 131, {}),
+        "strided": (ids.repeat_interleave(2)[::2], 4, {"parts": parts.repeat_interleave(2)[::2]}),
+        "B = 0": (ids[:0], 4, {"parts": parts[:0]}),
+        "count 0": (ids, 0, {}),
+        "count 1": (ids, 1, {}),
+    }.items():
+        yield Sample(name, (rows, count), draw | more)
+
+
+def gumbel_bad_samples():
+    ids, draw = torch.arange(3), {"seed": 0}
+    parts = torch.tensor([0, 1, 2])
+    yield BadSample("negative id", (ids - 1, 4), IndexError, r"ids in .*got -1 at position \[0\]", draw)
+    yield BadSample("part 2", (ids, 4), IndexError, "parts in .*got 2", draw | {"parts": parts})
+    yield BadSample("fewer parts", (ids, 4), ValueError, "parts for 3 ids", draw | {"parts": parts[:2]})
+    yield BadSample("negative count", (ids, -1), ValueError, "count of 0 to 4194304; got int -1", draw)
+    yield BadSample("float ids", (ids.float(), 4), TypeError, "ids as a int64 tensor", draw)
+    yield BadSample("stream 256", (ids, 4), ValueError, "stream in", draw | {"stream": 256})
+
+
+def gumbel_order(args, kwargs):
+    more = {"epoch": 0, "step": 0, "stream": 0, "parts": None} | kwargs
+    return (
+        args[0],
+        more["parts"],
+        args[1],
+        *(signed64(more[key]) for key in ("seed", "epoch", "step", "stream")),
+    )
+
+
+def gumbel_overload_calls(args, kwargs):
+    yield "gumbel_noise", gumbel_order(args, kwargs)
+
+
+GUMBEL_NOISE = Case(
+    op="gumbel_noise",
+    samples=gumbel_samples,
+    bad_samples=gumbel_bad_samples,
+    oracle=lambda *args, **kwargs: reference("gumbel_noise")(*gumbel_order(args, kwargs)),
+    budget=lambda dtype, outputs, *_, **__: (torch.zeros_like(outputs[0]),),
+    overload_calls=gumbel_overload_calls,
     backend_tolerance={"rtol": 0, "atol": 0},
     dtypes=(torch.float32,),
 )
@@ -285,4 +338,4 @@ WEIGHTED_SAMPLE = Case(
     dtypes=(torch.float32, torch.float64),
 )
 
-SAMPLER_CASES = (POSITION_SAMPLE, COMPLEMENT_SAMPLE, PAIR_SAMPLE, WEIGHTED_SAMPLE)
+SAMPLER_CASES = (POSITION_SAMPLE, GUMBEL_NOISE, COMPLEMENT_SAMPLE, PAIR_SAMPLE, WEIGHTED_SAMPLE)

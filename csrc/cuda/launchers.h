@@ -7,6 +7,10 @@ int launch_position_sample(const int64_t* users, const int64_t* lengths, double*
                            int64_t K, int64_t longest, double temperature, uint64_t seed, uint32_t epoch,
                            uint32_t stream, void* cuda_stream);
 
+// parts may be null; last_word: the stream in the top 8 bits, the step in the low 24.
+int launch_gumbel_noise(const int64_t* ids, const int64_t* parts, double* noise, int64_t B, int64_t count,
+                        uint64_t seed, uint32_t epoch, uint32_t last_word, void* stream);
+
 int launch_complement_sample(const int64_t* users, const int64_t* positions, const int64_t* indptr,
                              const int64_t* indices, int64_t nonzeros, const int32_t* listed, int64_t listed_count,
                              int64_t n_users, int64_t n_items, int64_t* samples, int64_t R, int64_t L, uint64_t seed,

@@ -47,6 +47,14 @@ PYBIND11_MODULE(_cuda, m) {
               pointer<int64_t>(samples), R, K, longest, temperature, seed, epoch, stream, pointer<void>(cuda_stream)));
         },
         Unlocked());
+  m.def("gumbel_noise",
+        [](uintptr_t ids, uintptr_t parts, uintptr_t noise, int64_t B, int64_t count, uint64_t seed, uint32_t epoch,
+           uint32_t last_word, uintptr_t stream) {
+          return error_text(launch_gumbel_noise(pointer<const int64_t>(ids), pointer<const int64_t>(parts),
+                                                pointer<double>(noise), B, count, seed, epoch, last_word,
+                                                pointer<void>(stream)));
+        },
+        Unlocked());
   m.def("complement_sample",
         [](uintptr_t users, uintptr_t positions, uintptr_t indptr, uintptr_t indices, int64_t nonzeros,
            uintptr_t listed, int64_t listed_count, int64_t n_users, int64_t n_items, uintptr_t samples, int64_t R,

@@ -59,6 +59,7 @@ _EXPORTS = {
         "embedding_plackett_luce",
         "gathered_inner_product",
         "grouped_relation_distance",
+        "gumbel_noise",
         "inner_product_rank",
         "inner_product_topk",
         "masked_rank",

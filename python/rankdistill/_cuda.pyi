@@ -19,6 +19,18 @@ def position_sample(
     cuda_stream: int,
     /,
 ) -> str: ...
+def gumbel_noise(
+    ids: int,
+    parts: int,
+    noise: int,
+    B: int,
+    count: int,
+    seed: int,
+    epoch: int,
+    last_word: int,
+    stream: int,
+    /,
+) -> str: ...
 def complement_sample(
     users: int,
     positions: int,

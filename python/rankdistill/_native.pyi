@@ -104,6 +104,9 @@ def position_sample(
     stream: int,
     /,
 ) -> bool: ...
+def gumbel_noise(
+    ids: int, parts: int, noise: int, B: int, count: int, seed: int, epoch: int, last_word: int, /
+) -> None: ...
 def pair_sample(
     users: int,
     positions: int,

@@ -1,4 +1,4 @@
-"""Trainable parts that several methods share: experts, what routes to them, and the noise of a routing."""
+"""Trainable parts that several methods share: experts, and what routes to them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from rankdistill.functional import expert_routing
 from rankdistill.functional.latent import routed, widened
-from rankdistill.reference import philox
 
-# The second of two parts that share ids, such as negatives beside positives, draws at positions from here on.
-PART = 1 << 20
 ROW_BLOCK = 1024  # rows at a time of a projection with dropout
-
-
-def gumbel_noise(
-    ids: Tensor, count: int, *, seed: int, epoch: int, step: int, stream: int, part: Tensor | None = None
-):
-    """Standard Gumbel variates [B, count] float64: a function of the seed and (id, position, epoch, step, stream).
-
-    Args:
-        ids: [B] int64, users or items.
-        part: [B] int64, 0 or 1, where an id may occur twice and is to have two draws.
-        step: the number of the call in its epoch, in [0, 2^24).
-    """
-    blocks = torch.arange(-(-count // 4), device=ids.device)
-    positions = blocks if part is None else blocks + (part * PART)[:, None]
-    words = philox.words(ids[:, None], positions, epoch, stream, step % (1 << 24), seed)
-    return philox.gumbel(words).flatten(1)[:, :count]
 
 
 def linear_parameters(

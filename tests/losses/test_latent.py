@@ -14,9 +14,10 @@ from rankdistill import (
     HintRegression,
     PersonalizedHintRegression,
     functional,
+    gumbel_noise,
     routed_experts,
 )
-from rankdistill.experts import Experts, gumbel_noise
+from rankdistill.experts import Experts
 from rankdistill.functional import latent
 from rankdistill.functional.latent import routed
 from tests.case import generator, randint, randn
@@ -202,7 +203,7 @@ def test_experts_module_is_its_definition():
             for row in torch.unique(ids[ids >= 0]).tolist():
                 noise = gumbel_noise(
                     torch.tensor([row]), 3, seed=7, epoch=4, step=0, stream=16 if side == "user" else 17,
-                    part=torch.tensor([part]),
+                    parts=torch.tensor([part]),
                 )[0]  # fmt: skip
                 alpha = (selected.weight @ table[row] + selected.bias).softmax(0)
                 z = (((alpha + 1e-10).log() + noise) / method.temperature).softmax(0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from rankdistill import complement_sample, pair_sample, position_sample, weighted_sample
+from rankdistill import complement_sample, gumbel_noise, pair_sample, position_sample, weighted_sample
 from rankdistill.ops import device_topk
 from rankdistill.ops.device_topk import FilterPlan, StreamPlan
 from tests.case import DTYPES, randint, randn
@@ -447,6 +447,27 @@ def test_position_samples_are_the_processors(emulated):
     )
     assert error == ""
     assert torch.equal(samples, position_sample(users, lengths, 25, 10.0, seed=5, epoch=1, stream=2))
+
+
+@pytest.mark.parametrize("count", [1, 30, 131])
+@pytest.mark.parametrize("has_parts", [False, True])
+def test_gumbel_noise_is_the_processors(emulated, count, has_parts):
+    ids, parts = randint(0, 2**32, (40,), seed=1), randint(0, 2, (40,), seed=2)
+    noise = torch.full((40, count), torch.nan, dtype=torch.float64)
+    error = emulated.module.gumbel_noise(
+        ids.data_ptr(),
+        parts.data_ptr() if has_parts else 0,
+        noise.data_ptr(),
+        40,
+        count,
+        5,
+        1,
+        2 << 24 | 3,
+        0,
+    )
+    assert error == ""
+    wanted = gumbel_noise(ids, count, seed=5, epoch=1, step=3, stream=2, parts=parts if has_parts else None)
+    assert torch.equal(noise, wanted)
 
 
 def test_complement_samples_are_the_processors(emulated):

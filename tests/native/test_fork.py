@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.process import with_tests
+
 SCRIPT = """
 import os, signal, time, torch, rankdistill as rd
 torch.set_num_threads(2)
@@ -46,10 +46,9 @@ assert all(torch.equal(a, b) for a, b in zip(before, results(), strict=True))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_finishes_with_right_values():
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-P", "-c", SCRIPT],
-        env=environment,
+        env=with_tests(),
         cwd="/",
         capture_output=True,
         text=True,

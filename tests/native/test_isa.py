@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.process import with_tests
 
 native = pytest.importorskip("rankdistill._native", reason="no compiled CPU module")
 ROOT = Path(__file__).parents[2]
@@ -36,16 +37,16 @@ for B, N, D, k in ((70, 900, 20, 30), (33, 5000, 64, 10), (5, 40, 7, 50), (40, 3
 draw = {"seed": 1, "epoch": 2, "stream": 3}
 ids = torch.arange(300)
 digest.update(rd.position_sample(ids, ids, 20, 5.0, **draw).numpy().tobytes())
+digest.update(rd.gumbel_noise(ids, 30, **draw).numpy().tobytes())
 digest.update(rd.complement_sample(ids, 1000, 20, **draw).numpy().tobytes())
 print(_native.isa(), digest.hexdigest())
 """
 
 
 def forced(isa: str, *command: str) -> str:
-    environment = {**os.environ, "RANKDISTILL_ISA": isa, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-P", *command],
-        env=environment,
+        env=with_tests(RANKDISTILL_ISA=isa),
         cwd=ROOT,
         capture_output=True,
         text=True,

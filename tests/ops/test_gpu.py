@@ -13,6 +13,7 @@ from rankdistill import (
     complement_sample,
     embedding_plackett_luce,
     gathered_inner_product,
+    gumbel_noise,
     position_sample,
 )
 from rankdistill.ops.registration import CHOICES
@@ -158,6 +159,17 @@ def test_position_sample_draws_as_the_processor(shape, temperature):
     drawn = position_sample(users.to(CUDA), lengths.to(CUDA), K, temperature, **draw)
     assert drawn.device.type == "cuda"
     assert torch.equal(drawn.cpu(), wanted)
+
+
+@pytest.mark.parametrize(("B", "count"), [(1, 1), (1000, 30), (33, 131), (0, 4)])
+def test_gumbel_noise_draws_as_the_processor(B, count):
+    ids, parts = randint(0, 2**32, (B,), seed=1), randint(0, 2, (B,), seed=2)
+    draw = {"seed": 12345678901234567, "epoch": 3, "step": 9, "stream": 7}
+    for more in ({}, {"parts": parts}):
+        there = {name: part.to(CUDA) for name, part in more.items()}
+        drawn = gumbel_noise(ids.to(CUDA), count, **draw, **there)
+        assert drawn.device.type == "cuda"
+        assert torch.equal(drawn.cpu(), gumbel_noise(ids, count, **draw, **more))
 
 
 @pytest.mark.parametrize(("seed", "epoch", "stream"), [(0, 0, 0), (-1, -1, 255), (2**63 - 1, 2**32 - 1, 1)])

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.process import with_tests
+
 pytest.importorskip("triton", reason="no triton package")
-ROOT = Path(__file__).parents[2]
 
 
 def run(script: str, *arguments: str, **variables: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     command = [sys.executable, "-P", "-m", f"tests.ops.{script}", *arguments]
     done = subprocess.run(
-        command, env=environment, cwd="/", capture_output=True, text=True, timeout=600, check=False
+        command,
+        env=with_tests(**variables),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout

@@ -9,8 +9,8 @@ import torch
 
 pytest.importorskip("triton", reason="no triton package")
 
-from tests.ops.test_plackett_luce_triton import ROOT, run
-from tests.process import python
+from tests.ops.test_plackett_luce_triton import run
+from tests.process import ROOT, python
 
 OPS = ("inner_product_topk", "masked_topk", "inner_product_rank", "masked_rank")
 # Of an op's cases in tests/cases.py, of every dtype, and of the paths that the script forces.

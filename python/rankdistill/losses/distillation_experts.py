@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from rankdistill import functional
-from rankdistill.experts import SelectedExperts, gumbel_noise
+from rankdistill.experts import SelectedExperts
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
 from rankdistill.losses.settings import expect_choice
+from rankdistill.ops import gumbel_noise
 from rankdistill.sampling import STREAMS
 
 
@@ -78,7 +79,7 @@ class DistillationExperts(VectorDistillation):
             selected: SelectedExperts = getattr(self, rows.side)
             noise = gumbel_noise(
                 rows.ids, selected.experts.n_experts, seed=self.seed, epoch=self.epoch, step=self.step,
-                stream=STREAMS[f"{rows.side}_experts"], part=rows.part,
+                stream=STREAMS[f"{rows.side}_experts"], parts=rows.part,
             )  # fmt: skip
             routing = selected.routing(rows.teacher, noise, self.temperature)
             loss = loss + functional.distillation_experts(

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
-from rankdistill.experts import SelectedExperts, gumbel_noise
+from rankdistill.experts import SelectedExperts
 from rankdistill.losses.batch import counted_once, share_of
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
 from rankdistill.losses.settings import expect_choice, expect_within
+from rankdistill.ops import gumbel_noise
 from rankdistill.sampling import STREAMS
 
 # positive_only, leave_out_own, detach_means of `functional.hierarchical_topology_distillation`

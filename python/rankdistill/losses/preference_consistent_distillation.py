@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
-from rankdistill.experts import SelectedExperts, gumbel_noise
+from rankdistill.experts import SelectedExperts
 from rankdistill.losses.batch import share_of
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
 from rankdistill.losses.settings import expect_begun
-from rankdistill.ops import position_sample
+from rankdistill.ops import gumbel_noise, position_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS
 
@@ -111,7 +111,7 @@ class PreferenceConsistentDistillation(VectorDistillation):
         selected: SelectedExperts = getattr(self, side)
         noise = gumbel_noise(
             ids, selected.experts.n_experts, seed=self.seed, epoch=self.epoch, step=self.step,
-            stream=STREAMS[f"{side}_experts"], part=part,
+            stream=STREAMS[f"{side}_experts"], parts=part,
         )  # fmt: skip
         return selected.routing(teacher, noise, self.temperature)
 

@@ -8,6 +8,7 @@ from rankdistill.ops.cross_relation_distance import cross_relation_distance
 from rankdistill.ops.embedding_plackett_luce import embedding_plackett_luce
 from rankdistill.ops.gathered_inner_product import gathered_inner_product
 from rankdistill.ops.grouped_relation_distance import grouped_relation_distance
+from rankdistill.ops.gumbel_noise import gumbel_noise
 from rankdistill.ops.inner_product_rank import inner_product_rank
 from rankdistill.ops.inner_product_topk import inner_product_topk
 from rankdistill.ops.masked_rank import masked_rank
@@ -30,6 +31,7 @@ __all__ = [
     "embedding_plackett_luce",
     "gathered_inner_product",
     "grouped_relation_distance",
+    "gumbel_noise",
     "inner_product_rank",
     "inner_product_topk",
     "masked_rank",
