@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from rankdistill import (
     gathered_inner_product,
     gumbel_noise,
     position_sample,
+    routed_experts,
 )
 from rankdistill.ops.registration import CHOICES
 from tests.case import randint, randn, widened
@@ -383,3 +386,21 @@ def test_a_lazy_step_neither_waits_nor_compiles_again():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert compiled[0] == compiled[-1]
+
+
+def test_experts_in_blocks_are_those_in_one(monkeypatch):
+    parts = randn(4, 11, 6, seed=1), randn(4, 11, seed=2), randn(4, 9, 11, seed=3), randn(4, 9, seed=4)
+    given = [
+        t.to(CUDA).requires_grad_() for t in (randn(70, 6, seed=5), randn(70, 4, seed=6).softmax(1), *parts)
+    ]
+
+    def outputs() -> list[torch.Tensor]:
+        out = routed_experts(*given)
+        return [out, *torch.autograd.grad(out.square().sum(), given)]
+
+    whole = outputs()
+    monkeypatch.setattr(
+        importlib.import_module("rankdistill.ops.routed_experts"), "DEVICE_BYTES", 30 * 44 * 4
+    )
+    for one, several in zip(whole, outputs(), strict=True):
+        torch.testing.assert_close(several, one)

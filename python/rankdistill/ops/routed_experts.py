@@ -12,6 +12,7 @@ from rankdistill.reference import routed_experts as reference
 
 OP = "routed_experts"
 ROW_BLOCK = 256  # rows whose hidden layers are in cache together
+DEVICE_BYTES = 256 << 20  # of hidden layers at a time on a device, where a block costs launches
 ARGUMENTS = "Tensor x, Tensor routing, Tensor weight_in, Tensor bias_in, Tensor weight_out, Tensor bias_out"
 
 LIBRARY.define(f"{OP}_forward({ARGUMENTS}) -> (Tensor, Tensor)")
@@ -49,14 +50,22 @@ def forward_fused(x, routing, weight_in, bias_in, weight_out, bias_out):
     return chosen(x, routing, *parameters)
 
 
+def row_blocks(hidden: Tensor) -> list[slice]:
+    """Stretches of rows that are worked on together."""
+    at_once = ROW_BLOCK
+    if hidden.device.type != "cpu":
+        at_once = max(1, DEVICE_BYTES // max(1, hidden.shape[1] * hidden.element_size()))
+    return [slice(start, start + at_once) for start in range(0, len(hidden), at_once)]
+
+
 def mixed(x, shares, weight_in, bias_in, weight_out, bias_out):
     """Two products for all experts together: neither a [B, D_out, M] tensor nor a loop over experts."""
-    (B, _), (M, H) = x.shape, bias_in.shape
+    B, (M, H) = len(x), bias_in.shape
     into, back = weight_in.flatten(0, 1).t(), weight_out.transpose(1, 2).flatten(0, 1)
     hidden, out = x.new_empty((B, M * H)), shares @ bias_out
-    buffer = x.new_empty((min(B, ROW_BLOCK), M, H))
-    for start in range(0, B, ROW_BLOCK):
-        rows = slice(start, start + ROW_BLOCK)
+    blocks = row_blocks(hidden)
+    buffer = x.new_empty((len(hidden[blocks[0]]) if blocks else 0, M, H))
+    for rows in blocks:
         layer = hidden[rows]
         torch.addmm(bias_in.flatten(), x[rows], into, out=layer)
         weighted = buffer[: len(layer)]
@@ -106,14 +115,14 @@ def backward_fused(grad, x, routing, weight_in, bias_in, weight_out, bias_out, h
 
 
 def mixed_backward(grad, x, shares, weight_in, weight_out, bias_out, hidden):
-    (B, D), (M, H, _), D_out = x.shape, weight_in.shape, grad.shape[1]
+    D, (M, H, _), D_out = x.shape[1], weight_in.shape, grad.shape[1]
     into, back = weight_in.flatten(0, 1), weight_out.transpose(1, 2).flatten(0, 1).t().contiguous()
     grad_shares, grad_x = grad @ bias_out.t(), torch.empty_like(x)
     grad_in, grad_out = x.new_zeros((M * H, D)), x.new_zeros((D_out, M * H))
     grad_bias = x.new_zeros(M * H)
-    first, second = (x.new_empty((min(B, ROW_BLOCK), M, H)) for _ in range(2))
-    for start in range(0, B, ROW_BLOCK):
-        rows = slice(start, start + ROW_BLOCK)
+    blocks = row_blocks(hidden)
+    first, second = (x.new_empty((len(hidden[blocks[0]]) if blocks else 0, M, H)) for _ in range(2))
+    for rows in blocks:
         layer = hidden[rows].unflatten(1, (M, H))
         by_layer, product = first[: len(layer)], second[: len(layer)]
         torch.mm(grad[rows], back, out=by_layer.flatten(1))
@@ -207,7 +216,7 @@ def routed_experts(
         IndexError: an expert that is none (CPU).
 
     Cost:
-        By shares O(B·M·H·(D + D_out)) time and O(B·M·H) memory; by ids O(B·H·(D + D_out)) and O(B·(H + D_out)), and
+        By shares O(B·M·H·(D + D_out)) time and O(B·M·H) memory, on CUDA up to 512 MiB besides; by ids O(B·H·(D + D_out)) and O(B·(H + D_out)), and
         one wait for the device, for the experts' counts.
 
     Source:
