@@ -9,12 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from rankdistill.data import generate
+from rankdistill.files import alone_in
 from rankdistill.seeds import VALUES
 from rankdistill.studies import accounts, heterogeneous, methods, ranking, runner, scaling, topology
 from tests.process import kill_at_line
@@ -125,32 +127,36 @@ def test_other_settings_need_another_folder(data, tmp_path, capsys):
     assert "expected training.epochs=2" in capsys.readouterr().err
 
 
-def test_it_is_killed_and_goes_on_to_the_same_result(data, tmp_path):
-    def command(out):
-        code = "import sys, rankdistill.studies.topology as t; t.TEACHER_WIDTH = 16; from rankdistill.cli import main; main()"
-        arguments = [
-            "reproduce",
-            "topology",
-            "--epochs=40",
-            "--widths=[4]",
-            "--methods=[base,ftd]",
-            f"--data={data}",
-        ]
-        return [sys.executable, "-c", code, *arguments, f"--out={out}", "--progress=false", "--threads=1"]
+def topology_command(data, out) -> list[str]:
+    """Of a process of its own: teacher, student and FTD, a second or so each."""
+    code = "import rankdistill.studies.topology as t; t.TEACHER_WIDTH = 16; from rankdistill.cli import main; main()"
+    arguments = [
+        "reproduce",
+        "topology",
+        "--epochs=40",
+        "--widths=[4]",
+        "--methods=[base,ftd]",
+        f"--data={data}",
+    ]
+    return [sys.executable, "-c", code, *arguments, f"--out={out}", "--progress=false", "--threads=1"]
 
+
+def test_it_is_killed_and_goes_on_to_the_same_result(data, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     quiet = {
         "stdout": subprocess.DEVNULL,
         "stderr": subprocess.DEVNULL,
         "env": os.environ | {"OMP_NUM_THREADS": "1"},
     }
-    assert subprocess.run(command(whole), **quiet).returncode == 0
+    assert subprocess.run(topology_command(data, whole), **quiet).returncode == 0
     assert kill_at_line(
-        subprocess.Popen(command(broken), **quiet), broken / "ftd-4" / "seed-0" / "log.jsonl", 5
+        subprocess.Popen(topology_command(data, broken), **quiet),
+        broken / "ftd-4" / "seed-0" / "log.jsonl",
+        5,
     )
     assert not (broken / "ftd-4" / "seed-0" / VALUES).exists(), "killed in the midst of a model"
     teacher = (broken / "teacher" / "seed-0" / runner.OUTCOME).stat().st_mtime_ns
-    assert subprocess.run(command(broken), **quiet).returncode == 0
+    assert subprocess.run(topology_command(data, broken), **quiet).returncode == 0
     assert (broken / "teacher" / "seed-0" / runner.OUTCOME).stat().st_mtime_ns == teacher
     for name in ("teacher", "base-4", "ftd-4"):
         values = [load_file(out / name / "seed-0" / VALUES) for out in (whole, broken)]
@@ -324,6 +330,27 @@ def test_two_held_out_items_do_not_fit_the_sampled_protocol(tmp_path, capsys):
         (tmp_path / f"{part}.csv").write_text(f"user,item\n{pairs}\n")
     assert main(["reproduce", "ranking", f"--data={tmp_path}", f"--out={tmp_path}/out"]) == 1
     assert "expected one valid item of a user at most, and some; got up to 2" in capsys.readouterr().err
+
+
+def test_processes_share_the_models_of_a_study(data, tmp_path):
+    """One is trained elsewhere at first: the others are not kept waiting, and it is trained once that ends."""
+    given = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    given |= {"env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    held = tmp_path / "base-4" / "seed-0"
+    held.mkdir(parents=True)
+    with alone_in(held, "test", "model"):
+        running = [subprocess.Popen(topology_command(data, tmp_path), **given) for _ in range(2)]
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "ftd-4" / "seed-0" / VALUES).is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not (held / runner.OUTCOME).exists()
+    texts = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], texts
+    trained = re.findall(r"model \d of 3: (\w+)", "".join(texts))
+    assert sorted(trained) == ["base", "ftd", "teacher"], "each by one of them"
+    assert "another process trains it" in texts[0]
+    assert "another process trains it" in texts[1]
+    assert "3 of 3 models are trained" in (tmp_path / "report.md").read_text()
 
 
 def test_published_numbers_stand_in_their_study_alone():

@@ -434,7 +434,8 @@ class TuneConfig:
 class ReproduceConfig:
     """`rankdistill reproduce`: a published study run again, our numbers beside the published ones.
 
-    What is finished is not run again: an interrupted study goes on where it was when the same command is given again.
+    What is finished is not run again: an interrupted study goes on where it was when the same command is given again. Given
+    twice at a time, the two processes divide the models.
 
     Args:
         study: topology is FTD and HTD on CiteULike, by learning curves; ranking is RRD, DE and IR-RRD on CiteULike, among

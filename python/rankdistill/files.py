@@ -42,15 +42,19 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+class AtWork(ValueError):
+    """Another process does the work in the folder."""
+
+
 @contextmanager
 def alone_in(folder: Path, op: str, work: str) -> Iterator[None]:
-    """No other process does `work` in the folder meanwhile, a ValueError otherwise; a killed one holds no lock."""
+    """No other process does `work` in the folder meanwhile, `AtWork` otherwise; a killed one holds no lock."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(
+            raise AtWork(
                 f"{op}: expected {folder} for this {work} alone; got another one at work in it"
             ) from error
         except OSError:  # a file system without locks

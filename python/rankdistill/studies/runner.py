@@ -1,4 +1,5 @@
-"""Trains the models of a study, each once: whatever is finished is read, and the same call goes on after an interruption."""
+"""Trains the models of a study, each once: whatever is finished is read, the same call goes on after an interruption, and
+several of it share the models."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from torch import nn
 from rankdistill import seeds
 from rankdistill.config import MethodConfig, ModelConfig, TrainingConfig
 from rankdistill.data import Dataset
-from rankdistill.files import alone_in, write_text
+from rankdistill.files import AtWork, alone_in, write_text
 from rankdistill.fitting import bar, fit, make_terms
 from rankdistill.methods import Given, base_weight
 from rankdistill.models.ranked import unseen_rankings
@@ -32,6 +33,7 @@ logger = logging.getLogger("rankdistill")
 OUTCOME = "outcome.json"
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 SECONDS_BETWEEN_REPORTS = 300.0
+SECONDS_BETWEEN_LOOKS = 1.0  # at what other processes train
 
 
 @dataclass(frozen=True)
@@ -147,24 +149,50 @@ class Runner:
     def carry_out(
         self, chosen: Sequence[int], report: Callable[[Results], None] = lambda results: None
     ) -> Results:
-        """Every entry under every seed, one seed after another; `report` is called now and then, and at the end."""
-        results = Results(self.plan)
+        """Every entry under every seed, one seed after another; `report` is called now and then, and at the end.
+
+        Several processes may do this in one folder side by side: each trains what no other one trains, and waits for the rest.
+        """
         work = [(entry, seed) for seed in chosen for entry in self.plan.entries]
+        done: dict[tuple[str, int], tuple[Outcome, seeds.Values]] = {}
         started = reported = time.monotonic()
-        trained = 0
-        self.out.mkdir(parents=True, exist_ok=True)
-        with alone_in(self.out, "reproduce", "study"):
+        trained, elsewhere = 0, set()
+        while len(done) < len(work):
+            before_round = len(done)
             for number, (entry, seed) in enumerate(work, start=1):
-                before = time.monotonic()
-                results.add(entry.name, seed, *self.one(entry, seed, f"{number} of {len(work)}"))
+                lacks_teachers = any((name, seed) not in done for name in entry.teachers)
+                if (entry.name, seed) in done or lacks_teachers:
+                    continue
+                before, at = time.monotonic(), f"{number} of {len(work)}"
+                folder = self.folder(entry.name, seed)
+                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    with alone_in(folder, "reproduce", "model"):
+                        done[entry.name, seed] = self.one(entry, seed, at)
+                except AtWork:
+                    if (entry.name, seed) not in elsewhere:
+                        logger.info("model %s, %s, seed %d: another process trains it", at, entry.label, seed)
+                        elsewhere.add((entry.name, seed))
+                    continue
                 if time.monotonic() - before > 1:
                     trained += 1
-                    left = (time.monotonic() - started) / trained * (len(work) - number)
-                    logger.info("%d of %d models, some %s left", number, len(work), duration(left))
-                if number < len(work) and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+                    left = (time.monotonic() - started) / trained * (len(work) - len(done))
+                    logger.info("%d of %d models, some %s left", len(done), len(work), duration(left))
+                if len(done) < len(work) and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
                     reported = time.monotonic()
-                    report(results)
-            report(results)
+                    report(self.results(work, done))
+            if len(done) == before_round:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        results = self.results(work, done)
+        report(results)
+        return results
+
+    def results(self, work: Sequence[tuple[Entry, int]], done: dict) -> Results:
+        """What is done, in the plan's order."""
+        results = Results(self.plan)
+        for entry, seed in work:
+            if (entry.name, seed) in done:
+                results.add(entry.name, seed, *done[entry.name, seed])
         return results
 
     def folder(self, name: str, seed: int) -> Path:
