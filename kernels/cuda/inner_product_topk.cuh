@@ -16,6 +16,7 @@ struct KeySource {
     entry = {keys[i], static_cast<uint32_t>(i)};
     return entry.key != 0;
   }
+  __device__ int64_t ids() const { return size; }
 };
 
 template <class K>
@@ -26,6 +27,7 @@ struct CandidateSource {
     entry = candidates[i];
     return true;
   }
+  __device__ int64_t ids() const { return int64_t{1} << 32; }
 };
 
 // One block per row: the `rank`-th largest of the sample's groups, without those of excluded items.

@@ -43,6 +43,7 @@ struct RowSource {
     entry = {order_key(score), static_cast<uint32_t>(i)};
     return true;
   }
+  __device__ int64_t ids() const { return size; }
 };
 
 // What the pass kept; none is excluded.
@@ -152,9 +153,15 @@ __global__ void __launch_bounds__(kStreamThreads, 4)
   const Storage* const scores = table.scores + row * table.stride + begin;
   if (threadIdx.x == 0) logged = passed = 0;
   __syncthreads();
+  bool full = false;  // the row's buffer, as far as this thread knows: an addition for every equal score would take long
   const auto log = [&](uint32_t slot, int at) {
-    if (slot < kStreamHits) hits[slot] = static_cast<uint32_t>(at);
-    else if (!table.excluded(row, begin + at)) kept.put(row, atomicAdd(&kept.counts[row], 1u), load_wide(scores + at), begin + at);
+    if (slot < kStreamHits) {
+      hits[slot] = static_cast<uint32_t>(at);
+    } else if (!full && !table.excluded(row, begin + at)) {
+      const uint32_t place = atomicAdd(&kept.counts[row], 1u);
+      kept.put(row, place, load_wide(scores + at), begin + at);
+      full = place >= kept.capacity;
+    }
   };
   // Up to the first multiple of 16 bytes one by one, and behind the last.
   const int misaligned = static_cast<int>(reinterpret_cast<uintptr_t>(scores) % 16 / sizeof(Storage));

@@ -1,6 +1,7 @@
 // Selection by one block: the best k of a source in the contract's order, by digits from the most significant down.
 //
-// A source has `size` and `get(i, entry)`, which says whether its i-th entry counts and fills it in.
+// A source has `size`, `get(i, entry)`, which says whether its i-th entry counts and fills it in, and `ids()`, above all
+// ids.
 #pragma once
 #include "kernels/cuda/order.cuh"
 
@@ -109,7 +110,7 @@ __device__ __forceinline__ void choose_bin(SelectionScratch& scratch, uint32_t w
 
 // An entry such that of those behind `last` (behind {~0, 0}: of all) at least `wanted` and at most `most`, the best, are
 // not behind it; where there are fewer than `wanted`, the one behind all. Every thread of the block calls this and
-// gets the same. The first digit begins where the keys begin to differ.
+// gets the same. Digits begin where keys, and ids of equal keys, may differ.
 template <class K, class Source>
 __device__ __forceinline__ Ranked<K> selection_bound(const Source& source, uint32_t wanted, uint32_t most, Ranked<K> last,
                                                      SelectionScratch& scratch) {
@@ -129,6 +130,10 @@ __device__ __forceinline__ Ranked<K> selection_bound(const Source& source, uint3
   for (uint32_t better = 0; shift > 0;) {
     const int prefix = shift;
     shift = prefix > 32 && prefix < 40 ? 32 : prefix < 8 ? 0 : prefix - 8;
+    if (prefix == 32) {  // from here on equal keys: ids, from the first bit that can differ
+      while (shift > 0 && (source.ids() - 1) >> (shift + 7) == 0) --shift;
+      bound.id >>= 24 - shift;
+    }
     for (int i = threadIdx.x; i < 256; i += blockDim.x) scratch.histogram[i] = 0;
     __syncthreads();
     for_each_entry<K>(source, [&](const Ranked<K>& entry) {

@@ -394,6 +394,19 @@ def test_what_a_poor_plan_leaves_is_selected_from_whole_rows(emulated, plan):
     emulated.rows_redone()
 
 
+@pytest.mark.parametrize("N", [5000, 65_536, 70_000])
+def test_equal_scores_go_by_id(emulated, N):
+    """A level of more equal scores than are wanted, and than any buffer holds: alone, and below a few better ones."""
+    scores = torch.zeros(3, N)
+    scores[1, torch.randperm(N, generator=torch.Generator().manual_seed(1))[:40]] = 1
+    scores[2] = randint(0, 3, (N,), seed=2).float()
+    mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(3)) < 0.3
+    for k in (60, 700):
+        check_masked(scores, k)
+        check_masked(scores, k, csr(mask))
+    emulated.rows_redone()
+
+
 def test_masks_that_leave_nearly_nothing(emulated):
     scores = randn(6, 20_000, seed=1)
     mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(2)) < 0.999
