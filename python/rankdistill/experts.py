@@ -10,8 +10,9 @@ from torch.autograd.function import once_differentiable
 
 from rankdistill.functional import expert_routing
 from rankdistill.functional.latent import routed, widened
+from rankdistill.ops.routed_experts import row_blocks
 
-ROW_BLOCK = 1024  # rows at a time of a projection with dropout
+ROW_BLOCK = 1024  # rows of a projection with dropout whose hidden layers are in cache
 
 
 def linear_parameters(
@@ -92,7 +93,7 @@ class _MeanWithDropout(torch.autograd.Function):
         ctx.save_for_backward(x, kept_in, kept_hidden, weight_in, bias_in, weight_out)
         ctx.scale, M = scale, len(weight_in)
         out = bias_out.mean(0).expand(len(x), -1).clone()
-        for rows in blocks(len(x)):
+        for rows in row_blocks(x, weight_in.shape[1], ROW_BLOCK):
             for m in range(M):
                 _, hidden = _layers(
                     x[rows], kept_in[m, rows], kept_hidden[m, rows], scale, weight_in[m], bias_in[m]
@@ -114,7 +115,7 @@ class _MeanWithDropout(torch.autograd.Function):
         grad_x, grad_in, grad_bias, grad_out = (
             torch.zeros_like(t) for t in (x, weight_in, bias_in, weight_out)
         )
-        for rows in blocks(len(x)):
+        for rows in row_blocks(x, weight_in.shape[1], ROW_BLOCK):
             for m in range(M):
                 kept = kept_in[m, rows]
                 shown, hidden = _layers(x[rows], kept, kept_hidden[m, rows], scale, weight_in[m], bias_in[m])
@@ -133,11 +134,6 @@ def _layers(x, kept_in, kept_hidden, scale, weight_in, bias_in) -> tuple[Tensor,
     shown = x * kept_in
     hidden = torch.addmm(bias_in, shown, weight_in.t(), alpha=scale).relu_()
     return shown, hidden.mul_(kept_hidden)
-
-
-def blocks(n: int) -> list[slice]:
-    """Stretches of rows whose hidden layers are in cache."""
-    return [slice(start, start + ROW_BLOCK) for start in range(0, n, ROW_BLOCK)]
 
 
 class SelectedExperts(nn.Module):

@@ -50,12 +50,12 @@ def forward_fused(x, routing, weight_in, bias_in, weight_out, bias_out):
     return chosen(x, routing, *parameters)
 
 
-def row_blocks(hidden: Tensor) -> list[slice]:
+def row_blocks(rows: Tensor, hidden_width: int, on_processor: int = ROW_BLOCK) -> list[slice]:
     """Stretches of rows that are worked on together."""
-    at_once = ROW_BLOCK
-    if hidden.device.type != "cpu":
-        at_once = max(1, DEVICE_BYTES // max(1, hidden.shape[1] * hidden.element_size()))
-    return [slice(start, start + at_once) for start in range(0, len(hidden), at_once)]
+    at_once = on_processor
+    if rows.device.type != "cpu":
+        at_once = max(1, DEVICE_BYTES // max(1, hidden_width * rows.element_size()))
+    return [slice(start, start + at_once) for start in range(0, len(rows), at_once)]
 
 
 def mixed(x, shares, weight_in, bias_in, weight_out, bias_out):
@@ -63,7 +63,7 @@ def mixed(x, shares, weight_in, bias_in, weight_out, bias_out):
     B, (M, H) = len(x), bias_in.shape
     into, back = weight_in.flatten(0, 1).t(), weight_out.transpose(1, 2).flatten(0, 1)
     hidden, out = x.new_empty((B, M * H)), shares @ bias_out
-    blocks = row_blocks(hidden)
+    blocks = row_blocks(x, M * H)
     buffer = x.new_empty((len(hidden[blocks[0]]) if blocks else 0, M, H))
     for rows in blocks:
         layer = hidden[rows]
@@ -120,7 +120,7 @@ def mixed_backward(grad, x, shares, weight_in, weight_out, bias_out, hidden):
     grad_shares, grad_x = grad @ bias_out.t(), torch.empty_like(x)
     grad_in, grad_out = x.new_zeros((M * H, D)), x.new_zeros((D_out, M * H))
     grad_bias = x.new_zeros(M * H)
-    blocks = row_blocks(hidden)
+    blocks = row_blocks(x, M * H)
     first, second = (x.new_empty((len(hidden[blocks[0]]) if blocks else 0, M, H)) for _ in range(2))
     for rows in blocks:
         layer = hidden[rows].unflatten(1, (M, H))
