@@ -1,7 +1,5 @@
 """`python -m rankdistill`: the command line."""
 
-import sys
+from rankdistill.cli import run
 
-from rankdistill.cli import main
-
-sys.exit(main())
+run()

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rankdistill.checkpoint import load_checkpoint
-from tests.process import kill_at_line
+from tests.process import kill_at_line, python
 
 TIMEOUT = 8  # two processes of a busy machine begin some seconds apart
 DATA = "--data.options={n_users: 150, n_items: 120, mean_interactions: 15, min_interactions: 6, n_groups: 5}"
@@ -121,6 +121,22 @@ def test_every_fault_ends_all_and_a_resume_goes_on(tmp_path):
         for group, named in whole.items()
         for name, tensor in named.items()
     )
+
+
+def test_the_exit_status_is_a_failures_own_whatever_its_group_does_at_the_end():
+    """Threads of a group that lost a process may abort while the interpreter ends; here something always does."""
+    code = """
+import atexit, os, sys
+import torch.distributed as dist
+from rankdistill import cli
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+atexit.register(os.abort)
+sys.argv = ["rankdistill", "evaluate", "--model=/nowhere"]
+cli.run()
+"""
+    done = python("-c", code)
+    assert done.returncode == 1, done.stderr
+    assert "rankdistill: error: " in done.stderr
 
 
 @pytest.mark.parametrize(
