@@ -334,22 +334,30 @@ def test_two_held_out_items_do_not_fit_the_sampled_protocol(tmp_path, capsys):
 
 def test_processes_share_the_models_of_a_study(data, tmp_path):
     """One is trained elsewhere at first: the others are not kept waiting, and it is trained once that ends."""
-    given = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    given |= {"env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    told, waits = [tmp_path / "told-0", tmp_path / "told-1"], "another process trains it"
+    given = {"stdout": subprocess.DEVNULL, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
     held = tmp_path / "base-4" / "seed-0"
     held.mkdir(parents=True)
     with alone_in(held, "test", "model"):
-        running = [subprocess.Popen(topology_command(data, tmp_path), **given) for _ in range(2)]
+        running = []
+        for path in told:
+            with path.open("w") as stderr:
+                running.append(subprocess.Popen(topology_command(data, tmp_path), stderr=stderr, **given))
         deadline = time.monotonic() + 120
-        while not (tmp_path / "ftd-4" / "seed-0" / VALUES).is_file() and time.monotonic() < deadline:
+        both_wait = lambda: all(f"base, D = 4, seed 0: {waits}" in path.read_text() for path in told)
+        while (
+            not (both_wait() and (tmp_path / "ftd-4" / "seed-0" / VALUES).is_file())
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
         assert not (held / runner.OUTCOME).exists()
-    texts = [process.communicate(timeout=120)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0], texts
+    ended = [process.wait(timeout=120) for process in running]
+    texts = [path.read_text() for path in told]
+    assert ended == [0, 0], texts
     trained = re.findall(r"model \d of 3: (\w+)", "".join(texts))
     assert sorted(trained) == ["base", "ftd", "teacher"], "each by one of them"
-    assert "another process trains it" in texts[0]
-    assert "another process trains it" in texts[1]
+    assert waits in texts[0]
+    assert waits in texts[1]
     assert "3 of 3 models are trained" in (tmp_path / "report.md").read_text()
 
 

@@ -93,6 +93,9 @@ def gumbel_noise(
     Returns:
         noise [B, count] float64, at most 22.88.
 
+    Raises:
+        IndexError: ids or parts out of their ranges (CPU). ValueError, TypeError: anything else that is not as above.
+
     Contract:
         The same bits on every device, for any batch and any number of threads.
 

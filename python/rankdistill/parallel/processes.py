@@ -18,9 +18,7 @@ def choose_gpu(device: str) -> None:
     if device == "cuda":
         local, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if local >= here:
-            raise ValueError(
-                f"rankdistill: expected a GPU of number {local} for device=cuda; got {here} GPUs"
-            )
+            raise ValueError(f"config: expected a GPU of number {local} for device=cuda; got {here} GPUs")
         torch.cuda.set_device(local)
 
 

@@ -41,7 +41,9 @@ def begun(title: str, what: Sequence[str], results: Results, chosen: Sequence[in
         for gpu in sorted({outcome.gpu for outcome in results.outcomes[entry.name].values()} - {""}):
             on_gpus.setdefault(gpu, []).append(entry.label)
     for gpu, labels in on_gpus.items():
-        page.text(f"Trained on {gpu}, whose memory and seconds are given: {'; '.join(labels)}.")
+        page.text(
+            f"Trained on {gpu}, whose seconds and memory, methods' tables counted, are given: {'; '.join(labels)}."
+        )
     if not has_matplotlib():
         page.text(WITHOUT_MATPLOTLIB)
     return page
