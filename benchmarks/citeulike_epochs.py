@@ -104,14 +104,16 @@ def network_products(method: Distillation, student, batch: Batch) -> list[Produc
             found += [Product(n, D_t, H), Product(H, n, D_t)]  # the condition gets no gradient
             found += [Product(n, H, out), Product(out, n, H), Product(n, out, H)]
             continue
-        experts = getattr(method, rows.side)
+        experts, shown = getattr(method, rows.side), n
         if isinstance(method, FrequencyDistillation):
-            n = len(method.filter_rows(rows, slice(0, n))[1])
+            shown = len(method.filter_rows(rows, slice(0, n))[1])  # to the first layers alone
         else:
             experts = experts.experts
         M, H = experts.bias_in.shape
-        for into, out in ((D_s, H), (H, D_t)):
-            found += [Product(n, into, out, M), Product(out, n, into, M), Product(n, out, into, M)]
+        for n_rows, into, out in ((shown, D_s, H), (n, H, D_t)):
+            found += [
+                Product(n_rows, into, out, M), Product(out, n_rows, into, M), Product(n_rows, out, into, M)
+            ]  # fmt: skip
     return found
 
 

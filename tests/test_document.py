@@ -9,7 +9,7 @@ import pytest
 
 from rankdistill import pictures
 from rankdistill.document import Document
-from rankdistill.pictures import Curve, Panel, Point, draw_costs, draw_panels, plain
+from rankdistill.pictures import Curve, Panel, Picture, Point, draw_costs, draw_panels, plain
 
 NASTY = "<script>alert('x')</script> & \"quoted\" | [a](b)"
 
@@ -102,6 +102,9 @@ def test_pictures_have_words_and_their_own_names(document):
     used |= set(re.findall(r"url\(#([^)]+)\)", document.as_html()))
     assert used
     assert used <= set(names)
+    (drawn, *_) = (part for part in document.parts if isinstance(part, Picture))
+    with pytest.raises(ValueError, match=f"got two of the name {drawn.name}"):
+        document.picture(drawn)  # its file would take the place of the other's
 
 
 def test_pictures_take_the_colour_of_the_page(document):

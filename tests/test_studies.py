@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -279,6 +280,23 @@ def test_every_method_on_two_data_sets(data, tmp_path):
     assert (tmp_path / "curves-ml-1m.png").is_file()
 
 
+def test_methods_on_interactions_of_ones_own(data, tmp_path):
+    """A folder of three parts, and one file that is split."""
+    one, out = tmp_path / "mine 2.csv", tmp_path / "out"
+    one.write_text((data / FOLDERS[0] / "train.csv").read_text())
+    command = ["methods", "--epochs=2", "--seeds=[0]", "--methods=[rrd]"]
+    text = reproduce(data, out, *command, f"--datasets=[{data / FOLDERS[0]},{one}]")
+    names = [Path(FOLDERS[0]).name, "mine 2"]
+    assert text.startswith(f"# Every method on {names[0]} and {names[1]}\n")
+    assert text.count("3 of 3 models are trained") == 2
+    for name in names:
+        assert outcome(out / name, "rrd").epochs == 2
+    assert f"Data: {one}." in text
+    pictures = [f"{kind}-{name}.png" for name in (names[0], "mine-2") for kind in ("curves", "costs")]
+    assert re.findall(r"\]\((.*?)\)", text) == pictures
+    assert all((out / picture).is_file() for picture in pictures)
+
+
 def test_the_cost_of_steps_as_catalogues_grow(data, tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, "STEPS", 2)
     text = reproduce(data, tmp_path, "scaling", "--sizes=[200,400]")
@@ -302,6 +320,9 @@ def test_the_cost_of_steps_as_catalogues_grow(data, tmp_path, monkeypatch):
         (["reproduce", "scaling", "--sizes=[7]"], 1, "expected sizes of 100 or more"),
         (["reproduce", "topology", "--data=DATA", "--methods=[fdt]"], 1, "expected methods of base, ftd, htd"),
         (["reproduce", "ranking", "--data=DATA", "--seeds=3..1"], 1, "expected 0..4, or a list of different seeds"),
+        (["reproduce", "topology", "--datasets=[ml-1m]"], 1, "expected no datasets for topology; got ['ml-1m']"),
+        (["reproduce", "methods", "--datasets=[ml-2m]"], 1, "a file or a folder; got 'ml-2m'"),
+        (["reproduce", "methods", "--data=DATA", "--datasets=[ml-1m,DATA/ml-1m]"], 1, "got two of the name ml-1m"),
         (["reproduce", "topology", "--data=/nowhere"], 1, "expected a folder with citeulike/loo_full_ranking/train."),
     ],
 )  # fmt: skip
@@ -323,6 +344,13 @@ def test_a_data_set_that_is_not_downloaded_says_where_it_must_be(tmp_path, monke
     assert (
         "Gowalla is not measured: reproduce: expected a folder with gowalla/train." in capsys.readouterr().out
     )
+
+
+def test_methods_need_held_out_interactions(tmp_path, capsys):
+    (tmp_path / "train.csv").write_text("user,item\n1,1\n1,2\n2,3\n")
+    assert main(["reproduce", "methods", f"--datasets=[{tmp_path}]", f"--out={tmp_path / 'out'}"]) == 1
+    assert f"expected validation and test interactions in {tmp_path}" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "report.md").exists()
 
 
 def test_two_held_out_items_do_not_fit_the_sampled_protocol(tmp_path, capsys):

@@ -440,7 +440,7 @@ class ReproduceConfig:
     Args:
         study: topology is FTD and HTD on CiteULike, by learning curves; ranking is RRD, DE and IR-RRD on CiteULike, among
             sampled items; heterogeneous is HetComp of six kinds of teachers on CiteULike; methods is every method on
-            CiteULike and ML-1M; scaling is what the steps of a training cost on Gowalla and on generated catalogues.
+            CiteULike, ML-1M or data of your own; scaling is what the steps of a training cost on Gowalla and on generated catalogues.
         out: the folder for models and the report (report.html, report.md); runs/STUDY by default.
         data: the folder of data sets, or one with this study's train, valid and test files; the variable RANKDISTILL_DATA
             by default, else a download where there is one.
@@ -448,6 +448,8 @@ class ReproduceConfig:
         seeds: 0..4, or a list; the study's own by default.
         widths: of students; the study's own by default.
         methods: some of the study's; all by default. topology also takes any other of the command line.
+        datasets: of methods: citeulike, ml-1m (both by default), or interactions of your own, what `--data.source` of train
+            takes: a folder with train, valid and test files, or one file to split.
         sizes: of the generated catalogues of scaling.
         threads: of torch and the kernels; as they are by default.
         device: cpu or cuda, where models train; scaling is of the processor.
@@ -461,6 +463,7 @@ class ReproduceConfig:
     seeds: str | list[int] | None = None
     widths: list[int] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
+    datasets: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=lambda: [10_000, 100_000, 1_000_000])
     threads: int | None = None
     device: Literal["cpu", "cuda"] = "cpu"
@@ -468,6 +471,7 @@ class ReproduceConfig:
 
     def __post_init__(self) -> None:
         _expect(self.device == "cpu" or self.study != "scaling", "device=cpu for scaling", self.device)
+        _expect(not self.datasets or self.study == "methods", f"no datasets for {self.study}", self.datasets)
         for name in ("epochs", "threads"):
             value = getattr(self, name)
             _expect(value is None or value >= 1, f"{name} of 1 or more", value)

@@ -78,9 +78,14 @@ class Document:
         self.parts.append(Listed(lines, caption))
 
     def picture(self, picture: Picture | None) -> None:
-        """None where there is nothing to draw with."""
-        if picture is not None:
-            self.parts.append(picture)
+        """None where there is nothing to draw with. Raises ValueError where another picture has its name."""
+        if picture is None:
+            return
+        if any(isinstance(part, Picture) and part.name == picture.name for part in self.parts):
+            raise ValueError(
+                f"Document: expected pictures of different names; got two of the name {picture.name}"
+            )
+        self.parts.append(picture)
 
     def as_markdown(self) -> str:
         """Pictures are files beside it, by their name."""

@@ -10,9 +10,6 @@ from torch.autograd.function import once_differentiable
 
 from rankdistill.functional import expert_routing
 from rankdistill.functional.latent import routed, widened
-from rankdistill.ops.routed_experts import row_blocks
-
-ROW_BLOCK = 1024  # rows of a projection with dropout whose hidden layers are in cache
 
 
 def linear_parameters(
@@ -73,67 +70,80 @@ class Experts(nn.Module):
         return routed(student, routing, self.parts())
 
 
-def mean_with_dropout(
-    experts: Experts, x: Tensor, kept_in: Tensor, kept_hidden: Tensor, share_dropped: float
+def filtered_mean(
+    experts: Experts,
+    x: Tensor,
+    matrix: Tensor,
+    kept: tuple[Tensor, Tensor] | None = None,
+    share_dropped: float = 0.0,
 ) -> Tensor:
-    """[n, D_t] the mean of all experts of x [n, D_s], each with dropout of its own before either linear map.
+    """[n, D_t] of a matrix [n, m] (torch.sparse_csr) times the mean of all experts of x [m, D_s].
 
-    kept_in [M, n, D_s] and kept_hidden [M, n, H], bool: what is kept, to be divided by 1 − share_dropped. Between forward and
-    backward nothing is kept but these: hidden layers are made again, block by block, which is a tenth of the products.
+    The matrix goes before the second linear map, as (F h) W = F (h W): that map, nine tenths of the products, then has the n rows
+    of the matrix for the m that it touches.
+
+    kept: bool [M, m, D_s] and [M, m, H], dropout of each expert's own before either linear map: what stays, to be divided by
+    1 − share_dropped. One expert's hidden layer exists at a time; the backward needs to know where it was above 0.
     """
     scale = 1 / max(1 - share_dropped, 1e-12)
     with torch.autocast(x.device.type, enabled=False):
         x, *parts = widened(x, *experts.parts())
-        return _MeanWithDropout.apply(x, kept_in, kept_hidden, scale, *parts)
+        return _FilteredMean.apply(x, matrix.to(x.dtype), *(kept or (None, None)), scale, *parts)
 
 
-class _MeanWithDropout(torch.autograd.Function):
+class _FilteredMean(torch.autograd.Function):
+    """Biases are weights of a column of ones, which costs less than to spread them over m rows first."""
+
     @staticmethod
-    def forward(ctx, x, kept_in, kept_hidden, scale, weight_in, bias_in, weight_out, bias_out):
-        ctx.save_for_backward(x, kept_in, kept_hidden, weight_in, bias_in, weight_out)
-        ctx.scale, M = scale, len(weight_in)
-        out = bias_out.mean(0).expand(len(x), -1).clone()
-        for rows in row_blocks(x, weight_in.shape[1], ROW_BLOCK):
-            for m in range(M):
-                _, hidden = _layers(
-                    x[rows], kept_in[m, rows], kept_hidden[m, rows], scale, weight_in[m], bias_in[m]
-                )
-                out[rows].addmm_(hidden, weight_out[m].t(), alpha=scale / M)
+    def forward(ctx, x, matrix, kept_in, kept_hidden, scale, weight_in, bias_in, weight_out, bias_out):
+        M, H, _ = weight_in.shape
+        into = torch.cat([weight_in * scale, bias_in[:, :, None]], 2)
+        shown = torch.cat([x, x.new_ones((len(x), 1))], 1)
+        above = torch.empty((M, len(x), H), dtype=torch.bool, device=x.device)
+        gathered = x.new_zeros((M, len(matrix), H))
+        row_sums = torch.mm(matrix, shown[:, -1:])
+        out, hidden = row_sums * bias_out.mean(0), x.new_empty((len(x), H))
+        for m in range(M):
+            torch.mm(_shown(shown, kept_in, m), into[m].t(), out=hidden).relu_()
+            if kept_hidden is not None:
+                hidden.mul_(kept_hidden[m])
+            torch.gt(hidden, 0, out=above[m])
+            gathered[m].addmm_(matrix, hidden, beta=0)  # torch.mm of a sparse matrix copies what it made
+            out.addmm_(gathered[m], weight_out[m].t(), alpha=scale / M)
+        ctx.save_for_backward(shown, matrix, kept_in, above, into, weight_out, gathered, row_sums)
+        ctx.scale = scale
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         with torch.autocast(grad.device.type, enabled=False):
-            return _MeanWithDropout.gradients(ctx, grad)
+            return _FilteredMean.gradients(ctx, grad)
 
     @staticmethod
     def gradients(ctx, grad):
-        x, kept_in, kept_hidden, weight_in, bias_in, weight_out = ctx.saved_tensors
-        M, scale = len(weight_in), ctx.scale
-        grad = grad.contiguous()
-        grad_x, grad_in, grad_bias, grad_out = (
-            torch.zeros_like(t) for t in (x, weight_in, bias_in, weight_out)
-        )
-        for rows in row_blocks(x, weight_in.shape[1], ROW_BLOCK):
-            for m in range(M):
-                kept = kept_in[m, rows]
-                shown, hidden = _layers(x[rows], kept, kept_hidden[m, rows], scale, weight_in[m], bias_in[m])
-                grad_out[m].addmm_(grad[rows].t(), hidden, alpha=scale / M)
-                before = torch.mm(grad[rows], weight_out[m]).mul_(scale / M)
-                before.masked_fill_(hidden <= 0, 0)  # dropped, or cut by relu
-                grad_in[m].addmm_(before.t(), shown, alpha=scale)
-                grad_bias[m] += before.sum(0)
-                grad_x[rows] += torch.mm(before, weight_in[m]).mul_(kept).mul_(scale)
-        grad_bias_out = (grad.sum(0) / M).expand(M, -1)
-        return grad_x, None, None, None, grad_in, grad_bias, grad_out, grad_bias_out
+        shown, matrix, kept_in, above, into, weight_out, gathered, row_sums = ctx.saved_tensors
+        M, scale = len(into), ctx.scale
+        grad, transposed = grad.contiguous(), matrix.t().to_sparse_csr()
+        grad_into, grad_out = torch.empty_like(into), torch.empty_like(weight_out)
+        grad_shown, before = torch.zeros_like(shown), shown.new_zeros(above.shape[1:])
+        for m in range(M):
+            torch.mm(grad.t(), gathered[m], out=grad_out[m]).mul_(scale / M)
+            towards = torch.mm(grad, weight_out[m])
+            before.addmm_(transposed, towards, beta=0, alpha=scale / M).mul_(above[m])
+            torch.mm(before.t(), _shown(shown, kept_in, m), out=grad_into[m])
+            towards = torch.mm(before, into[m])
+            if kept_in is not None:
+                towards[:, :-1].mul_(kept_in[m])
+            grad_shown += towards
+        grad_in, grad_bias = grad_into[:, :, :-1] * scale, grad_into[:, :, -1]
+        grad_bias_out = (row_sums.t() @ grad / M).expand(M, -1)
+        return grad_shown[:, :-1], None, None, None, None, grad_in, grad_bias, grad_out, grad_bias_out
 
 
-def _layers(x, kept_in, kept_hidden, scale, weight_in, bias_in) -> tuple[Tensor, Tensor]:
-    """What one expert is shown of rows, and its hidden layer, not yet scaled."""
-    shown = x * kept_in
-    hidden = torch.addmm(bias_in, shown, weight_in.t(), alpha=scale).relu_()
-    return shown, hidden.mul_(kept_hidden)
+def _shown(x: Tensor, kept_in: Tensor | None, m: int) -> Tensor:
+    """What expert m is shown of x and a column of ones, which no dropout meets."""
+    return x if kept_in is None else torch.cat([x[:, :-1] * kept_in[m], x[:, -1:]], 1)
 
 
 class SelectedExperts(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from rankdistill import Batch, FrequencyDistillation, functional, routed_experts
 from rankdistill.data import CSR
 from rankdistill.data.graphs import co_occurrence_graph
-from rankdistill.experts import Experts, mean_with_dropout
-from rankdistill.losses.dropout import EpochDropout
+from rankdistill.experts import Experts, filtered_mean
+from rankdistill.losses.dropout import EpochDropout, in_sixteen_bits
 from tests.case import randint, randn
 from tests.losses.vectors import (
     D_S,
@@ -139,23 +139,29 @@ def test_parts_are_stored_and_bad_input_is_refused():
         FrequencyDistillation(*teacher_tables(), random_train(), D_S, alpha=2)
 
 
-def test_a_projection_with_dropout_is_the_mean_of_networks(monkeypatch):
-    """Value and gradients, also across blocks of rows, of networks written out."""
-    monkeypatch.setattr("rankdistill.experts.ROW_BLOCK", 3)
-    M, n, dropped = 4, 8, 0.3
-    experts, x = Experts(M, D_S, D_T, 5, seed=2).double(), randn(n, D_S, seed=3, dtype=torch.float64)
+@pytest.mark.parametrize("dropped", [0.0, 0.3])
+def test_a_filtered_projection_is_the_mean_of_networks(dropped):
+    """Value and gradients of networks written out, with a row of the matrix that is empty."""
+    M, n, m = 4, 6, 8
+    experts, x = Experts(M, D_S, D_T, 5, seed=2).double(), randn(m, D_S, seed=3, dtype=torch.float64)
+    dense = randn(n, m, seed=6, dtype=torch.float64) * (randn(n, m, seed=7) > 0.5)
+    dense[2] = 0
+    matrix = dense.to_sparse_csr()
     noise = EpochDropout(4)
     noise.begin(1, torch.device("cpu"))
-    kept = noise.kept((M, n, D_S), dropped), noise.kept((M, n, 5), dropped)
+    kept, share = None, in_sixteen_bits(dropped)
+    if dropped:
+        kept = noise.kept((M, m, D_S), dropped), noise.kept((M, m, 5), dropped)
 
     def written_out(x):
-        shown = x * kept[0] / (1 - dropped)
-        hidden = (torch.einsum("mnd,mhd->mnh", shown, experts.weight_in) + experts.bias_in[:, None]).relu()
-        hidden = hidden * kept[1] / (1 - dropped)
-        return (torch.einsum("mnh,moh->mno", hidden, experts.weight_out) + experts.bias_out[:, None]).mean(0)
+        before, after = (part.double() / (1 - share) for part in kept) if kept else (1.0, 1.0)
+        hidden = torch.einsum("mnd,mhd->mnh", x * before + torch.zeros(M, 1, 1), experts.weight_in)
+        hidden = (hidden + experts.bias_in[:, None]).relu() * after
+        made = torch.einsum("mnh,moh->mno", hidden, experts.weight_out) + experts.bias_out[:, None]
+        return dense @ made.mean(0)
 
     results = []
-    for way in (lambda x: mean_with_dropout(experts, x, *kept, dropped), written_out):
+    for way in (lambda x: filtered_mean(experts, x, matrix, kept, share), written_out):
         rows = x.clone().requires_grad_()
         experts.zero_grad()
         out = way(rows)
@@ -163,6 +169,15 @@ def test_a_projection_with_dropout_is_the_mean_of_networks(monkeypatch):
         results.append([out.detach(), rows.grad, *(p.grad.clone() for p in experts.parts())])
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_edges_that_dropout_leaves_out_are_not_touched():
+    method = FrequencyDistillation(*teacher_tables(), random_train(), D_S, graph_dropout=1.0)
+    method.begin_epoch(0)
+    (rows, *_) = method.sides(make_student(), make_batch())
+    matrix, touched, _ = method.filter_rows(rows, slice(0, len(rows.ids)))
+    assert torch.equal(touched, rows.ids)
+    assert torch.equal(matrix.to_dense(), 0.5 * torch.eye(len(touched)))
 
 
 def test_kept_is_the_share_that_is_asked_for():
@@ -174,3 +189,10 @@ def test_kept_is_the_share_that_is_asked_for():
     assert torch.equal(found[0], found[2])
     assert (found[0] != found[1]).float().mean().item() == pytest.approx(0.32, abs=0.02)
     assert (found[0][0] != found[0][1]).any()
+    assert noise.kept((2, 3), 0.0).all()
+    assert not noise.kept((2, 3), 1.0).any()
+    assert noise.kept((0, 3), 0.5).shape == (0, 3)
+    noise.begin(0, torch.device("cpu"))
+    least = noise.kept((1 << 20,), 2**-16)  # one draw of 2^16
+    assert 2 <= (~least).sum() <= 40
+    assert in_sixteen_bits(0.2) == pytest.approx(0.2, abs=2**-17)

@@ -8,10 +8,10 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.data.graphs import co_occurrence_graph
-from rankdistill.experts import Experts, mean_with_dropout
+from rankdistill.experts import Experts, filtered_mean
 from rankdistill.losses.batch import share_of
 from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
-from rankdistill.losses.dropout import EpochDropout
+from rankdistill.losses.dropout import EpochDropout, in_sixteen_bits
 from rankdistill.losses.settings import expect_within
 
 
@@ -35,7 +35,7 @@ class FrequencyDistillation(VectorDistillation):
         seed: of initial values and dropout.
 
     Cost:
-        A batch: O(m·n_experts·D_t·(D_s + D_t)) time for its m unique entities and their neighbours.
+        A batch: O(n_experts·D_t·(m·D_s + n·D_t)) time for its n unique entities and the m that they and their neighbours are.
 
     Forms:
         The released code hands its width ratio over as the number of networks: 5 of hidden width D_t, the default here. It
@@ -97,7 +97,7 @@ class FrequencyDistillation(VectorDistillation):
 
     def filter_rows(self, rows: Entities, own: slice) -> tuple[Tensor, Tensor, tuple[int, Tensor]]:
         """H's rows `own` [n, m] (torch.sparse_csr) over the entities that they touch, those entities' ids [m], and how
-        many entities all rows touch, and where these stand among them."""
+        many entities all rows touch, and where these stand among them. What dropout leaves out is not touched."""
         indptr = getattr(self, f"{rows.side}_indptr")
         begins, counts = indptr[rows.ids], indptr[rows.ids + 1] - indptr[rows.ids]
         n, device = len(rows.ids), rows.ids.device
@@ -105,6 +105,8 @@ class FrequencyDistillation(VectorDistillation):
         within = torch.arange(len(owner), device=device) - (counts.cumsum(0) - counts)[owner]
         at = begins[owner] + within
         values = getattr(self, f"{rows.side}_values")[at] * self.kept(at.shape, self.graph_dropout)
+        left = values != 0
+        at, owner, values = at[left], owner[left], values[left]
         columns = torch.cat([getattr(self, f"{rows.side}_indices")[at], rows.ids])
         whole = torch.unique(columns)
         owner = torch.cat([owner, torch.arange(n, device=device)])
@@ -115,27 +117,27 @@ class FrequencyDistillation(VectorDistillation):
         matrix = torch.sparse_coo_tensor(entries, values[mine], size).coalesce().to_sparse_csr()
         return matrix, touched, (len(whole), torch.searchsorted(whole, touched))
 
-    def project(self, experts: Experts, x: Tensor, n: int, places: Tensor) -> Tensor:
-        """Of x [m, D_s], which stand at `places` [m] among n; dropout is drawn for all of these."""
+    def project(self, experts: Experts, x: Tensor, matrix: Tensor, n: int, places: Tensor) -> Tensor:
+        """The matrix [n_rows, m] times what x [m, D_s] projects to. x stands at `places` [m] among n; dropout is drawn for all
+        of these."""
         if not self.training or self.dropout == 0:
-            shares = x.new_full((len(x), experts.n_experts), 1 / experts.n_experts)
-            return experts(x, shares)
+            return filtered_mean(experts, x, matrix)
         M, H = experts.bias_in.shape
-        kept = [self._dropout.kept((M, n, width), self.dropout) for width in (x.shape[1], H)]
+        kept = tuple(self._dropout.kept((M, n, width), self.dropout) for width in (x.shape[1], H))
         if len(x) < n:
-            kept = [part[:, places] for part in kept]
-        return mean_with_dropout(experts, x, *kept, self.dropout)  # each network drops its own
+            kept = tuple(part[:, places] for part in kept)
+        return filtered_mean(experts, x, matrix, kept, in_sixteen_bits(self.dropout))
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
         loss = 0.0
         for rows in self.sides(student, batch._replace(share=None)):
             own = share_of(batch).of(len(rows.ids))
-            filtered, touched, place = self.filter_rows(rows, own)
+            matrix, touched, place = self.filter_rows(rows, own)
             near = self.rows(student, rows.side, touched)
-            projected = self.project(getattr(self, rows.side), near.student, *place)
+            found = self.project(getattr(self, rows.side), near.student, matrix, *place)
             # Sparse products know no half precision.
-            with torch.autocast(filtered.device.type, enabled=False):
-                wanted, found = (filtered @ x.to(filtered.dtype) for x in (near.teacher, projected))
+            with torch.autocast(matrix.device.type, enabled=False):
+                wanted = matrix @ near.teacher.to(matrix.dtype)
             loss = loss + functional.frequency_distillation(
                 wanted, found, self.normalized, weights=rows.weights[own]
             )

@@ -133,8 +133,8 @@ def latencies(results: Results, runner: Runner) -> dict[str, float]:
     return {entry.name: kept[shape(entry)] for entry in results.finished}
 
 
-def costs(page: Document, results: Results, runner: Runner, metric: str) -> None:
-    """Accuracy against parameters and against latency, teacher and students on one chart."""
+def costs(page: Document, results: Results, runner: Runner, metric: str, picture: str = "costs") -> None:
+    """Accuracy against parameters and against latency, teacher and students on one chart of that name."""
     if not results.finished:
         return
     times = latencies(results, runner)
@@ -156,7 +156,7 @@ def costs(page: Document, results: Results, runner: Runner, metric: str) -> None
         f"{best.label}, has {best.value:.4f}; the smallest, {smallest.label}, has {smallest.value:.4f} with "
         f"{smallest.costs[SIZE]:,} parameters."
     )
-    page.picture(draw_costs("costs", alt, points, metric))
+    page.picture(draw_costs(picture, alt, points, metric))
     lines = [["model", metric, SIZE, LATENCY]]
     lines += [[p.label, f"{p.value:.4f}", f"{p.costs[SIZE]:,}", f"{p.costs[LATENCY]:.3f}"] for p in points]
     page.table(

@@ -1,12 +1,14 @@
-"""Every method of the command line on two data sets, beside the undistilled student: accuracy, time, memory."""
+"""Every method of the command line on data sets, published or one's own, beside the undistilled student: accuracy, time, memory."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from rankdistill.config import MethodConfig, ModelConfig, ReproduceConfig, TrainingConfig
-from rankdistill.data import Dataset
+from rankdistill.data import Dataset, load
 from rankdistill.document import Document
 from rankdistill.methods import METHODS, STUDENTS
 from rankdistill.pictures import Curve, Panel, draw_panels
@@ -67,9 +69,9 @@ def plan(config: ReproduceConfig, dataset: Dataset) -> Plan:
 
 def reproduce(config: ReproduceConfig, out: Path) -> dict[str, Results]:
     chosen = seeds_of(SEEDS if config.seeds is None else config.seeds)
+    opened = opened_datasets(config)
     found: dict[str, tuple[Results, Runner, str]] = {}
-    for name, source in DATA.items():
-        dataset, origin = source.open(config.data)
+    for name, (dataset, origin) in opened.items():
         runner = Runner(plan(config, dataset), out / name, config.progress, config.device)
 
         def write(results: Results, name=name, runner=runner, origin=origin) -> None:
@@ -80,8 +82,28 @@ def reproduce(config: ReproduceConfig, out: Path) -> dict[str, Results]:
     return {name: results for name, (results, _, _) in found.items()}
 
 
+def opened_datasets(config: ReproduceConfig) -> dict[str, tuple[Dataset, str]]:
+    """Data sets and where they came from, by the name of their folder in the study's."""
+    opened: dict[str, tuple[Dataset, str]] = {}
+    for named in config.datasets or DATA:
+        if named in DATA:
+            name, found = named, DATA[named].open(config.data)
+        else:
+            name, dataset = Path(named).resolve().stem, load(named)
+            found = dataclasses.replace(dataset, name=name), named
+            if not len(dataset.valid) or not len(dataset.test):
+                raise ValueError(
+                    f"reproduce: expected validation and test interactions in {named}; got none of one"
+                )
+        if name in opened:
+            raise ValueError(f"reproduce: expected datasets of different names; got two of the name {name}")
+        opened[name] = found
+    return opened
+
+
 def report(found: dict[str, tuple[Results, Runner, str]], chosen: Sequence[int]) -> Document:
-    page = Document("Every method on CiteULike and ML-1M")
+    names = [results.plan.dataset.name for results, _, _ in found.values()]
+    page = Document(f"Every method on {' and '.join(names)}")
     page.text(
         "The whole catalogue ranked; matrix factorisation by BPR, Adam 1e-3, decay 1e-3, batches of 1024, teacher of width "
         f"{TEACHER_WIDTH}; the weights of the best validation Recall@50, looked at every {EVERY} epochs, and no further "
@@ -98,12 +120,13 @@ def report(found: dict[str, tuple[Results, Runner, str]], chosen: Sequence[int])
         lines = accounts.comparisons(results, "student", (METRIC,)) if "student" in results.values else []
         if len(lines) > 1:
             page.table(lines, "Against the undistilled student: paired tests, two-sided")
-        draw(page, results, name)
-        accounts.costs(page, results, runner, METRIC)
+        file = re.sub(r"[^\w.-]+", "-", name)
+        draw(page, results, f"curves-{file}")
+        accounts.costs(page, results, runner, METRIC, f"costs-{file}")
     return page
 
 
-def draw(page: Document, results: Results, name: str) -> None:
+def draw(page: Document, results: Results, picture: str) -> None:
     """Learning curves of the first seed, the best six methods in colour."""
     value = {entry.name: Spread.of(results.values[entry.name], METRIC).mean for entry in results.finished}
     shown = sorted((n for n in value if n not in ("teacher", "student")), key=value.get, reverse=True)[:6]
@@ -119,7 +142,7 @@ def draw(page: Document, results: Results, name: str) -> None:
         alt += ", ".join(f"{method} (test {value[method]:.4f})" for method in shown) + "."
         page.picture(
             draw_panels(
-                f"curves-{name}",
+                picture,
                 alt,
                 [Panel(results.plan.dataset.name, curves)],
                 "epoch",

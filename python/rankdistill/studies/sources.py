@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ class DataSource:
         )
 
     def _named(self, dataset: Dataset) -> Dataset:
-        return Dataset(dataset.train, dataset.valid, dataset.test, dataset.users, dataset.items, self.name)
+        return dataclasses.replace(dataset, name=self.name)
 
 
 CITEULIKE_FULL = DataSource("CiteULike", "citeulike/loo_full_ranking", "citeulike-t", 5)
