@@ -9,6 +9,9 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 extern "C" {
 int rankdistill_forked_after_parallel = 0;
@@ -58,6 +61,35 @@ int choose_isa() {
 
 int g_isa = 0;
 
+int team_size() {
+#ifdef _OPENMP
+  return rankdistill_forked_after_parallel ? 1 : omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+void flush_in_this_thread(bool on) {
+#if defined(__x86_64__)
+  constexpr unsigned kFlush = 0x8040;  // results to zero, operands as zero
+  _mm_setcsr(on ? _mm_getcsr() | kFlush : _mm_getcsr() & ~kFlush);
+#else
+  (void)on;
+#endif
+}
+
+// Threads keep what they were given; those that the team gets later take over what their creator has.
+void flush_denormals(bool on) {
+  flush_in_this_thread(on);
+#ifdef _OPENMP
+  const int threads = team_size();
+  if (threads == 1) return;
+  rankdistill_used_parallel = 1;
+#pragma omp parallel num_threads(threads)
+  flush_in_this_thread(on);
+#endif
+}
+
 void after_fork_in_child() { rankdistill_forked_after_parallel = rankdistill_used_parallel; }
 
 }  // namespace
@@ -84,13 +116,9 @@ PYBIND11_MODULE(_native, m) {
     return false;
 #endif
   }, "Whether the kernels were built with OpenMP.");
-  m.def("max_threads", [] {
-#ifdef _OPENMP
-    return rankdistill_forked_after_parallel ? 1 : omp_get_max_threads();
-#else
-    return 1;
-#endif
-  }, "Threads that the next call may use.");
+  m.def("max_threads", team_size, "Threads that the next call may use.");
+  m.def("flush_denormals", flush_denormals,
+        "Lets the processor take denormal numbers as 0, or not, in the calling thread and its OpenMP team.");
   m.def("compiler", [] { return std::string(__VERSION__); }, "The compiler that built this module.");
 
   bind_ops(m);

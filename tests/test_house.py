@@ -30,6 +30,7 @@ LEVELS = {
     "reference": 0,
     "files": 0,
     "config": 0,
+    "denormals": 2,
     "ops": 1,
     "data": 2,
     "functional": 2,

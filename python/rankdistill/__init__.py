@@ -10,6 +10,7 @@ import importlib
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "rankdistill.denormals": ["flushed_denormals"],
     "rankdistill.losses": [
         "Batch",
         "BidirectionalDistillation",

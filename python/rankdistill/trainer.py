@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rankdistill.config import TrainingConfig
 from rankdistill.data.dataset import Dataset
+from rankdistill.denormals import flushed_denormals
 from rankdistill.files import write_text
 from rankdistill.losses.batch import Batch, Share
 from rankdistill.losses.distillation import Distillation
@@ -181,6 +182,7 @@ class Trainer:
             self.model.load_state_dict(self.best)
         return self.history
 
+    @flushed_denormals()
     def train_epoch(self, epoch: int) -> float:
         """One pass over the train interactions; returns the mean loss per interaction."""
         config = self.config
