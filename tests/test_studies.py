@@ -169,9 +169,9 @@ def test_it_is_killed_and_goes_on_to_the_same_result(data, tmp_path):
 
 def test_ranking_among_sampled_items(data, tmp_path):
     text = reproduce(
-        data, tmp_path, "ranking", "--epochs=4", "--seeds=0..1", "--methods=[student,rrd,de+rrd]"
+        data, tmp_path, "ranking", "--epochs=4", "--seeds=0..1", "--methods=[student,rrd,de,de+rrd]"
     )
-    assert "Seeds 0, 1; 8 of 8 models are trained" in text
+    assert "Seeds 0, 1; 10 of 10 models are trained" in text
     found = [outcome(tmp_path, "rrd", seed) for seed in (0, 1)]
     best = [max((r for r in o.history), key=lambda r: r["valid/hit_rate@10"])["test/ndcg@10"] for o in found]
     mean, std = torch.tensor(best).mean(), torch.tensor(best).std()
@@ -183,6 +183,14 @@ def test_ranking_among_sampled_items(data, tmp_path):
         "365",
     ]
     assert line_of(text, "de+rrd, D = 20", "hit_rate@5")[5] != "–", "paired over users and seeds"
+    gap = line_of(text.partition("## Against rrd, D = 20")[2], "de, D = 20", "hit_rate@5")
+    means = [
+        torch.stack(
+            [load_file(tmp_path / name / f"seed-{seed}" / VALUES)["hit_rate@5"] for seed in (0, 1)]
+        ).mean()
+        for name in ("de", "rrd")
+    ]
+    assert gap[2] == f"{means[0] - means[1]:+.4f}"
     assert "of its own validation hit rate" in text
 
 

@@ -204,5 +204,7 @@ def report(results: Results, runner: Runner, chosen: Sequence[int], origin: str)
         "Test metrics of the weights of the best validation H@5",
     )
     accounts.compare(page, results, "student", SHOWN[:2])
+    if {"rrd", "de"} <= results.outcomes.keys():  # whose published gap is that of one seed
+        accounts.compare(page, results.only({"rrd", "de"}), "rrd", SHOWN[:2])
     accounts.costs(page, results, runner, METRIC)
     return page
