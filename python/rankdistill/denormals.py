@@ -19,7 +19,7 @@ def flushes() -> bool:
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """In here torch's operations on the processor take denormal numbers as 0, in all its threads.
+    """In here torch's operations on the processor take denormal numbers as 0, on x86 in all its threads, elsewhere in the caller's.
 
     Weight decay drives the weights of units that have died, as many of a network's do, through 1e-38; where 2 % of a matrix are
     denormal, processors of Intel multiply it fifty times more slowly. `Trainer` does this around every epoch; in a loop of
