@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import catalogue_plackett_luce, embedding_plackett_luce, plackett_luce, relation_distance
 from benchmarks import training_step as steps
-from benchmarks.harness import Options, Shape, device, environment, moved
+from benchmarks.harness import Options, Shape, device, environment, in_files, moved
 from rankdistill import pair_distance_huber
 from rankdistill.optim import LazyAdam
 
@@ -115,5 +115,6 @@ def main(options: Options) -> None:
             print(lines[-1], flush=True)
     if options.save:
         options.out.mkdir(parents=True, exist_ok=True)
-        slug = device(options).lower().replace(" ", "-")
-        (options.out / f"device-calls-{slug}.md").write_text("\n".join(lines) + "\n")
+        (options.out / f"{in_files(f'device-calls-{device(options)}')}.md").write_text(
+            "\n".join(lines) + "\n"
+        )

@@ -316,6 +316,11 @@ def measure(
     return results
 
 
+def in_files(name: str) -> str:
+    """A name as those of results' files have it."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def report(
     name: str, results: list[dict], limits: dict[str, float], options: Options, notes: Sequence[str] = ()
 ) -> None:
@@ -332,7 +337,7 @@ def report(
     if options.save:
         out = Path(options.out)
         out.mkdir(parents=True, exist_ok=True)
-        slug = re.sub(r"[^a-z0-9]+", "-", f"{name}-{facts['device']}-{options.threads}t".lower()).strip("-")
+        slug = in_files(f"{name}-{facts['device']}-{options.threads}t")
         stored = {
             "op": name,
             "environment": facts,

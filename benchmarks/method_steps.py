@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from benchmarks.harness import Options, device, environment
+from benchmarks.harness import Options, device, environment, in_files
 from rankdistill.config import MethodConfig, TrainingConfig
 from rankdistill.data import Dataset, generate
 from rankdistill.losses.distillation import Batch
@@ -128,5 +128,5 @@ def main(options: Options) -> None:
         print(lines[-1], flush=True)
     if options.save:
         options.out.mkdir(parents=True, exist_ok=True)
-        slug = f"{where.lower().replace(' ', '-')}-{options.threads}t"
-        (options.out / f"method-steps-{slug}.md").write_text("\n".join(lines) + "\n")
+        name = in_files(f"method-steps-{where}-{options.threads}t")
+        (options.out / f"{name}.md").write_text("\n".join(lines) + "\n")

@@ -354,6 +354,15 @@ def test_a_data_set_that_is_not_downloaded_says_where_it_must_be(tmp_path, monke
     )
 
 
+def test_data_sets_whose_pictures_had_one_name_are_refused(tmp_path, capsys):
+    paths = [tmp_path / "a b.csv", tmp_path / "a-b.csv"]
+    for path in paths:
+        path.write_text("user,item\n" + "".join(f"{user},{item}\n" for user in range(9) for item in range(9)))
+    listed = ",".join(map(str, paths))
+    assert main(["reproduce", "methods", f"--datasets=[{listed}]", f"--out={tmp_path / 'out'}"]) == 1
+    assert "expected datasets of different names; got two of the name a-b" in capsys.readouterr().err
+
+
 def test_methods_need_held_out_interactions(tmp_path, capsys):
     (tmp_path / "train.csv").write_text("user,item\n1,1\n1,2\n2,3\n")
     assert main(["reproduce", "methods", f"--datasets=[{tmp_path}]", f"--out={tmp_path / 'out'}"]) == 1

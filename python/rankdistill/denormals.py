@@ -1,4 +1,4 @@
-"""Numbers below 1.2e-38, which some processors work with a hundred times more slowly."""
+"""Numbers below 1.2e-38, which some processors work with fifty times more slowly."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def flushed_denormals() -> Iterator[None]:
     """In here torch's operations on the processor take denormal numbers as 0, on x86 in all its threads, elsewhere in the caller's.
 
     Weight decay drives the weights of units that have died, as many of a network's do, through 1e-38; where 2 % of a matrix are
-    denormal, processors of Intel multiply it fifty times more slowly. `Trainer` does this around every epoch; in a loop of
-    your own put your epochs in it, or call torch.set_flush_denormal(True) before anything else. Ops of this package set
-    their own arithmetic: their results are the same.
+    denormal, an Intel Xeon multiplied it fifty times more slowly. `Trainer` does this around every epoch; in a loop of
+    your own put your epochs in it, or call torch.set_flush_denormal(True) before anything else. The compiled kernels of
+    this package set their own arithmetic: their results are the same.
 
     Example:
         >>> tiny = torch.tensor([1e-40])

@@ -50,9 +50,9 @@ def forward_fused(x, routing, weight_in, bias_in, weight_out, bias_out):
     return chosen(x, routing, *parameters)
 
 
-def row_blocks(rows: Tensor, hidden_width: int, on_processor: int = ROW_BLOCK) -> list[slice]:
+def row_blocks(rows: Tensor, hidden_width: int) -> list[slice]:
     """Stretches of rows that are worked on together."""
-    at_once = on_processor
+    at_once = ROW_BLOCK
     if rows.device.type != "cpu":
         at_once = max(1, DEVICE_BYTES // max(1, hidden_width * rows.element_size()))
     return [slice(start, start + at_once) for start in range(0, len(rows), at_once)]

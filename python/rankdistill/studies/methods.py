@@ -95,10 +95,15 @@ def opened_datasets(config: ReproduceConfig) -> dict[str, tuple[Dataset, str]]:
                 raise ValueError(
                     f"reproduce: expected validation and test interactions in {named}; got none of one"
                 )
-        if name in opened:
+        if in_files(name) in map(in_files, opened):
             raise ValueError(f"reproduce: expected datasets of different names; got two of the name {name}")
         opened[name] = found
     return opened
+
+
+def in_files(name: str) -> str:
+    """A data set's name as those of its pictures have it."""
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
 def report(found: dict[str, tuple[Results, Runner, str]], chosen: Sequence[int]) -> Document:
@@ -120,9 +125,8 @@ def report(found: dict[str, tuple[Results, Runner, str]], chosen: Sequence[int])
         lines = accounts.comparisons(results, "student", (METRIC,)) if "student" in results.values else []
         if len(lines) > 1:
             page.table(lines, "Against the undistilled student: paired tests, two-sided")
-        file = re.sub(r"[^\w.-]+", "-", name)
-        draw(page, results, f"curves-{file}")
-        accounts.costs(page, results, runner, METRIC, f"costs-{file}")
+        draw(page, results, f"curves-{in_files(name)}")
+        accounts.costs(page, results, runner, METRIC, f"costs-{in_files(name)}")
     return page
 
 
