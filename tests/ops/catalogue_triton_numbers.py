@@ -10,15 +10,16 @@ from rankdistill.kernels.triton import catalogue_log_mass as kernels
 from rankdistill.kernels.triton import catalogue_products as products
 from torch import Tensor
 
-import tests.ops.triton_interpreter  # noqa: F401 - mends the interpreter
 from tests.case import DTYPES, randn, widened
 from tests.cases import CASES
 from tests.catalogue_cases import all_but, counted_scores, lists, tables
 from tests.ops.test_properties import assert_within
+from tests.ops.triton_interpreter import first_rows  # mends the interpreter
 
 DEVICE = torch.device("cpu")
 FULLY = (torch.float32,)  # dtypes of which the interpreter takes all cases; of others some
 SOME = ("plain", "nothing excluded", "ended by -1", "few or no items left")
+MOST_SCORES = 60_000  # of a case under the interpreter, which takes seconds for so many
 MASS, LUCE = "catalogue_log_mass", "catalogue_plackett_luce"
 
 
@@ -69,8 +70,9 @@ def check(
     for found, right in zip(grads, wanted, strict=False):
         assert found.dtype == dtype
         assert_within(found.cpu(), right, case.grad_budget(dtype, right), f"{op}, {name}: gradient")
-    again = run(op, args, grad, share)
-    assert all(same(a, b) for a, b in zip((value, *grads), (again[0], *again[1]), strict=True)), name
+    if DEVICE.type != "cpu":  # the interpreter's programs run in turn
+        again = run(op, args, grad, share)
+        assert all(same(a, b) for a, b in zip((value, *grads), (again[0], *again[1]), strict=True)), name
     print("checked", op, dtype, name)
 
 
@@ -79,9 +81,12 @@ def check_cases(op: str) -> None:
         for sample in CASES[op].samples(dtype):
             if DEVICE.type == "cpu" and dtype not in FULLY and not sample.name.startswith(SOME):
                 continue
-            check(op, sample.name, dtype, sample.args)
+            args, n_items = sample.args, max(len(sample.args[1]), 1)
+            if DEVICE.type == "cpu":
+                args = first_rows(args, max(MOST_SCORES // n_items, 1))
+            check(op, sample.name, dtype, args)
             if op == MASS and dtype == torch.float32:  # by tiles, which skip next to nothing
-                check(op, sample.name, dtype, sample.args, share=1e-30)
+                check(op, sample.name, dtype, args, share=1e-30)
         wide = tables(dtype, 5, 130, 200, 9, 40)
         lists_of = lists(5, 130, 4, 41) if op == LUCE else ()
         check(op, "a wide table", dtype, (*wide[:2], *lists_of, wide[2]), equal=True)

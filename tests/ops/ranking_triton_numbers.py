@@ -16,7 +16,6 @@ from rankdistill.kernels.triton import masked_rank as count_kernels
 from rankdistill.kernels.triton import score_tile, selection
 from torch import Tensor
 
-import tests.ops.triton_interpreter  # noqa: F401 - mends the interpreter
 from tests.case import DTYPES, Sample, generator, randint, randn
 from tests.cases import CASES
 from tests.ops.test_ranks import tables
@@ -30,6 +29,7 @@ from tests.ops.topk_tables import (
     rows_of_scores,
     some_excluded,
 )
+from tests.ops.triton_interpreter import first_rows  # mends the interpreter
 from tests.score_cases import lists_of
 
 DEVICE = torch.device("cpu")
@@ -72,17 +72,10 @@ def check(op: str, name: str, *args, item_bias: Tensor | None = None) -> None:
 
 def few_rows(sample: Sample) -> tuple:
     """The arguments, of the first rows only where the interpreter would take too long."""
-    first, second, *rest = sample.args
+    first = sample.args[0]
     if DEVICE.type != "cpu" or first.numel() * max(first.shape[1], 1) < 20_000:
         return sample.args
-    *others, exclude = rest
-    if isinstance(exclude, tuple):
-        indptr = exclude[0][: ROWS + 1]
-        exclude = indptr, exclude[1][: int(indptr[-1])]
-    elif exclude is not None:
-        exclude = exclude[:ROWS]
-    by_row = lambda t: t[:ROWS] if isinstance(t, Tensor) and len(t) == len(first) else t
-    return first[:ROWS], *map(by_row, (second, *others)), exclude
+    return first_rows(sample.args, ROWS)
 
 
 def check_cases(op: str) -> None:

@@ -7,6 +7,7 @@ whole slices, which is the same order of the same additions.
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 from triton.runtime import interpreter
 
 _patch = interpreter._patch_lang_tensor
@@ -34,3 +35,16 @@ def _generic_scan(scan, inputs):
 
 
 interpreter.ScanOps.generic_scan = _generic_scan
+
+
+def first_rows(args: tuple, rows: int) -> tuple:
+    """An op's arguments for the first rows of its first one: lists in CSR form and tensors of as many rows are cut."""
+    n_rows = len(args[0])
+
+    def cut(given):
+        if isinstance(given, tuple):
+            indptr, indices = given
+            return indptr[: rows + 1], indices[: int(indptr[: rows + 1][-1])]
+        return given[:rows] if isinstance(given, Tensor) and len(given) == n_rows else given
+
+    return tuple(map(cut, args))
