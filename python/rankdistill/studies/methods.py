@@ -97,7 +97,9 @@ def opened_datasets(config: ReproduceConfig) -> dict[str, tuple[Dataset, str]]:
                 )
         if in_files(name) in map(in_files, opened):
             raise ValueError(f"reproduce: expected datasets of different names; got two of the name {name}")
-        if any(found[1] == origin for _, origin in opened.values()):  # a folder with train files itself, as --data
+        if any(
+            found[1] == origin for _, origin in opened.values()
+        ):  # a folder with train files itself, as --data
             raise ValueError(
                 f"reproduce: expected folders of {' and '.join([*opened, name])} in {config.data}; got one with the "
                 f"interactions of one data set: name it as --datasets=[{config.data}]"
