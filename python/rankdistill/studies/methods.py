@@ -97,9 +97,8 @@ def opened_datasets(config: ReproduceConfig) -> dict[str, tuple[Dataset, str]]:
                 )
         if in_files(name) in map(in_files, opened):
             raise ValueError(f"reproduce: expected datasets of different names; got two of the name {name}")
-        if any(
-            found[1] == origin for _, origin in opened.values()
-        ):  # a folder with train files itself, as --data
+        # Only a folder that has train files itself, as --data, is of two names.
+        if found[1] in (origin for _, origin in opened.values()):
             raise ValueError(
                 f"reproduce: expected folders of {' and '.join([*opened, name])} in {config.data}; got one with the "
                 f"interactions of one data set: name it as --datasets=[{config.data}]"
@@ -119,8 +118,8 @@ def report(found: dict[str, tuple[Results, Runner, str]], chosen: Sequence[int])
     page.text(
         "The whole catalogue ranked; matrix factorisation by BPR, Adam 1e-3, decay 1e-3, batches of 1024, teacher of width "
         f"{TEACHER_WIDTH}; the weights of the best validation Recall@50, looked at every {EVERY} epochs, and no further "
-        f"after {PATIENCE} times without a better one. Published weights. {STATED}. Times are of one busy machine; memory is "
-        "what training needed beside what stood before, the method's own tables made before not counted."
+        f"after {PATIENCE} times without a better one. Published weights. {STATED}. Memory is what "
+        "training needed beside what stood before, the method's own tables made before not counted."
     )
     for name, (results, runner, origin) in found.items():
         own = accounts.begun(name, [f"Data: {origin}."], results, chosen)
