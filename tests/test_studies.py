@@ -183,14 +183,15 @@ def test_ranking_among_sampled_items(data, tmp_path):
         "365",
     ]
     assert line_of(text, "de+rrd, D = 20", "hit_rate@5")[5] != "–", "paired over users and seeds"
-    gap = line_of(text.partition("## Against rrd, D = 20")[2], "de, D = 20", "hit_rate@5")
-    means = [
-        torch.stack(
+    hits = {
+        name: torch.stack(
             [load_file(tmp_path / name / f"seed-{seed}" / VALUES)["hit_rate@5"] for seed in (0, 1)]
-        ).mean()
-        for name in ("de", "rrd")
-    ]
-    assert gap[2] == f"{means[0] - means[1]:+.4f}"
+        )
+        for name in ("rrd", "de", "de+rrd")
+    }
+    for base, other in (("rrd", "de"), ("de", "de+rrd")):
+        gap = line_of(text.partition(f"## Against {base}, D = 20")[2], f"{other}, D = 20", "hit_rate@5")
+        assert gap[2] == f"{hits[other].mean() - hits[base].mean():+.4f}"
     assert "of its own validation hit rate" in text
 
 
