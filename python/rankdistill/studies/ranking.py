@@ -204,10 +204,8 @@ def report(results: Results, runner: Runner, chosen: Sequence[int], origin: str)
         "Test metrics of the weights of the best validation H@5",
     )
     accounts.compare(page, results, "student", SHOWN[:2])
-    for base, other in (
-        ("rrd", "de"),
-        ("de", "de+rrd"),
-    ):  # a gap published of one seed; what the second method adds
+    # A gap that is published of one seed; what a second method adds.
+    for base, other in (("rrd", "de"), ("de", "de+rrd")):
         if {base, other} <= results.outcomes.keys():
             accounts.compare(page, results.only({base, other}), base, SHOWN[:2])
     accounts.costs(page, results, runner, METRIC)
