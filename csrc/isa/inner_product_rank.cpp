@@ -8,8 +8,8 @@ namespace {
 template <class Storage>
 int forward(const void* users, const void* items, const void* bias, const int64_t* item_ids, const int64_t* indptr,
             const int64_t* indices, int64_t* ranks, int64_t B, int64_t N, int64_t K, int64_t D) {
-  return inner_product_rank(static_cast<const Storage*>(users), static_cast<const Storage*>(items),
-                            static_cast<const Storage*>(bias), item_ids, indptr, indices, ranks, B, N, K, D);
+  return inner_product_rank(wide_table<Storage>(users), wide_table<Storage>(items), wide_table<Storage>(bias), item_ids,
+                            indptr, indices, ranks, B, N, K, D);
 }
 
 }  // namespace

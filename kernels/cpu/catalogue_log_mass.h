@@ -37,13 +37,12 @@ inline void store_past_cache(T* to, V v) {
 
 inline int64_t catalogue_blocks(int64_t N) { return (N + kBlockItems - 1) / kBlockItems; }
 
-template <class Storage>
+template <class T>
 struct CatalogueSweep {
-  typedef typename Accumulator<Storage>::type T;
   typedef Lanes<T> V;
   static constexpr int W = kLanes<T>, P = kPanelItems<T>, R = kTileRows;
 
-  const Storage *users, *items, *bias;
+  WideTable<T> users, items, bias;
   const int64_t *indptr, *indices;
   int64_t B, N, D;
   double log_share;  // log of the share of a row's mass that an item must reach to count; -inf: all count
@@ -53,6 +52,7 @@ struct CatalogueSweep {
   int64_t width, stride, chunk, blocks, segments, threads;
   char* memory;
   T *tiles, *rows, *norms;  // a chunk's users: [chunk / R][D][R], [chunk][stride], their norms from above
+  T* user_buffer;
   T *tops, *sums;           // forward: [segments][chunk]
   double* totals;
   T* row_sums;              // backward: [segments][chunk][stride]
@@ -95,6 +95,7 @@ struct CatalogueSweep {
       take(tiles, chunk * D, used);
       take(rows, backward ? chunk * stride : 0, used);
       take(norms, chunk, used);
+      take(user_buffer, D, used);
       take(tops, backward ? 0 : segments * chunk, used);
       take(totals, backward ? 0 : segments * chunk, used);
       take(row_sums, backward ? segments * chunk * stride : 0, used);
@@ -124,9 +125,10 @@ struct CatalogueSweep {
   void load_chunk(int64_t begin, int64_t count) {
     for (int64_t b = 0; b < rounded_up(count, R); ++b) {
       T* const tile = tiles + b / R * R * D + b % R;
+      const T* const user = b < count ? users.read((begin + b) * D, D, user_buffer) : nullptr;
       T square = 0;
       for (int64_t d = 0; d < D; ++d) {
-        const T x = b < count ? widen(users[(begin + b) * D + d]) : T{};
+        const T x = user ? user[d] : T{};
         tile[d * R] = x;
         square += x * x;
         if (backward) rows[b * stride + d] = x;
@@ -143,10 +145,10 @@ struct CatalogueSweep {
     block.bias_most = -infinity();
     for (int64_t i = 0; i < rounded_up(block.count, P); ++i) {
       T* const row = block.rows + i * stride;
-      if (i < block.count) widen_row(items + (block.first + i) * D, row, D);
+      if (i < block.count) items.copy((block.first + i) * D, D, row);
       else for (int64_t d = 0; d < D; ++d) row[d] = 0;
       for (int64_t d = D; d < width; ++d) row[d] = 0;
-      const T own_bias = bias && i < block.count ? widen(bias[block.first + i]) : T{};
+      const T own_bias = bias && i < block.count ? bias[block.first + i] : T{};
       block.biases[i] = own_bias;
       if (log_share > -infinity() && i < block.count) {
         const T norm = norm_above(square_of(row, D), D);
@@ -447,11 +449,11 @@ struct CatalogueSweep {
 };
 
 // Returns 0, or 1 when memory ran out. `kept` is null, or has room for what spares `catalogue_gradients` the scores.
-template <class Storage, class T>
-inline int catalogue_log_mass(const Storage* users, const Storage* items, const Storage* bias, const int64_t* indptr,
+template <class T>
+inline int catalogue_log_mass(WideTable<T> users, WideTable<T> items, WideTable<T> bias, const int64_t* indptr,
                               const int64_t* indices, T* log_masses, T* tops, T* sums, T* kept, T* kept_tops, int64_t B,
                               int64_t N, int64_t D, double log_share) {
-  CatalogueSweep<Storage> sweep = {};
+  CatalogueSweep<T> sweep = {};
   sweep.users = users, sweep.items = items, sweep.bias = bias, sweep.indptr = indptr, sweep.indices = indices;
   sweep.B = B, sweep.N = N, sweep.D = D, sweep.log_share = log_share;
   sweep.kept = kept, sweep.kept_tops = kept_tops;
@@ -461,12 +463,12 @@ inline int catalogue_log_mass(const Storage* users, const Storage* items, const 
   return 0;
 }
 
-template <class Storage, class T>
-inline int catalogue_gradients(const T* grad, const Storage* users, const Storage* items, const Storage* bias,
+template <class T>
+inline int catalogue_gradients(const T* grad, WideTable<T> users, WideTable<T> items, WideTable<T> bias,
                                const int64_t* indptr, const int64_t* indices, const T* tops, const T* sums,
                                const T* kept, const T* kept_tops, T* grad_users, T* grad_items, T* grad_bias, int64_t B,
                                int64_t N, int64_t D, double log_share, bool fresh) {
-  CatalogueSweep<Storage> sweep = {};
+  CatalogueSweep<T> sweep = {};
   sweep.users = users, sweep.items = items, sweep.bias = bias, sweep.indptr = indptr, sweep.indices = indices;
   sweep.B = B, sweep.N = N, sweep.D = D, sweep.log_share = log_share;
   sweep.kept = const_cast<T*>(kept), sweep.kept_tops = const_cast<T*>(kept_tops);

@@ -54,7 +54,7 @@ void embedding_plackett_luce_forward(const Storage* users, const int64_t* user_i
         }
         rows.scores[r] = own;
         rows.lengths[r] = length;
-        rows.tails[r] = summed_tail(own + K, L);
+        rows.tails[r] = summed_tail(wide_table<Acc>(own + K), L);
         rows.slopes[r] = with_slopes ? slopes + b * (K + L) : nullptr;
         for (int64_t k = length; with_slopes && k < K; ++k) rows.slopes[r][k] = 0;
       }
@@ -65,7 +65,7 @@ void embedding_plackett_luce_forward(const Storage* users, const int64_t* user_i
         losses[b] = static_cast<Acc>(rows.losses[r]);
         if (!with_slopes) continue;
         const Acc top = static_cast<Acc>(finite_top(rows.tails[r])), scale = static_cast<Acc>(rows.tail_scales[r]);
-        tail_slopes(rows.scores[r] + K, L, top, scale, rows.slopes[r] + K);
+        tail_slopes(wide_table<Acc>(rows.scores[r] + K), L, top, scale, rows.slopes[r] + K);
         weighted_row_sum<false>(user_slopes + b * D, rows.slopes[r], items, item_ids + b * (K + L), K + L, D);
       }
     }

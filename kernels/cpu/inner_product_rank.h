@@ -47,18 +47,17 @@ inline V rounded(V product) {
 }
 
 // sum + a b: products of fp64 numbers rounded first, those of others exact (fp64) or within the margin (fp32).
-template <class Storage, class V>
+template <class T, class V>
 inline V add_product(V sum, V a, V b) {
-  if constexpr (sizeof(Storage) == 8) return sum + rounded(a * b);
+  if constexpr (sizeof(T) == 8) return sum + rounded(a * b);
   else return sum + a * b;
 }
 
-template <class Storage>
+template <class T>
 struct InnerProductRank {
-  typedef typename Accumulator<Storage>::type T;
   typedef typename OrderKey<T>::type Key;
   static constexpr int W = kLanes<T>, L = 2 * W;
-  static constexpr bool kExactTile = sizeof(Storage) == 8;
+  static constexpr bool kExactTile = sizeof(T) == 8;
   typedef Vector<T, W> V;
   typedef Vector<Key, W> VI;
 
@@ -80,7 +79,7 @@ struct InnerProductRank {
     alignas(64) T high[kItems][L];
   };
 
-  const Storage *users, *items, *bias;
+  WideTable<T> users, items, bias;
   const int64_t *indptr, *indices, *item_ids;
   int64_t* ranks;  // [B, K]
   int64_t K, D;
@@ -91,6 +90,7 @@ struct InnerProductRank {
   int64_t stride, block_items, group;
   T *block, *norm_margins, *bias_margins, *biases;
   double* wide;  // a user in fp64
+  T* row_buffer;  // [kChains, D]
   Panel* panels;
   Target<Key>* found;
   Ranked<int64_t>*ranked, *spare;
@@ -112,6 +112,7 @@ struct InnerProductRank {
       take(bias_margins, block_items, used);
       take(biases, block_items, used);
       take(wide, D, used);
+      take(row_buffer, kChains * D, used);
       take(panels, group, used);
       take(found, most, used);
       take(ranked, most, used);
@@ -164,8 +165,8 @@ struct InnerProductRank {
       panel.norms[lane] = 0;
       if (lane >= rows) continue;
       const int64_t b = panel.rows[lane] = order[lane].position;
-      for (int64_t d = 0; d < D; ++d) panel.users[d * L + lane] = widen(users[b * D + d]);
-      load_user(b);
+      const T* const user = load_user(b);
+      for (int64_t d = 0; d < D; ++d) panel.users[d * L + lane] = user[d];
       Target<Key>* const targets = panel.targets + lane * most;
       const int64_t count = find_targets(b, targets);
       panel.counts[lane] = count;
@@ -191,8 +192,10 @@ struct InnerProductRank {
 
   static bool compared(const Panel& panel) { return panel.most <= kComparedTargets; }
 
-  void load_user(int64_t b) {
-    for (int64_t d = 0; d < D; ++d) wide[d] = static_cast<double>(widen(users[b * D + d]));
+  const T* load_user(int64_t b) {
+    const T* const user = users.read(b * D, D, row_buffer);
+    for (int64_t d = 0; d < D; ++d) wide[d] = static_cast<double>(user[d]);
+    return user;
   }
 
   // The sorted targets of row b; those that have no rank get -1.
@@ -228,7 +231,7 @@ struct InnerProductRank {
 
   int64_t first_excluded(int64_t b, int64_t from) const {
     if (!indptr) return 0;
-    return RowScan<Storage>::first_excluded(indices + indptr[b], indices + indptr[b + 1], from) - indices;
+    return RowScan<T>::first_excluded(indices + indptr[b], indices + indptr[b + 1], from) - indices;
   }
   bool excluded(int64_t b, int64_t id) const {
     const int64_t at = first_excluded(b, id);
@@ -237,16 +240,17 @@ struct InnerProductRank {
 
   // Of the user in `wide` for at most kChains items.
   void exact_scores(const int64_t* ids, int64_t count, T* scores) const {
-    const Storage* rows[kChains];
-    double sums[kChains] = {};
-    for (int64_t j = 0; j < kChains; ++j) rows[j] = count ? items + ids[j < count ? j : 0] * D : items;
     if (count == 0) return;
+    const T* rows[kChains];
+    double sums[kChains] = {};
+    for (int64_t j = 0; j < kChains; ++j)
+      rows[j] = j < count ? items.read(ids[j] * D, D, row_buffer + j * D) : rows[0];
     for (int64_t d = 0; d < D; ++d)
 #pragma GCC unroll 8
       for (int j = 0; j < kChains; ++j)
-        sums[j] = add_product<Storage>(sums[j], wide[d], static_cast<double>(widen(rows[j][d])));
+        sums[j] = add_product<T>(sums[j], wide[d], static_cast<double>(rows[j][d]));
     for (int64_t j = 0; j < count; ++j)
-      scores[j] = static_cast<T>(bias ? sums[j] + static_cast<double>(widen(bias[ids[j]])) : sums[j]);
+      scores[j] = static_cast<T>(bias ? sums[j] + static_cast<double>(bias[ids[j]]) : sums[j]);
   }
 
   // A bound of a vector's norm from above; infinite where the margin cannot be trusted.
@@ -265,10 +269,9 @@ struct InnerProductRank {
     const int64_t padded = (n + kItems - 1) / kItems * kItems;
     for (int64_t i = 0; i < padded; ++i) {
       T* const to = block + i * stride;
-      const Storage* const from = items + (item + i) * D;
-      if (i < n) for (int64_t d = 0; d < D; ++d) to[d] = widen(from[d]);
+      if (i < n) items.copy((item + i) * D, D, to);
       else for (int64_t d = 0; d < D; ++d) to[d] = 0;
-      biases[i] = i < n && bias ? widen(bias[item + i]) : 0;
+      biases[i] = i < n && bias ? bias[item + i] : 0;
       if constexpr (!kExactTile) {
         const double size = __builtin_fabs(static_cast<double>(biases[i]));
         norm_margins[i] = static_cast<T>((static_cast<double>(D) + 4) * kRoundoff * (1 + 0x1p-5)) * norm_above(to, 1);
@@ -297,12 +300,12 @@ struct InnerProductRank {
 #pragma GCC unroll 4
       for (int j = 0; j < kItems / 3; ++j) {
         const V item0 = splat<V>(rows[j][0]), item1 = splat<V>(rows[j][stride]), item2 = splat<V>(rows[j][2 * stride]);
-        sums[3 * j][0] = add_product<Storage>(sums[3 * j][0], user0, item0);
-        sums[3 * j][1] = add_product<Storage>(sums[3 * j][1], user1, item0);
-        sums[3 * j + 1][0] = add_product<Storage>(sums[3 * j + 1][0], user0, item1);
-        sums[3 * j + 1][1] = add_product<Storage>(sums[3 * j + 1][1], user1, item1);
-        sums[3 * j + 2][0] = add_product<Storage>(sums[3 * j + 2][0], user0, item2);
-        sums[3 * j + 2][1] = add_product<Storage>(sums[3 * j + 2][1], user1, item2);
+        sums[3 * j][0] = add_product<T>(sums[3 * j][0], user0, item0);
+        sums[3 * j][1] = add_product<T>(sums[3 * j][1], user1, item0);
+        sums[3 * j + 1][0] = add_product<T>(sums[3 * j + 1][0], user0, item1);
+        sums[3 * j + 1][1] = add_product<T>(sums[3 * j + 1][1], user1, item1);
+        sums[3 * j + 2][0] = add_product<T>(sums[3 * j + 2][0], user0, item2);
+        sums[3 * j + 2][1] = add_product<T>(sums[3 * j + 2][1], user1, item2);
         ++rows[j];
       }
     }
@@ -420,7 +423,7 @@ struct InnerProductRank {
         for (int q = 0; q < L / H; ++q)
           sums[q] += __builtin_convertvector(load<F>(panel.users + d * L + q * H), X) * value;
       }
-      const X added = splat<X>(bias ? static_cast<double>(widen(bias[item])) : 0.0);
+      const X added = splat<X>(bias ? static_cast<double>(bias[item]) : 0.0);
       for (int q = 0; q < L / H; ++q) store(exact + q * H, __builtin_convertvector(bias ? sums[q] + added : sums[q], F));
     }
   }
@@ -457,14 +460,14 @@ struct InnerProductRank {
 constexpr int64_t kMostRows = static_cast<int64_t>(1) << 31;  // that are ordered together
 
 // 0, or 1 when memory ran out. Ids must lie in [-1, N), excluded ones in [0, N), ascending within a row.
-template <class Storage>
-int inner_product_rank(const Storage* users, const Storage* items, const Storage* bias, const int64_t* item_ids,
+template <class T>
+int inner_product_rank(WideTable<T> users, WideTable<T> items, WideTable<T> bias, const int64_t* item_ids,
                        const int64_t* indptr, const int64_t* indices, int64_t* ranks, int64_t B, int64_t N, int64_t K,
                        int64_t D) {
-  typedef InnerProductRank<Storage> Search;
+  typedef InnerProductRank<T> Search;
   for (; B > kMostRows; B -= kMostRows) {
     if (inner_product_rank(users, items, bias, item_ids, indptr, indices, ranks, kMostRows, N, K, D)) return 1;
-    users += kMostRows * D;
+    users = users.from(kMostRows * D);
     item_ids += kMostRows * K;
     ranks += kMostRows * K;
     if (indptr) indptr += kMostRows;

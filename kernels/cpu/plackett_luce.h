@@ -23,13 +23,6 @@ template <class Acc> constexpr int kDegree = 7;
 template <> constexpr int kDegree<double> = 12;
 
 constexpr int kBlock = 1024;  // tail scores that are widened at a time
-inline const float* widened(const float* x, int64_t, float*) { return x; }
-inline const double* widened(const double* x, int64_t, double*) { return x; }
-template <class Storage>
-inline const float* widened(const Storage* x, int64_t count, float* buffer) {
-  for (int64_t i = 0; i < count; ++i) buffer[i] = widen(x[i]);
-  return buffer;
-}
 
 template <class Acc>
 inline Acc larger(Acc x, Acc y) { return x > y ? x : y; }  // y where x is NaN
@@ -123,20 +116,19 @@ struct Tail { double top, mass; };
 // A tail of nothing but -inf: any finite shift gives its mass, 0.
 inline double finite_top(const Tail& tail) { return tail.top == -kInfinity ? 0 : tail.top; }
 
-template <class Storage>
-inline Tail summed_tail(const Storage* tail, int64_t L) {
-  typedef typename Accumulator<Storage>::type Acc;
+template <class Acc>
+inline Tail summed_tail(WideTable<Acc> tail, int64_t L) {
   Acc buffer[kBlock];
   Acc top = static_cast<Acc>(-kInfinity);
   for (int64_t u = 0; u < L; u += kBlock) {
     const int64_t count = L - u < kBlock ? L - u : kBlock;
-    top = larger(largest(widened(tail + u, count, buffer), count), top);
+    top = larger(largest(tail.read(u, count, buffer), count), top);
   }
   const Acc shift = top == static_cast<Acc>(-kInfinity) ? 0 : top;
   double mass = 0;
   for (int64_t u = 0; u < L; u += kBlock) {
     const int64_t count = L - u < kBlock ? L - u : kBlock;
-    mass += exponential_sum(widened(tail + u, count, buffer), count, shift);
+    mass += exponential_sum(tail.read(u, count, buffer), count, shift);
   }
   return {static_cast<double>(top), mass};
 }
@@ -152,12 +144,14 @@ inline int64_t padded(int64_t length) { return (length + kListRows - 1) / kListR
 // fp64 numbers of scratch that `list_losses` needs for lists of K: two arrays of [padded(K)][kListRows], or three of K.
 inline int64_t list_scratch(int64_t K) { return (kListRows > 2 ? 2 : 3) * kListRows * padded(K); }
 
+// And with the lists of as many rows, widened.
+inline int64_t plackett_luce_scratch(int64_t K) { return list_scratch(K) + kListRows * K; }
+
 // Rows whose lists are worked together; what the kernel reads, and what it writes.
-template <class Storage>
+template <class Acc>
 struct ListRows {
-  typedef typename Accumulator<Storage>::type Acc;
   int count;                        // at most kListRows
-  const Storage* scores[kListRows];
+  const Acc* scores[kListRows];
   int64_t lengths[kListRows];
   Tail tails[kListRows];
   double losses[kListRows];
@@ -209,9 +203,8 @@ inline void transpose_square(Vector<T, R>* rows) {
 }
 
 // list[k][r] = scores[r][k], -inf past each length, for k below `longest`, which is padded. The largest of each row.
-template <class Storage>
-inline Vector<double, kListRows> gather_lists(const ListRows<Storage>& rows, int64_t longest, double* list) {
-  typedef typename Accumulator<Storage>::type Acc;
+template <class Acc>
+inline Vector<double, kListRows> gather_lists(const ListRows<Acc>& rows, int64_t longest, double* list) {
   typedef typename SignedOf<Acc>::type Index;
   constexpr int R = kListRows;
   Vector<Index, R> lane;
@@ -221,20 +214,18 @@ inline Vector<double, kListRows> gather_lists(const ListRows<Storage>& rows, int
     Vector<Acc, R> block[R];
     for (int r = 0; r < R; ++r) {
       const int64_t left = r < rows.count ? rows.lengths[r] - k : 0;
-      if constexpr (sizeof(Storage) == sizeof(Acc)) {
-        if (left >= R) {
-          block[r] = load<Vector<Acc, R>>(rows.scores[r] + k);
-          continue;
-        }
-        if (left > 0 && k > 0) {  // the last R scores, moved down to the lanes where they belong
-          const Vector<Acc, R> last = load<Vector<Acc, R>>(rows.scores[r] + k + left - R);
-          block[r] = lane < static_cast<Index>(left) ? __builtin_shuffle(last, lane + static_cast<Index>(R - left))
-                                                     : splat<Vector<Acc, R>>(static_cast<Acc>(-kInfinity));
-          continue;
-        }
+      if (left >= R) {
+        block[r] = load<Vector<Acc, R>>(rows.scores[r] + k);
+        continue;
+      }
+      if (left > 0 && k > 0) {  // the last R scores, moved down to the lanes where they belong
+        const Vector<Acc, R> last = load<Vector<Acc, R>>(rows.scores[r] + k + left - R);
+        block[r] = lane < static_cast<Index>(left) ? __builtin_shuffle(last, lane + static_cast<Index>(R - left))
+                                                   : splat<Vector<Acc, R>>(static_cast<Acc>(-kInfinity));
+        continue;
       }
       block[r] = splat<Vector<Acc, R>>(static_cast<Acc>(-kInfinity));
-      for (int64_t j = 0; j < left && j < R; ++j) block[r][j] = static_cast<Acc>(widen(rows.scores[r][k + j]));
+      for (int64_t j = 0; j < left; ++j) block[r][j] = rows.scores[r][k + j];
     }
     transpose_square<Acc, R>(block);
     for (int j = 0; j < R; ++j) {
@@ -247,9 +238,8 @@ inline Vector<double, kListRows> gather_lists(const ListRows<Storage>& rows, int
 }
 
 // slopes[r][k] = list[k][r] below each length.
-template <class Storage>
-inline void scatter_lists(const double* list, int64_t longest, ListRows<Storage>& rows) {
-  typedef typename Accumulator<Storage>::type Acc;
+template <class Acc>
+inline void scatter_lists(const double* list, int64_t longest, ListRows<Acc>& rows) {
   constexpr int R = kListRows;
   for (int64_t k = 0; k < longest; k += R) {
     Vector<Acc, R> block[R];
@@ -291,11 +281,10 @@ inline V log_positive(V x) {
 }
 
 // One row, with any spread. list, tops and sums are scratch of `length`.
-template <bool Slopes, class Storage>
-inline void spread_list(ListRows<Storage>& rows, int r, double* list, double* tops, double* sums) {
-  typedef typename Accumulator<Storage>::type Acc;
+template <bool Slopes, class Acc>
+inline void spread_list(ListRows<Acc>& rows, int r, double* list, double* tops, double* sums) {
   const int64_t length = rows.lengths[r];
-  for (int64_t k = 0; k < length; ++k) list[k] = static_cast<double>(widen(rows.scores[r][k]));
+  for (int64_t k = 0; k < length; ++k) list[k] = static_cast<double>(rows.scores[r][k]);
   suffix_pairs(list, length, rows.tails[r], tops, sums);
   rows.losses[r] = summed_pair_logs(list, tops, sums, length);
   if (!Slopes) return;
@@ -310,9 +299,8 @@ inline void spread_list(ListRows<Storage>& rows, int r, double* list, double* to
 }
 
 // Losses, and with Slopes list slopes up to each length and tail scales.
-template <bool Slopes, class Storage>
-inline void list_losses(ListRows<Storage>& rows, double* scratch) {
-  typedef typename Accumulator<Storage>::type Acc;
+template <bool Slopes, class Acc>
+inline void list_losses(ListRows<Acc>& rows, double* scratch) {
   constexpr int R = kListRows;
   typedef Vector<double, R> V;
   typedef Vector<int64_t, R> Counts;
@@ -330,7 +318,7 @@ inline void list_losses(ListRows<Storage>& rows, double* scratch) {
     if (length == 0) continue;
     tail_tops[r] = rows.tails[r].top;
     masses[r] = rows.tails[r].mass;
-    bottoms[r] = larger(static_cast<double>(widen(rows.scores[r][length - 1])), rows.tails[r].top);
+    bottoms[r] = larger(static_cast<double>(rows.scores[r][length - 1]), rows.tails[r].top);
   }
 
   tops = tail_tops > tops ? tail_tops : tops;
@@ -383,14 +371,14 @@ inline void list_losses(ListRows<Storage>& rows, double* scratch) {
 }
 
 // out[u] = scale * e^(tail[u] - top), where there is mass.
-template <class Storage, class Acc>
-inline void tail_slopes(const Storage* tail, int64_t L, Acc top, Acc scale, Acc* out) {
+template <class Acc>
+inline void tail_slopes(WideTable<Acc> tail, int64_t L, Acc top, Acc scale, Acc* out) {
   constexpr int W = kLanes<Acc>;
   typedef Vector<Acc, W> V;
   Acc buffer[kBlock];
   for (int64_t begin = 0; begin < L; begin += kBlock) {
     const int64_t count = L - begin < kBlock ? L - begin : kBlock;
-    const Acc* const x = widened(tail + begin, count, buffer);
+    const Acc* const x = tail.read(begin, count, buffer);
     Acc* const to = out + begin;
     int64_t u = 0;
     for (; u + W <= count; u += W) store(to + u, exponential<W>(load<V>(x + u) - top) * scale);
@@ -407,23 +395,21 @@ inline void tail_slopes(const Storage* tail, int64_t L, Acc top, Acc scale, Acc*
 }
 
 // lengths may be null: all K. Rows lie stride_scores and stride_tail elements apart. slopes [B, K], 0 past a length,
-// and tail_terms [B, 2], top and scale, may be null together. scratch: list_scratch(K) doubles for each thread.
-template <class Storage>
-void plackett_luce_forward(const Storage* scores, int64_t stride_scores, const Storage* tail, int64_t stride_tail,
-                           const int64_t* lengths, typename Accumulator<Storage>::type* losses,
-                           typename Accumulator<Storage>::type* slopes,
-                           typename Accumulator<Storage>::type* tail_terms, double* scratch, int64_t B, int64_t K,
-                           int64_t L) {
-  typedef typename Accumulator<Storage>::type Acc;
+// and tail_terms [B, 2], top and scale, may be null together. scratch: plackett_luce_scratch(K) doubles for each thread.
+template <class Acc>
+void plackett_luce_forward(WideTable<Acc> scores, int64_t stride_scores, WideTable<Acc> tail, int64_t stride_tail,
+                           const int64_t* lengths, Acc* losses, Acc* slopes, Acc* tail_terms, double* scratch,
+                           int64_t B, int64_t K, int64_t L) {
   parallel_chunks(B, 1 + 8192 / (K + L + 1), [=](int64_t begin, int64_t end, int thread) {
-    double* const own = scratch + thread * list_scratch(K);
+    double* const own = scratch + thread * plackett_luce_scratch(K);
+    Acc* const widened = reinterpret_cast<Acc*>(own + list_scratch(K));
     for (int64_t b = begin; b < end; b += kListRows) {
-      ListRows<Storage> rows;
+      ListRows<Acc> rows;
       rows.count = static_cast<int>(end - b < kListRows ? end - b : kListRows);
       for (int r = 0; r < rows.count; ++r) {
-        rows.scores[r] = scores + (b + r) * stride_scores;
         rows.lengths[r] = lengths ? lengths[b + r] : K;
-        rows.tails[r] = summed_tail(tail + (b + r) * stride_tail, L);
+        rows.scores[r] = scores.read((b + r) * stride_scores, rows.lengths[r], widened + r * K);
+        rows.tails[r] = summed_tail(tail.from((b + r) * stride_tail), L);
         rows.slopes[r] = tail_terms ? slopes + (b + r) * K : nullptr;  // an empty list has no address
         for (int64_t k = rows.lengths[r]; tail_terms && k < K; ++k) rows.slopes[r][k] = 0;
       }
@@ -440,14 +426,10 @@ void plackett_luce_forward(const Storage* scores, int64_t stride_scores, const S
 }
 
 // grad_scores [B, K] and grad_tail [B, L] are contiguous and overwritten; slopes and tail_terms are the forward's.
-template <class Storage>
-void plackett_luce_backward(const typename Accumulator<Storage>::type* grad_losses, const Storage* tail,
-                            int64_t stride_tail, const int64_t* lengths,
-                            const typename Accumulator<Storage>::type* slopes,
-                            const typename Accumulator<Storage>::type* tail_terms,
-                            typename Accumulator<Storage>::type* grad_scores,
-                            typename Accumulator<Storage>::type* grad_tail, int64_t B, int64_t K, int64_t L) {
-  typedef typename Accumulator<Storage>::type Acc;
+template <class Acc>
+void plackett_luce_backward(const Acc* grad_losses, WideTable<Acc> tail, int64_t stride_tail, const int64_t* lengths,
+                            const Acc* slopes, const Acc* tail_terms, Acc* grad_scores, Acc* grad_tail, int64_t B,
+                            int64_t K, int64_t L) {
   parallel_chunks(B, 1 + 8192 / (K + L + 1), [=](int64_t begin, int64_t end, int) {
     for (int64_t b = begin; b < end; ++b) {
       const int64_t length = lengths ? lengths[b] : K;
@@ -456,7 +438,8 @@ void plackett_luce_backward(const typename Accumulator<Storage>::type* grad_loss
       for (int64_t k = 0; k < length; ++k) to[k] = grad * slope[k];
       for (int64_t k = length; k < K; ++k) to[k] = 0;
       if (length == 0) memset(grad_tail + b * L, 0, static_cast<size_t>(L) * sizeof(Acc));
-      else tail_slopes(tail + b * stride_tail, L, tail_terms[2 * b], grad * tail_terms[2 * b + 1], grad_tail + b * L);
+      else
+        tail_slopes(tail.from(b * stride_tail), L, tail_terms[2 * b], grad * tail_terms[2 * b + 1], grad_tail + b * L);
     }
   });
 }

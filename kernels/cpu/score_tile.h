@@ -241,11 +241,6 @@ inline __m512 load_widened(__mmask16 lanes, const Half* from) {
 inline __m512 load_widened(__mmask16, const double*) { return _mm512_setzero_ps(); }  // fp64 has no filter of less precision
 #endif
 
-template <class Storage, class T>
-inline void widen_row(const Storage* from, T* to, int64_t D) {
-  for (int64_t d = 0; d < D; ++d) to[d] = widen(from[d]);
-}
-
 // Sums in index order of the exact products (fp64 tables: of the rounded ones, never fused, on any processor).
 inline double unfused(float, double product) { return product; }
 inline double unfused(BFloat16, double product) { return product; }

@@ -29,4 +29,48 @@ inline float widen(Half x) {
 template <class Storage> struct Accumulator { typedef float type; };
 template <> struct Accumulator<double> { typedef double type; };
 
+template <class Storage, class T>
+inline void widen_row(const Storage* from, T* to, int64_t D) {
+  for (int64_t d = 0; d < D; ++d) to[d] = widen(from[d]);
+}
+
+// A table that is read as T, whatever it is stored as: a kernel that packs what it reads is compiled once for a T, not
+// once for a storage.
+template <class T>
+struct WideTable {
+  const char* data;  // null: there is none
+  int64_t element_bytes;
+  void (*widen_elements)(const char* from, T* to, int64_t count);  // null: stored as T
+
+  explicit operator bool() const { return data != nullptr; }
+  WideTable from(int64_t at) const { return {data + at * element_bytes, element_bytes, widen_elements}; }
+  // `count` elements from `at` on: where they lie, or widened into `buffer`.
+  const T* read(int64_t at, int64_t count, T* buffer) const {
+    const char* const begin = data + at * element_bytes;
+    if (!widen_elements) return reinterpret_cast<const T*>(begin);
+    widen_elements(begin, buffer, count);
+    return buffer;
+  }
+  void copy(int64_t at, int64_t count, T* to) const {
+    const T* const begin = read(at, count, to);
+    if (begin != to) memcpy(to, begin, static_cast<size_t>(count) * sizeof(T));
+  }
+  T operator[](int64_t at) const {
+    T buffer;
+    return *read(at, 1, &buffer);
+  }
+};
+
+template <class Storage>
+inline void widen_elements(const char* from, typename Accumulator<Storage>::type* to, int64_t count) {
+  widen_row(reinterpret_cast<const Storage*>(from), to, count);
+}
+
+template <class Storage>
+inline WideTable<typename Accumulator<Storage>::type> wide_table(const void* data) {
+  typedef typename Accumulator<Storage>::type T;
+  const bool as_it_is = __is_same(Storage, T);
+  return {static_cast<const char*>(data), sizeof(Storage), as_it_is ? nullptr : &widen_elements<Storage>};
+}
+
 }  // namespace
