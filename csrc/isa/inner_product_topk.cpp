@@ -9,10 +9,10 @@ namespace {
 template <class Storage>
 int forward(const InnerProductTopKCall& call) {
   typedef typename Accumulator<Storage>::type T;
-  TopKTables<Storage> tables = {};
-  tables.users = static_cast<const Storage*>(call.users);
-  tables.items = static_cast<const Storage*>(call.items);
-  tables.biases = static_cast<const Storage*>(call.biases);
+  TopKTables<T> tables = {};
+  tables.users = wide_table<Storage>(call.users);
+  tables.items = wide_table<Storage>(call.items);
+  tables.biases = wide_table<Storage>(call.biases);
   tables.indptr = call.indptr;
   tables.indices = call.indices;
   tables.scores = static_cast<T*>(call.scores);
@@ -25,20 +25,19 @@ int forward(const InnerProductTopKCall& call) {
   return inner_product_topk(tables, static_cast<const PreparedItems*>(call.prepared), call.filter);
 }
 
-template <class Storage>
+template <class T>
 int64_t prepared_bytes(int64_t N, int64_t D, bool has_bias, int dtype) {
-  return prepared_layout<Storage>(N, D, has_bias, dtype).bytes;
+  return prepared_layout<T>(N, D, has_bias, dtype).bytes;
 }
 
 template <class Storage>
 int prepare(const void* items, const void* biases, const int64_t* order, int64_t N, int64_t D, int dtype, void* out) {
-  return !prepare_items(static_cast<const Storage*>(items), static_cast<const Storage*>(biases), order, N, D, dtype,
-                        static_cast<char*>(out));
+  return !prepare_items(wide_table<Storage>(items), wide_table<Storage>(biases), order, N, D, dtype, static_cast<char*>(out));
 }
 
-template <class Storage>
+template <class T>
 const char* unusable(const void* prepared, int64_t bytes, int64_t N, int64_t D, bool has_bias, int dtype) {
-  const PreparedItems expected = prepared_layout<Storage>(N, D, has_bias, dtype);
+  const PreparedItems expected = prepared_layout<T>(N, D, has_bias, dtype);
   PreparedItems head;
   if (bytes < static_cast<int64_t>(sizeof(head))) return "a buffer that is too short";
   memcpy(&head, prepared, sizeof(head));
@@ -55,7 +54,7 @@ const char* unusable(const void* prepared, int64_t bytes, int64_t N, int64_t D, 
 
 extern "C" const InnerProductTopKTable RANKDISTILL_TABLE(inner_product_topk_table) = {
     {forward<float>, forward<double>, forward<Half>, forward<BFloat16>},
-    {prepared_bytes<float>, prepared_bytes<double>, prepared_bytes<Half>, prepared_bytes<BFloat16>},
+    {prepared_bytes<float>, prepared_bytes<double>, prepared_bytes<float>, prepared_bytes<float>},
     {prepare<float>, prepare<double>, prepare<Half>, prepare<BFloat16>},
-    {unusable<float>, unusable<double>, unusable<Half>, unusable<BFloat16>},
+    {unusable<float>, unusable<double>, unusable<float>, unusable<float>},
 };

@@ -20,10 +20,9 @@ constexpr int64_t kSampledBits = 1 << 20;
 constexpr int64_t kSplitBytes = 4 << 20;
 constexpr int64_t kPending = 48;  // hits that wait while their rows come from memory
 
-template <class Storage>
-struct TopK : TopKTiles<Storage> {
-  typedef TopKTiles<Storage> Tiles;
-  typedef typename Tiles::T T;
+template <class T>
+struct TopK : TopKTiles<T> {
+  typedef TopKTiles<T> Tiles;
   typedef typename Tiles::Rows::Key Key;
   typedef typename Tiles::Bounds Bounds;
   static constexpr int R = kTileRows, S = kTileSlots<T>, W = kLanes<T>, P = kPanelItems<T>;
@@ -36,6 +35,7 @@ struct TopK : TopKTiles<Storage> {
   using Tiles::end;
   using Tiles::infinity;
   using Tiles::K;
+  using Tiles::row_buffer;
   using Tiles::rows;
   using Tiles::prepared;
   using Tiles::filter;
@@ -50,7 +50,7 @@ struct TopK : TopKTiles<Storage> {
   using Tiles::wide_rows;
   using Tiles::panel_biases;
   using Tiles::tile_scores;
-  using Tiles::user_rows;
+  using Tiles::user_row;
   using Tiles::item_at;
   using Tiles::pack;
   using Tiles::pack_users;
@@ -260,7 +260,7 @@ struct TopK : TopKTiles<Storage> {
                first / P * prepared->steps * P;
         if (this->biases)
           for (int64_t i = 0; i < P; ++i)
-            panel_biases[i] = i < here ? widen(this->biases[item_at(first + i)]) : 0;
+            panel_biases[i] = i < here ? this->biases[item_at(first + i)] : 0;
       }
     }
     const auto place = [&](int64_t i) { return item_at(first + i); };
@@ -306,9 +306,9 @@ struct TopK : TopKTiles<Storage> {
     const int64_t next = min64(P, end - first - P);
     if (next <= 0) return {nullptr, 0};
     const int64_t words = prepared ? prepared->steps * P : 0;
-    const int64_t bytes = prepared ? words * static_cast<int64_t>(sizeof(T)) : next * D * static_cast<int64_t>(sizeof(Storage));
-    const void* const from = prepared ? static_cast<const void*>(data + words) : this->items + (first + P) * D;
-    return {static_cast<const char*>(from), (bytes / 64 + tiles - 1) / tiles};
+    const int64_t bytes = prepared ? words * static_cast<int64_t>(sizeof(T)) : next * D * this->items.element_bytes;
+    const char* const from = prepared ? reinterpret_cast<const char*>(data + words) : this->items.address((first + P) * D);
+    return {from, (bytes / 64 + tiles - 1) / tiles};
   }
 
   __attribute__((noinline)) void log_tile(int64_t t, const Bounds& bounds, int64_t first, int64_t here, int64_t rows_here) {
@@ -353,11 +353,11 @@ struct TopK : TopKTiles<Storage> {
         last += __builtin_popcount(mask);
       }
     }
-    const int64_t bytes = min64(D * static_cast<int64_t>(sizeof(Storage)), 1024);
+    const int64_t bytes = min64(D * this->items.element_bytes, 1024);
     for (int64_t h = hits; h < last; ++h) {
       hit_ids[h] = item_at(first + hit_lanes[h]);
       hit_margins[h] = bounds.refined[hit_slots[h] - t * S];
-      const char* const from = reinterpret_cast<const char*>(this->items + hit_ids[h] * D);
+      const char* const from = this->items.address(hit_ids[h] * D);
       for (int64_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(from + offset);
     }
     hits = last;
@@ -370,19 +370,19 @@ struct TopK : TopKTiles<Storage> {
   }
 
   void refine_fp32() {
+    const float* const table = this->items.in_place();
     for (int64_t h = 0; h < hits; h += 4) {
       __m512 sums[4];
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
         const int64_t at = min64(h + j, hits - 1);
-        const Storage* const item = this->items + hit_ids[at] * D;
-        const float* user;
-        if constexpr (__is_same(Storage, float)) user = this->users + rows[hit_slots[at]].user * D;
-        else user = reinterpret_cast<const float*>(user_rows) + hit_slots[at] * D;
+        const int64_t first = hit_ids[at] * D;
+        const float* const item = table ? table + first : this->items.read(first, D, row_buffer + j * D);
+        const float* const user = user_row(hit_slots[at]);
         sums[j] = _mm512_setzero_ps();
         for (int64_t d = 0; d < D; d += 16) {
           const __mmask16 left = first_lanes(D - d);
-          sums[j] = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(left, user + d), load_widened(left, item + d), sums[j]);
+          sums[j] = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(left, user + d), _mm512_maskz_loadu_ps(left, item + d), sums[j]);
         }
       }
       const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(sums[0], sums[1]), _mm512_unpackhi_ps(sums[0], sums[1]));
@@ -393,7 +393,7 @@ struct TopK : TopKTiles<Storage> {
       _mm_storeu_ps(scores, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
       for (int64_t j = 0; j < min64(4, hits - h); ++j) {
         float score = scores[j];
-        if (this->biases) score += widen(this->biases[hit_ids[h + j]]);
+        if (this->biases) score += this->biases[hit_ids[h + j]];
         add_bounded(hit_slots[h + j], score, hit_margins[h + j], hit_ids[h + j]);
       }
     }
@@ -404,8 +404,9 @@ struct TopK : TopKTiles<Storage> {
 #endif
 
   bool same_item(int64_t a, int64_t b) const {
-    return memcmp(this->items + a * D, this->items + b * D, sizeof(Storage) * static_cast<size_t>(D)) == 0 &&
-           (!this->biases || memcmp(this->biases + a, this->biases + b, sizeof(Storage)) == 0);
+    const size_t bytes = static_cast<size_t>(this->items.element_bytes);
+    return memcmp(this->items.address(a * D), this->items.address(b * D), bytes * static_cast<size_t>(D)) == 0 &&
+           (!this->biases || memcmp(this->biases.address(a), this->biases.address(b), bytes) == 0);
   }
 
   // Tiles of fp64, whose sums are the exact scores: for rows whose candidates no bound can tell apart. A panel of few
@@ -444,10 +445,10 @@ struct TopK : TopKTiles<Storage> {
       for (int64_t i = 0; i < Q; ++i) {
         const bool real = part + i < exact_columns;
         const int64_t id = real ? ids[part + i] : 0;
-        const Storage* const row = this->items + id * D;
+        const T* const row = this->items.read(id * D, D, row_buffer);
         double* const to = exact_panel + part * D + i;
-        for (int64_t d = 0; d < D; ++d) to[d * Q] = real ? static_cast<double>(widen(row[d])) : 0;
-        exact_biases[part + i] = real && this->biases ? static_cast<double>(widen(this->biases[id])) : 0;
+        for (int64_t d = 0; d < D; ++d) to[d * Q] = real ? static_cast<double>(row[d]) : 0;
+        exact_biases[part + i] = real && this->biases ? static_cast<double>(this->biases[id]) : 0;
       }
   }
 
@@ -457,8 +458,8 @@ struct TopK : TopKTiles<Storage> {
     for (int64_t r = 0; r < R; ++r) {
       exact_bounds[r] = r < rows_here ? exact_bound(rows[t * S + r], thresholds[t * S + r], first) : __builtin_inf();
       if (exact_ready[t]) continue;
-      const Storage* const user = r < rows_here ? this->users + rows[t * S + r].user * D : nullptr;
-      for (int64_t d = 0; d < D; ++d) users[d * R + r] = user ? static_cast<double>(widen(user[d])) : 0;
+      const T* const user = r < rows_here ? user_row(t * S + r) : nullptr;
+      for (int64_t d = 0; d < D; ++d) users[d * R + r] = user ? static_cast<double>(user[d]) : 0;
     }
     exact_ready[t] = true;
     for (int64_t part = 0; part < exact_columns; part += Q) {
@@ -516,9 +517,8 @@ inline int64_t item_splits(int64_t B, int64_t N, int64_t K, int64_t D, int64_t t
 }
 
 // 0, or 1 when memory ran out. Excluded ids must be in [0, N), ascending within a row.
-template <class Storage>
-int inner_product_topk(const TopKTables<Storage>& tables, const PreparedItems* prepared, int filter) {
-  typedef typename Accumulator<Storage>::type T;
+template <class T>
+int inner_product_topk(const TopKTables<T>& tables, const PreparedItems* prepared, int filter) {
   const int64_t B = tables.B, N = tables.N, K = tables.K;
   if (B == 0) return 0;
   if (K == 0) {
@@ -549,8 +549,8 @@ int inner_product_topk(const TopKTables<Storage>& tables, const PreparedItems* p
       const int64_t split = chunk / row_chunks, part = chunk % row_chunks;
       const int64_t from = tiles * part / row_chunks * kTileRows, to = min64(B, tiles * (part + 1) / row_chunks * kTileRows);
       if (from >= to) continue;
-      TopK<Storage> search = {};
-      static_cast<TopKTables<Storage>&>(search) = tables;
+      TopK<T> search = {};
+      static_cast<TopKTables<T>&>(search) = tables;
       search.prepared = prepared;
       search.filter = filter;
       search.begin = N * split / splits / kPanelItems<T> * kPanelItems<T>;

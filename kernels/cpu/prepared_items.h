@@ -5,9 +5,8 @@
 
 namespace {
 
-template <class Storage>
+template <class T>
 PreparedItems prepared_layout(int64_t N, int64_t D, bool has_bias, int dtype) {
-  typedef typename Accumulator<Storage>::type T;
   const int64_t panels = (N + kPanelItems<T> - 1) / kPanelItems<T>;
   const auto aligned = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
   PreparedItems head = {};
@@ -27,12 +26,11 @@ PreparedItems prepared_layout(int64_t N, int64_t D, bool has_bias, int dtype) {
 }
 
 // Fills `out` of prepared_layout(…).bytes. `order` is a permutation of the items. False when memory ran out.
-template <class Storage>
-bool prepare_items(const Storage* items, const Storage* biases, const int64_t* order, int64_t N, int64_t D, int dtype,
+template <class T>
+bool prepare_items(WideTable<T> items, WideTable<T> biases, const int64_t* order, int64_t N, int64_t D, int dtype,
                    char* out) {
-  typedef typename Accumulator<Storage>::type T;
   constexpr int P = kPanelItems<T>;
-  const PreparedItems head = prepared_layout<Storage>(N, D, biases != nullptr, dtype);
+  const PreparedItems head = prepared_layout<T>(N, D, static_cast<bool>(biases), dtype);
   memcpy(out, &head, sizeof(head));
   memcpy(out + head.order_at, order, static_cast<size_t>(N) * 8);
   int failed = 0;
@@ -46,9 +44,8 @@ bool prepare_items(const Storage* items, const Storage* biases, const int64_t* o
       T panel_biases[P] = {};
       for (int64_t i = 0; i < count; ++i) {
         const int64_t id = order[p * P + i];
-        widen_row(items + id * D, wide + i * D, D);
-        rows[i] = wide + i * D;
-        if (biases) panel_biases[i] = widen(biases[id]);
+        rows[i] = items.read(id * D, D, wide + i * D);
+        if (biases) panel_biases[i] = biases[id];
       }
       T* const data = head.steps ? reinterpret_cast<T*>(out + head.data_at) + p * head.steps * P : scratch;
       const Panel<T> panel = pack_panel<T>(head.steps ? kInt8 : kWide, rows, count, D, biases ? panel_biases : nullptr, stage, data);

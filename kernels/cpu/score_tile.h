@@ -230,21 +230,8 @@ __attribute__((noinline)) bool int8_tile(const uint32_t* panel, const uint32_t* 
 }
 #endif
 
-#if defined(__AVX512F__)
-inline __m512 load_widened(__mmask16 lanes, const float* from) { return _mm512_maskz_loadu_ps(lanes, from); }
-inline __m512 load_widened(__mmask16 lanes, const BFloat16* from) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, from)), 16));
-}
-inline __m512 load_widened(__mmask16 lanes, const Half* from) {
-  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, from));
-}
-inline __m512 load_widened(__mmask16, const double*) { return _mm512_setzero_ps(); }  // fp64 has no filter of less precision
-#endif
-
 // Sums in index order of the exact products (fp64 tables: of the rounded ones, never fused, on any processor).
 inline double unfused(float, double product) { return product; }
-inline double unfused(BFloat16, double product) { return product; }
-inline double unfused(Half, double product) { return product; }
 inline double unfused(double, double product) {
 #if defined(__x86_64__)
   __asm__("" : "+x"(product));
@@ -256,14 +243,14 @@ inline double unfused(double, double product) {
 
 constexpr int kChains = 16;  // interleaved, because one chain waits for its own additions
 
-template <class Storage>
-inline void exact_inner_products(const double* user, const Storage* const (&rows)[kChains], int64_t D,
+template <class T>
+inline void exact_inner_products(const double* user, const T* const (&rows)[kChains], int64_t D,
                                  double (&sums)[kChains]) {
   typedef Vector<float, 8> V;
   typedef Vector<double, 8> Sums;
   double s[kChains] = {};
   int64_t d = 0;
-  if constexpr (__is_same(Storage, float)) {
+  if constexpr (__is_same(T, float)) {
     typedef Vector<float, 4> Quad;
     Sums totals[2] = {};
     for (; d + 4 <= D; d += 4)
@@ -289,7 +276,7 @@ inline void exact_inner_products(const double* user, const Storage* const (&rows
   for (; d < D; ++d)
 #pragma GCC unroll 16
     for (int j = 0; j < kChains; ++j)
-      s[j] += unfused(rows[j][d], user[d] * static_cast<double>(widen(rows[j][d])));
+      s[j] += unfused(rows[j][d], user[d] * static_cast<double>(rows[j][d]));
   for (int j = 0; j < kChains; ++j) sums[j] = s[j];
 }
 

@@ -43,12 +43,14 @@ struct WideTable {
   void (*widen_elements)(const char* from, T* to, int64_t count);  // null: stored as T
 
   explicit operator bool() const { return data != nullptr; }
-  WideTable from(int64_t at) const { return {data + at * element_bytes, element_bytes, widen_elements}; }
+  // The table itself where it is stored as T, else null.
+  const T* in_place() const { return widen_elements ? nullptr : reinterpret_cast<const T*>(data); }
+  const char* address(int64_t at) const { return data + at * element_bytes; }
+  WideTable from(int64_t at) const { return {address(at), element_bytes, widen_elements}; }
   // `count` elements from `at` on: where they lie, or widened into `buffer`.
   const T* read(int64_t at, int64_t count, T* buffer) const {
-    const char* const begin = data + at * element_bytes;
-    if (!widen_elements) return reinterpret_cast<const T*>(begin);
-    widen_elements(begin, buffer, count);
+    if (!widen_elements) return reinterpret_cast<const T*>(data) + at;
+    widen_elements(address(at), buffer, count);
     return buffer;
   }
   void copy(int64_t at, int64_t count, T* to) const {

@@ -42,12 +42,9 @@ struct Arena {
 };
 
 // A call's arguments: tables, exclusions and outputs.
-template <class Storage>
+template <class T>
 struct TopKTables {
-  typedef typename Accumulator<Storage>::type T;
-  const Storage* users;
-  const Storage* items;
-  const Storage* biases;  // null: none
+  WideTable<T> users, items, biases;
   const int64_t* indptr;  // null: nothing is excluded
   const int64_t* indices;
   T* scores;         // [B, K]
@@ -56,23 +53,23 @@ struct TopKTables {
   int64_t B, N, K, D;
 };
 
-template <class Storage>
-struct TopKRows : TopKTables<Storage> {
-  typedef typename Accumulator<Storage>::type T;
+template <class T>
+struct TopKRows : TopKTables<T> {
   typedef typename OrderKey<T>::type Key;
   static T infinity() { return static_cast<T>(__builtin_inf()); }
-  using TopKTables<Storage>::users;
-  using TopKTables<Storage>::items;
-  using TopKTables<Storage>::biases;
-  using TopKTables<Storage>::indptr;
-  using TopKTables<Storage>::indices;
-  using TopKTables<Storage>::K;
-  using TopKTables<Storage>::D;
+  using TopKTables<T>::users;
+  using TopKTables<T>::items;
+  using TopKTables<T>::biases;
+  using TopKTables<T>::indptr;
+  using TopKTables<T>::indices;
+  using TopKTables<T>::K;
+  using TopKTables<T>::D;
 
   int64_t begin, end;        // the positions that this search looks at
   int64_t ids_from, ids_to;  // and the ids that may stand there
   int64_t capacity;
   double* wide_row;
+  T* row_buffer;  // [kChains, D], for rows that are not stored as T
   Row<T>* rows;
   Candidate<T>* candidates;
   Key* keys;
@@ -82,6 +79,7 @@ struct TopKRows : TopKTables<Storage> {
 
   void lay_out_rows(Arena& arena, int64_t count) {
     arena.take(wide_row, D);
+    arena.take(row_buffer, kChains * D);
     arena.take(rows, count);
     arena.take(keys, capacity);
     arena.take(tied, capacity);
@@ -154,15 +152,15 @@ struct TopKRows : TopKTables<Storage> {
 
   // Exact scores of all candidates; what cannot be ranked goes. Returns how many were computed.
   int64_t rescore(Row<T>& r) {
-    const Storage* const user = users + r.user * D;
-    for (int64_t d = 0; d < D; ++d) wide_row[d] = static_cast<double>(widen(user[d]));
+    const T* const user = users.read(r.user * D, D, row_buffer);
+    for (int64_t d = 0; d < D; ++d) wide_row[d] = static_cast<double>(user[d]);
     Candidate<T>* pending[2][kChains];
     int64_t waiting = 0, flip = 0, ready = 0, computed = 0;
     for (int64_t i = 0; i <= r.count; ++i) {
       if (i < r.count) {
         if (r.found[i].lower == r.found[i].upper) continue;
-        const char* const from = reinterpret_cast<const char*>(items + r.found[i].id * D);
-        const int64_t bytes = min64(D * static_cast<int64_t>(sizeof(Storage)), 512);
+        const char* const from = items.address(r.found[i].id * D);
+        const int64_t bytes = min64(D * items.element_bytes, 512);
         for (int64_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(from + offset);
         pending[flip][waiting++] = &r.found[i];
         ++computed;
@@ -184,12 +182,16 @@ struct TopKRows : TopKTables<Storage> {
 
   void score_batch(Candidate<T>* const* batch, int64_t count) {
     if (count == 0) return;
-    const Storage* sources[kChains];
+    const T* sources[kChains];
     double sums[kChains];
-    for (int64_t j = 0; j < kChains; ++j) sources[j] = items + batch[j < count ? j : 0]->id * D;
+    const T* const table = items.in_place();
+    for (int64_t j = 0; j < kChains; ++j) {
+      const int64_t at = batch[j < count ? j : 0]->id * D;
+      sources[j] = table ? table + at : items.read(at, D, row_buffer + j * D);
+    }
     exact_inner_products(wide_row, sources, D, sums);
     for (int64_t j = 0; j < count; ++j) {
-      const double bias = biases ? static_cast<double>(widen(biases[batch[j]->id])) : 0;
+      const double bias = biases ? static_cast<double>(biases[batch[j]->id]) : 0;
       batch[j]->lower = batch[j]->upper = static_cast<T>(biases ? sums[j] + bias : sums[j]);
     }
   }

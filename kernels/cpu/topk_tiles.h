@@ -5,10 +5,9 @@
 
 namespace {
 
-template <class Storage>
-struct TopKTiles : TopKRows<Storage> {
-  typedef TopKRows<Storage> Rows;
-  typedef typename Rows::T T;
+template <class T>
+struct TopKTiles : TopKRows<T> {
+  typedef TopKRows<T> Rows;
   static constexpr int R = kTileRows, S = kTileSlots<T>, W = kLanes<T>, P = kPanelItems<T>;
   static constexpr bool kQuantises = sizeof(T) == 4;
   using Rows::D;
@@ -23,7 +22,7 @@ struct TopKTiles : TopKRows<Storage> {
   int32_t* byte_sums;
   T* packed_users;  // [tiles][steps][kTileRows] words
   T *panel_data, *stage, *wide_rows, *panel_biases, *tile_scores;
-  T* user_rows;  // widened, where the storage is not T
+  T* user_rows;  // widened, where they are not stored as T
 
   // A tile's view of a panel.
   struct Bounds {
@@ -47,11 +46,16 @@ struct TopKTiles : TopKRows<Storage> {
     arena.take(wide_rows, P * D);
     arena.take(panel_biases, P);
     arena.take(tile_scores, R * P);
-    arena.take(user_rows, __is_same(Storage, T) ? 0 : tiles * S * D);
+    arena.take(user_rows, this->users.in_place() ? 0 : tiles * S * D);
   }
 
   // Where the i-th row of a group stands.
   static int64_t slot_of(int64_t i) { return i / R * S + i % R; }
+
+  const T* user_row(int64_t slot) const {
+    const T* const table = this->users.in_place();
+    return table ? table + rows[slot].user * D : user_rows + slot * D;
+  }
 
   void pack_users(int64_t count, int64_t tiles) {
     const int64_t words = filter_steps(filter, D);
@@ -63,8 +67,8 @@ struct TopKTiles : TopKRows<Storage> {
           for (int64_t w = 0; w < words; ++w) packed[w * R + r] = 0;
           continue;
         }
-        widen_row(this->users + rows[slot].user * D, wide_rows, D);
-        if constexpr (!__is_same(Storage, T)) memcpy(user_rows + slot * D, wide_rows, sizeof(T) * static_cast<size_t>(D));
+        this->users.copy(rows[slot].user * D, D, wide_rows);
+        if (!this->users.in_place()) memcpy(user_rows + slot * D, wide_rows, sizeof(T) * static_cast<size_t>(D));
         norms[slot] = norm_above(square_of(wide_rows, D), D);
         thresholds[slot] = -infinity();
         residuals[slot] = inverse_scales[slot] = 0;
@@ -116,14 +120,8 @@ struct TopKTiles : TopKRows<Storage> {
     const T* pointers[P];
     for (int64_t i = 0; i < count; ++i) {
       const int64_t id = place(i);
-      const Storage* const row = this->items + id * D;
-      if constexpr (__is_same(Storage, T)) {
-        pointers[i] = row;
-      } else {
-        widen_row(row, wide_rows + i * D, D);
-        pointers[i] = wide_rows + i * D;
-      }
-      if (this->biases) panel_biases[i] = widen(this->biases[id]);
+      pointers[i] = this->items.read(id * D, D, wide_rows + i * D);
+      if (this->biases) panel_biases[i] = this->biases[id];
     }
     for (int64_t i = this->biases ? count : P; i < P; ++i) panel_biases[i] = 0;
     return pack_panel(filter, pointers, count, D, this->biases ? panel_biases : nullptr, stage, out);
