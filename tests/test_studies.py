@@ -121,6 +121,37 @@ def test_what_is_finished_is_not_run_again(data, tmp_path, monkeypatch):
     assert trained == ["ftd-4", "teacher", "base-4", "ftd-4"], "what is missing, seed by seed"
 
 
+@pytest.mark.parametrize(
+    "study, methods, missing",
+    [
+        ("topology", "base,ftd,rrd", "ftd-20"),
+        ("ranking", "student,rrd,ir-rrd", "student"),
+        ("heterogeneous", "student,rrd-cml,hetcomp", "rrd-cml"),
+        ("methods", "rrd,cd", "citeulike/rrd"),
+    ],
+)
+def test_what_is_finished_is_reported_before_anything_is_trained(
+    study, methods, missing, data, tmp_path, monkeypatch
+):
+    arguments = (study, "--epochs=2", "--seeds=[0]", f"--methods=[{methods}]")
+    arguments += {"topology": ("--widths=[20]",), "methods": ("--datasets=[citeulike]",)}.get(study, ())
+    text = reproduce(data, tmp_path, *arguments)
+    whole = int(re.search(r"(\d+) of \1 models are trained", text)[1])
+    shutil.rmtree(tmp_path / missing)
+    for page in ("report.md", "report.html"):
+        (tmp_path / page).unlink()
+
+    def stopped(*args, **kwargs):
+        raise ValueError("stopped")
+
+    monkeypatch.setattr(runner, "fit", stopped)
+    command = ["reproduce", *arguments, f"--data={data}", f"--out={tmp_path}", "--progress=false"]
+    assert main(command) == 1
+    text = (tmp_path / "report.md").read_text()
+    assert f"{whole - 1} of {whole} models are trained" in text
+    assert (tmp_path / "report.html").is_file()
+
+
 def test_other_settings_need_another_folder(data, tmp_path, capsys):
     reproduce(data, tmp_path, "topology", "--epochs=2", "--widths=[4]", "--methods=[base]")
     command = ["reproduce", "topology", "--epochs=3", "--widths=[4]", f"--data={data}", f"--out={tmp_path}"]

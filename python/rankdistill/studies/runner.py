@@ -151,28 +151,40 @@ class Runner:
     ) -> Results:
         """Every entry under every seed, one seed after another; `report` is called now and then, and at the end.
 
-        Several processes may do this in one folder side by side: each trains what no other one trains, and waits for the rest.
+        What is finished already is read first, and reported before anything is trained. Several processes may do this in
+        one folder side by side: each trains what no other one trains, and waits for the rest.
         """
         work = [(entry, seed) for seed in chosen for entry in self.plan.entries]
         done: dict[tuple[str, int], tuple[Outcome, seeds.Values]] = {}
-        started = reported = time.monotonic()
         trained, elsewhere = 0, set()
+
+        def take(number: int, entry: Entry, seed: int) -> bool:
+            at, folder = f"{number} of {len(work)}", self.folder(entry.name, seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with alone_in(folder, "reproduce", "model"):
+                    done[entry.name, seed] = self.one(entry, seed, at)
+                return True
+            except AtWork:
+                if (entry.name, seed) not in elsewhere:
+                    logger.info("model %s, %s, seed %d: another process trains it", at, entry.label, seed)
+                    elsewhere.add((entry.name, seed))
+                return False
+
+        for number, (entry, seed) in enumerate(work, start=1):
+            if (self.folder(entry.name, seed) / OUTCOME).is_file():
+                take(number, entry, seed)
+        if 0 < len(done) < len(work):
+            report(self.results(work, done))
+        started = reported = time.monotonic()
         while len(done) < len(work):
             before_round = len(done)
             for number, (entry, seed) in enumerate(work, start=1):
                 lacks_teachers = any((name, seed) not in done for name in entry.teachers)
                 if (entry.name, seed) in done or lacks_teachers:
                     continue
-                before, at = time.monotonic(), f"{number} of {len(work)}"
-                folder = self.folder(entry.name, seed)
-                folder.mkdir(parents=True, exist_ok=True)
-                try:
-                    with alone_in(folder, "reproduce", "model"):
-                        done[entry.name, seed] = self.one(entry, seed, at)
-                except AtWork:
-                    if (entry.name, seed) not in elsewhere:
-                        logger.info("model %s, %s, seed %d: another process trains it", at, entry.label, seed)
-                        elsewhere.add((entry.name, seed))
+                before = time.monotonic()
+                if not take(number, entry, seed):
                     continue
                 if time.monotonic() - before > 1:
                     trained += 1
