@@ -122,7 +122,7 @@ def test_what_is_finished_is_not_run_again(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "study, methods, missing",
+    ("study", "methods", "missing"),
     [
         ("topology", "base,ftd,rrd", "ftd-20"),
         ("ranking", "student,rrd,ir-rrd", "student"),
