@@ -243,8 +243,11 @@ struct InnerProductRank {
     if (count == 0) return;
     const T* rows[kChains];
     double sums[kChains] = {};
-    for (int64_t j = 0; j < kChains; ++j)
-      rows[j] = j < count ? items.read(ids[j] * D, D, row_buffer + j * D) : rows[0];
+    const T* const table = items.in_place();
+    for (int64_t j = 0; j < kChains; ++j) {
+      const int64_t at = ids[j < count ? j : 0] * D;
+      rows[j] = table ? table + at : items.read(at, D, row_buffer + j * D);
+    }
     for (int64_t d = 0; d < D; ++d)
 #pragma GCC unroll 8
       for (int j = 0; j < kChains; ++j)
