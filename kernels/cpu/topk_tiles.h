@@ -52,6 +52,7 @@ struct TopKTiles : TopKRows<T> {
   // Where the i-th row of a group stands.
   static int64_t slot_of(int64_t i) { return i / R * S + i % R; }
 
+  // The user in a slot, as T.
   const T* user_row(int64_t slot) const {
     const T* const table = this->users.in_place();
     return table ? table + rows[slot].user * D : user_rows + slot * D;
