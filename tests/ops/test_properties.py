@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
+from rankdistill import ops
 from rankdistill.ops.registration import CHOICES
 from tests.case import Case, Sample, randn, widened
 from tests.cases import CASES
@@ -182,3 +184,14 @@ def test_the_best_backend_serves_the_cpu(op):
     pytest.importorskip("rankdistill._native", reason="no compiled CPU module")
     _ = CASES[op].module
     assert CHOICES[op, "CPU"].backend == CASES[op].backends[0].lower()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_tables_of_no_columns_and_lists_of_no_scores(dtype):
+    """Their address is null, however they are stored: every score is 0."""
+    users, items = torch.zeros(3, 0, dtype=dtype), torch.zeros(50, 0, dtype=dtype)
+    assert ops.inner_product_topk(users, items, 4).indices.tolist() == [[0, 1, 2, 3]] * 3
+    assert ops.inner_product_rank(users, items, torch.tensor([[0], [7], [49]])).tolist() == [[0], [7], [49]]
+    assert ops.catalogue_log_mass(users, items).tolist() == pytest.approx([math.log(50)] * 3, rel=1e-6)
+    empty, tail = torch.zeros(3, 0, dtype=dtype), torch.ones(3, 5, dtype=dtype)
+    assert ops.plackett_luce(empty, tail).tolist() == [0.0] * 3 == ops.plackett_luce(empty, empty).tolist()
