@@ -307,6 +307,15 @@ def huber_samples(dtype):
     yield Sample("far from the origin", (teacher + 300, student + 40))
     yield Sample("all rows coincide", (teacher, student[:1].expand(20, 3).clone()))
     yield Sample("an outlier", (teacher, torch.cat([student[:-1], 50 * student[:1]])))
+    teacher, student = tables(dtype, 299, 33, 10, 41)
+    yield Sample("float32 products", (teacher, student))
+    near = student.double() + 1e-4 * randn(299, 10, seed=43, dtype=torch.float64)
+    near = torch.where((torch.arange(299) % 20 == 0)[:, None], near.roll(1, 0), student.double()).to(dtype)
+    yield Sample("float32 products, some rows near each other", (teacher, near))
+    yield Sample("float32 products, some of the teacher's", (near, teacher))
+    centres = student[torch.arange(299) % 5].double()
+    near = (centres + 1e-3 * randn(299, 10, seed=44, dtype=torch.float64)).to(dtype)
+    yield Sample("float32 products, many rows near each other", (teacher, near))
 
 
 def pair_oracle(teacher, student):
@@ -336,6 +345,8 @@ def angle_samples(dtype):
             yield Sample(name, (*tables(dtype, *sizes), None))
     teacher, student = tables(dtype, 110, 6, 3, 50)
     yield Sample("a few anchors", (teacher, student, torch.tensor([3, 109, 3])))
+    teacher, student = tables(dtype, 211, 33, 10, 51)
+    yield Sample("float32 products", (teacher, student, torch.tensor([1, 2, 210])))
     yield Sample("no anchors", (teacher, student, torch.zeros(0, dtype=torch.int64)))
 
 

@@ -5,17 +5,35 @@
 
 namespace {
 
-double loss(const PairTableViews& tables, const double* teacher_norms, const double* student_norms, int64_t B,
-            double* block_sums, double* slopes, double* mean_slopes, double* scratch) {
-  const PairTables x = {tables.teacher, tables.teacher_width, tables.student, tables.student_width};
-  return pair_distance_huber(x, {teacher_norms, student_norms}, B, block_sums, slopes, mean_slopes, scratch);
+template <class T>
+DistanceTables<T> tables(const PairDistanceViews& x, const DistanceRows<T>& teacher, const DistanceRows<T>& student) {
+  return {{teacher.rows, teacher.width, student.rows, student.width},
+          teacher.norms,
+          student.norms,
+          {x.teacher.rows, x.teacher.width, x.student.rows, x.student.width}};
 }
 
-int64_t scratch_size(int64_t teacher_width, int64_t student_width) {
-  return pair_scratch(teacher_width, student_width, 2) + 2 * kPairBlock;
+DistanceTables<float> in_fp32(const PairDistanceViews& x) { return tables(x, x.single_teacher, x.single_student); }
+DistanceTables<double> in_fp64(const PairDistanceViews& x) { return tables(x, x.teacher, x.student); }
+
+static_assert(kPairColumns<float> <= kPairPadding, "tiles read the norms of columns past the last row");
+
+double loss(const PairDistanceViews& x, int64_t B, double* block_sums, double* slopes, double* mean_slopes,
+            double* scratch) {
+  double value = 0;
+  if (x.single_teacher.rows == nullptr ||
+      !pair_distance_huber(in_fp32(x), B, block_sums, slopes, mean_slopes, scratch, &value))
+    pair_distance_huber(in_fp64(x), B, block_sums, slopes, mean_slopes, scratch, &value);
+  return value;
 }
 
-int64_t block_sums_size(int64_t B) { return 4 * pair_blocks(B); }
+int64_t scratch_size(const PairDistanceViews& x) {
+  const int64_t single = x.single_teacher.rows == nullptr ? 0 : distance_scratch(in_fp32(x));
+  const int64_t full = distance_scratch(in_fp64(x));
+  return single > full ? single : full;
+}
+
+int64_t block_sums_size(int64_t B) { return 5 * pair_blocks(B); }
 
 }  // namespace
 

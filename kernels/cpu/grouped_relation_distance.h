@@ -8,21 +8,21 @@ namespace {
 template <bool PositiveOnly>
 struct SquaredDifference {
   double loss = 0;
-  void operator()(const PairTile& tile) {
-    double sums[kPairColumns] = {};
+  void operator()(const PairTile<double>& tile) {
+    double sums[kPairColumns<double>] = {};
     for (int64_t r = 0; r < kPairRows; ++r) {
-      const double* const t = tile.teacher + r * kPairColumns;
-      const double* const s = tile.student + r * kPairColumns;
-      double* const weight = tile.weights[0] + r * kPairColumns;
+      const double* const t = tile.teacher + r * kPairColumns<double>;
+      const double* const s = tile.student + r * kPairColumns<double>;
+      double* const weight = tile.weights[0] + r * kPairColumns<double>;
       const double counts = r < tile.rows ? 1 : 0;
-      for (int c = 0; c < kPairColumns; ++c) {  // a column past the last is zero in both
+      for (int c = 0; c < kPairColumns<double>; ++c) {  // a column past the last is zero in both
         double difference = counts * (s[c] - t[c]);
         if (PositiveOnly) difference = t[c] > 0 ? difference : 0;
         sums[c] += difference * difference;
         weight[c] = 4 * difference;  // every pair is met from both ends
       }
     }
-    for (int c = 0; c < kPairColumns; ++c) loss += sums[c];
+    for (int c = 0; c < kPairColumns<double>; ++c) loss += sums[c];
   }
 };
 
@@ -38,9 +38,9 @@ inline int64_t group_of(const int64_t* first_block, int64_t n_groups, int64_t bl
 }
 
 template <bool PositiveOnly, int Weights>
-void swept_groups(const PairTables& x, const int64_t* bounds, const int64_t* first_block, int64_t n_groups,
+void swept_groups(const PairTables<double>& x, const int64_t* bounds, const int64_t* first_block, int64_t n_groups,
                   double* block_losses, double* slopes, double* scratch) {
-  const int64_t stride = pair_scratch(x.teacher_width, x.student_width, 1);
+  const int64_t stride = pair_scratch<double>(x.teacher_width, x.student_width, 1);
   const int64_t work = kPairBlock * (x.teacher_width + 2 * x.student_width);
   parallel_chunks(first_block[n_groups], 1 + 65536 / (work + 1), [=](int64_t begin, int64_t end, int thread) {
     double* const own = scratch + thread * stride;
@@ -60,8 +60,8 @@ void swept_groups(const PairTables& x, const int64_t* bounds, const int64_t* fir
 }
 
 // bounds [n_groups, 2] are each group's rows, first_block [n_groups + 1] the first block of kPairBlock rows of each.
-// slopes may be null; rows of no group are left as they are. scratch: pair_scratch(..., 1) for each thread.
-double grouped_relation_distance(const PairTables& x, const int64_t* bounds, const int64_t* first_block,
+// slopes may be null; rows of no group are left as they are. scratch: pair_scratch<double>(..., 1) for each thread.
+double grouped_relation_distance(const PairTables<double>& x, const int64_t* bounds, const int64_t* first_block,
                                  int64_t n_groups, bool positive_only, double* block_losses, double* slopes,
                                  double* scratch) {
   if (positive_only && slopes) swept_groups<true, 1>(x, bounds, first_block, n_groups, block_losses, slopes, scratch);

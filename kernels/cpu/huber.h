@@ -1,13 +1,20 @@
-// Huber's function with its bend at 1, and its derivative.
+// Huber's function with its bend at 1, and its derivative: of fp64 numbers, and of vectors V of T.
 #pragma once
+#include "kernels/cpu/simd.h"
 
 namespace {
 
-inline double huber(double x) {
-  const double size = __builtin_fabs(x);
-  return size < 1 ? 0.5 * x * x : size - 0.5;  // NaN stays NaN
+template <class V, class T>
+inline V huber_slope(V x) {
+  const V one = splat<V>(T(1));
+  const V below = x > one ? one : x;
+  return below < -one ? -one : below;  // NaN stays NaN
 }
 
-inline double huber_slope(double x) { return x > 1 ? 1 : x < -1 ? -1 : x; }
+// From its derivative: x * x / 2 up to the bend, |x| - 1/2 beyond.
+template <class V, class T>
+inline V huber(V x, V slope) {
+  return slope * (x - slope * splat<V>(T(0.5)));
+}
 
 }  // namespace

@@ -6,110 +6,184 @@
 
 namespace {
 
-// Below this share of the squared norms a squared distance has lost digits and is summed again from differences.
-constexpr double kCancelled = 1e-4;
+// Rows as the tiles multiply them, in T, and exactly, for pairs of which a distance cancels in T.
+template <class T>
+struct DistanceTables {
+  PairTables<T> tiles;
+  const T* teacher_norms;  // squared lengths of the rows, then kPairColumns zeros
+  const T* student_norms;
+  PairTables<double> exact;  // widths padded to 8
+};
 
-inline double squared_distance(const double* x, const double* y, int64_t width) {
-  PairVector sum = {};
-  for (int64_t d = 0; d < width; d += kPairLanes) {
-    const PairVector difference = load<PairVector>(x + d) - load<PairVector>(y + d);
+// A squared distance of at most this share of both squared lengths has lost digits in inner products.
+template <class T>
+constexpr T kCancelled = sizeof(T) == sizeof(double) ? T(1e-4) : T(1) / 64;
+
+// Columns after which sums in T are added to sums in fp64.
+template <class T>
+constexpr int64_t kPairSpan = sizeof(T) == sizeof(double) ? int64_t(1) << 62 : 512;
+
+inline double distance(const double* x, const double* y, int64_t width) {
+  typedef Vector<double, kLanes<double>> V;
+  V sum = {};
+  for (int64_t d = 0; d < width; d += kLanes<double>) {
+    const V difference = load<V>(x + d) - load<V>(y + d);
     sum += difference * difference;
   }
-  return sum_lanes<double, kPairLanes>(sum);
+  return __builtin_sqrt(sum_lanes<double, kLanes<double>>(sum));
 }
 
-// distances[kPairTile] from inner products; entries past the tile's rows and columns are 0.
-inline void tile_distances(const PairTile& tile, const double* products, const double* table, int64_t width,
-                           const double* norms, double* distances) {
+// distances[kPairTile] from inner products; entries past the tile's rows and columns are 0. Whether one cancelled.
+template <class T>
+inline bool tile_distances(const PairTile<T>& tile, const T* products, const T* norms, T* distances) {
+  int cancelled = 0;
   for (int64_t r = 0; r < kPairRows; ++r) {
-    double* const out = distances + r * kPairColumns;
-    if (r >= tile.rows) {
-      for (int c = 0; c < kPairColumns; ++c) out[c] = 0;
-      continue;
+    T* const out = distances + r * kPairColumns<T>;
+    const T* const row = products + r * kPairColumns<T>;
+    const T norm = norms[tile.row + (r < tile.rows ? r : 0)];
+    for (int c = 0; c < kPairColumns<T>; ++c) {
+      const T both = norm + norms[tile.column + c], square = both - 2 * row[c];
+      cancelled |= square <= kCancelled<T> * both;
+      out[c] = __builtin_sqrt(square);
     }
-    const double norm = norms[tile.row + r];
-    bool cancelled = false;
-    for (int64_t c = 0; c < tile.columns; ++c) {
-      const double both = norm + norms[tile.column + c];
-      const double square = both - 2 * products[r * kPairColumns + c];
-      cancelled |= square < kCancelled * both;
-      out[c] = __builtin_sqrt(square > 0 ? square : square != square ? square : 0);
-    }
-    for (int64_t c = tile.columns; c < kPairColumns; ++c) out[c] = 0;
-    if (!cancelled) continue;
-    for (int64_t c = 0; c < tile.columns; ++c)
-      if (out[c] * out[c] < kCancelled * (norm + norms[tile.column + c]))
-        out[c] = __builtin_sqrt(
-            squared_distance(table + (tile.row + r) * width, table + (tile.column + c) * width, width));
+    for (int64_t c = r < tile.rows ? tile.columns : 0; c < kPairColumns<T>; ++c) out[c] = 0;
   }
+  return cancelled;
 }
 
-struct DistanceSums { double teacher, teacher_count, student, student_count; };
+// pair(i, j, teacher's distance, student's), in fp64 from differences, for every pair of the tile of which one of both
+// cancelled. In the tile such pairs become 0, which adds nothing to any sum.
+template <class T, class Pair>
+inline void take_cancelled(const DistanceTables<T>& x, const PairTile<T>& tile, T* teacher, T* student,
+                           const Pair& pair) {
+  for (int64_t r = 0; r < tile.rows; ++r)
+    for (int64_t c = 0; c < tile.columns; ++c) {
+      const int64_t at = r * kPairColumns<T> + c, i = tile.row + r, j = tile.column + c;
+      const T t = x.teacher_norms[i] + x.teacher_norms[j], s = x.student_norms[i] + x.student_norms[j];
+      if (!(t - 2 * tile.teacher[at] <= kCancelled<T> * t || s - 2 * tile.student[at] <= kCancelled<T> * s)) continue;
+      teacher[at] = student[at] = 0;
+      if (i == j) continue;
+      const int64_t t_width = x.exact.teacher_width, s_width = x.exact.student_width;
+      pair(i, j, distance(x.exact.teacher + i * t_width, x.exact.teacher + j * t_width, t_width),
+           distance(x.exact.student + i * s_width, x.exact.student + j * s_width, s_width));
+    }
+}
 
-struct PairNorms { const double* teacher; const double* student; };
+struct DistanceSums {
+  double teacher, teacher_count, student, student_count;
+  double cancelled;  // pairs
+};
 
 // Of the pairs i < j.
+template <class T>
 struct SummedDistances {
-  const PairTables& x;
-  const PairNorms& norms;
-  DistanceSums sums = {0, 0, 0, 0};
-  void operator()(const PairTile& tile) {
-    double distances[kPairTile];
-    tile_distances(tile, tile.teacher, x.teacher, x.teacher_width, norms.teacher, distances);
-    add(tile, distances, &sums.teacher, &sums.teacher_count);
-    tile_distances(tile, tile.student, x.student, x.student_width, norms.student, distances);
-    add(tile, distances, &sums.student, &sums.student_count);
+  const DistanceTables<T>& x;
+  DistanceSums sums = {0, 0, 0, 0, 0};
+  void operator()(const PairTile<T>& tile) {
+    T teacher[kPairTile<T>], student[kPairTile<T>];
+    const bool lost = tile_distances(tile, tile.teacher, x.teacher_norms, teacher);
+    if (tile_distances(tile, tile.student, x.student_norms, student) || lost)
+      take_cancelled(x, tile, teacher, student, [&](int64_t i, int64_t j, double t, double s) {
+        if (j < i) return;
+        sums.teacher += t;
+        sums.teacher_count += t != 0;
+        sums.student += s;
+        sums.student_count += s != 0;
+        sums.cancelled += 1;
+      });
+    add(tile, teacher, &sums.teacher, &sums.teacher_count);
+    add(tile, student, &sums.student, &sums.student_count);
   }
-  static void add(const PairTile& tile, const double* distances, double* sum, double* count) {
-    for (int64_t r = 0; r < tile.rows; ++r) {
-      double row = 0, positive = 0;
-      for (int64_t c = 0; c < kPairColumns; ++c) {
-        const double d = tile.column + c > tile.row + r ? distances[r * kPairColumns + c] : 0;
-        row += d;
-        positive += d != 0 ? 1 : 0;
+  static void add(const PairTile<T>& tile, const T* distances, double* sum, double* count) {
+    T total[kPairColumns<T>] = {}, positive[kPairColumns<T>] = {};
+    for (int64_t r = 0; r < tile.rows; ++r)
+      for (int c = 0; c < kPairColumns<T>; ++c) {
+        const T d = tile.column + c > tile.row + r ? distances[r * kPairColumns<T> + c] : 0;
+        total[c] += d;
+        positive[c] += d != 0 ? T(1) : T(0);
       }
-      *sum += row;
-      *count += positive;
+    for (int c = 0; c < kPairColumns<T>; ++c) {
+      *sum += total[c];
+      *count += positive[c];
     }
   }
 };
 
-template <bool Slopes>
+// What a block's rows gather: sums of the weights, and of the student's rows weighted by them, of both weights.
+struct BlockSums {
+  double* totals[2];    // [kPairBlock]
+  double* weighted[2];  // [kPairBlock][exact student_width]
+};
+
+template <class T, bool Slopes>
 struct HuberOfDistances {
-  const PairTables& x;
-  const PairNorms& norms;
-  double teacher_scale, student_scale;      // 1 / mean, 0 where every distance is 0
-  double* totals[2];                        // [kPairBlock] sums of each weight
+  typedef Vector<T, kLanes<T>> V;
+  const DistanceTables<T>& x;
+  double teacher_scale, student_scale;  // 1 / mean, 0 where every distance is 0
   int64_t first_row;
-  double loss = 0, moment = 0;              // sum of huber, and of its derivative times the student's distance
-  void operator()(const PairTile& tile) {
-    double teacher[kPairTile], student[kPairTile];
-    tile_distances(tile, tile.teacher, x.teacher, x.teacher_width, norms.teacher, teacher);
-    tile_distances(tile, tile.student, x.student, x.student_width, norms.student, student);
+  BlockSums sums;
+  T* lanes[2];                  // [kPairBlock][kLanes] sums of each weight in the span
+  double loss = 0, moment = 0;  // sum of huber, and of its derivative times the student's distance
+
+  void operator()(const PairTile<T>& tile) {
+    T teacher[kPairTile<T>], student[kPairTile<T>];
+    const bool lost = tile_distances(tile, tile.teacher, x.teacher_norms, teacher);
+    if (tile_distances(tile, tile.student, x.student_norms, student) || lost)
+      take_cancelled(x, tile, teacher, student,
+                     [this](int64_t i, int64_t j, double t, double s) { add_pair(i, j, t, s); });
+    const V zero = {}, one = splat<V>(T(1));
+    const V by_teacher = splat<V>(static_cast<T>(teacher_scale)), by_student = splat<V>(static_cast<T>(student_scale));
+    V losses = {}, moments = {};
     for (int64_t r = 0; r < kPairRows; ++r) {
-      double losses[kPairColumns], moments[kPairColumns];
-      double* const bend = tile.weights[0] + r * kPairColumns;
-      double* const mean = tile.weights[1] + r * kPairColumns;
-      for (int c = 0; c < kPairColumns; ++c) {
-        const double d = student[r * kPairColumns + c];
-        const double difference = d * student_scale - teacher[r * kPairColumns + c] * teacher_scale;
-        losses[c] = huber(difference);
-        const double slope = huber_slope(difference);
-        moments[c] = slope * d;
-        const double inverse = d > 0 ? 1 / d : 0;
-        bend[c] = slope * inverse;
-        mean[c] = inverse;
+      V bends = {}, means = {};
+      for (int64_t at = r * kPairColumns<T>; at < (r + 1) * kPairColumns<T>; at += kLanes<T>) {
+        const V d = load<V>(student + at), difference = d * by_student - load<V>(teacher + at) * by_teacher;
+        const V slope = huber_slope<V, T>(difference);
+        losses += huber<V, T>(difference, slope);
+        moments += slope * d;
+        if (!Slopes) continue;
+        const V inverse = d > zero ? one / d : zero, bend = slope * inverse;
+        store(tile.weights[0] + at, bend);
+        store(tile.weights[1] + at, inverse);
+        bends += bend;
+        means += inverse;
       }
-      double bends = 0, means = 0;
-      for (int c = 0; c < kPairColumns; ++c) {
-        loss += losses[c];
-        moment += moments[c];
-        bends += bend[c];
-        means += mean[c];
-      }
-      if (Slopes && r < tile.rows) {
-        totals[0][tile.row + r - first_row] += bends;
-        totals[1][tile.row + r - first_row] += means;
+      if (!Slopes) continue;
+      const int64_t row = (tile.row - first_row + r) * kLanes<T>;
+      store(lanes[0] + row, load<V>(lanes[0] + row) + bends);
+      store(lanes[1] + row, load<V>(lanes[1] + row) + means);
+    }
+    loss += sum_lanes<T, kLanes<T>>(losses);
+    moment += sum_lanes<T, kLanes<T>>(moments);
+  }
+
+  void add_pair(int64_t i, int64_t j, double teacher, double student) {
+    const double difference = student * student_scale - teacher * teacher_scale;
+    const double slope = difference > 1 ? 1 : difference < -1 ? -1 : difference;
+    loss += slope * (difference - slope / 2);
+    moment += slope * student;
+    if (!Slopes || student == 0) return;
+    const int64_t width = x.exact.student_width;
+    const double weights[2] = {slope / student, 1 / student};
+    const double* const own = x.exact.student + i * width;
+    const double* const other = x.exact.student + j * width;
+    for (int w = 0; w < 2; ++w) {
+      double* const out = sums.weighted[w] + (i - first_row) * width;
+      for (int64_t d = 0; d < width; ++d) out[d] -= weights[w] * (own[d] - other[d]);
+    }
+  }
+
+  // A span's sums in T go to those in fp64.
+  void end_span(int64_t rows, const T* scratch) {
+    const int64_t width = x.exact.student_width;
+    for (int w = 0; w < 2; ++w) {
+      const T* const weighted = weighted_sums(x.tiles, scratch, w);
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int lane = 0; lane < kLanes<T>; ++lane) {
+          sums.totals[w][r] += lanes[w][r * kLanes<T> + lane];
+          lanes[w][r * kLanes<T> + lane] = 0;
+        }
+        for (int64_t d = 0; d < width; ++d) sums.weighted[w][r * width + d] += weighted[r * x.tiles.student_width + d];
       }
     }
   }
@@ -117,33 +191,82 @@ struct HuberOfDistances {
 
 inline int64_t pair_blocks(int64_t B) { return (B + kPairBlock - 1) / kPairBlock; }
 
+// fp64 numbers of scratch that one thread needs: BlockSums, then what the tiles need.
+inline int64_t gathered_size(int64_t exact_width) { return 2 * kPairBlock * (exact_width + 1); }
+
+template <class T>
+inline int64_t distance_scratch(int64_t teacher_width, int64_t student_width, int64_t exact_width) {
+  const int64_t tiles = pair_scratch<T>(teacher_width, student_width, 2) + 2 * kPairBlock * kLanes<T>;
+  return gathered_size(exact_width) + (tiles * static_cast<int64_t>(sizeof(T)) + 7) / 8;
+}
+
+template <class T>
+inline int64_t distance_scratch(const DistanceTables<T>& x) {
+  return distance_scratch<T>(x.tiles.teacher_width, x.tiles.student_width, x.exact.student_width);
+}
+
 // The reciprocal of a mean over `count` distances; 0 where there is none, NaN where one is NaN.
 inline double reciprocal_mean(double sum, double count) { return sum == 0 ? 0 : count / sum; }
 
-template <bool Slopes>
-double swept_distances(const PairTables& x, const PairNorms& norms, int64_t B, const DistanceSums& sums,
-                       double* block_sums, double* slopes, double* mean_slopes, double* scratch) {
+// block_sums: 5 * pair_blocks(B).
+template <class T>
+DistanceSums summed_distances(const DistanceTables<T>& x, int64_t B, double* block_sums, double* scratch) {
+  const int64_t stride = distance_scratch(x);
+  parallel_chunks(pair_blocks(B), 1, [=](int64_t begin, int64_t end, int thread) {
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      // Pairs i < j: a block has the less to do the later it comes, so early and late ones alternate.
+      const int64_t block = chunk % 2 ? pair_blocks(B) - 1 - chunk / 2 : chunk / 2;
+      const int64_t row = block * kPairBlock, rows = B - row < kPairBlock ? B - row : kPairBlock;
+      SummedDistances<T> point = {x};
+      sweep_pairs<0>(x.tiles, row, rows, row, B, reinterpret_cast<T*>(scratch + thread * stride), point);
+      memcpy(block_sums + 5 * block, &point.sums, sizeof(DistanceSums));
+    }
+  });
+  DistanceSums sums = {0, 0, 0, 0, 0};
+  for (int64_t block = 0; block < pair_blocks(B); ++block) {
+    const double* const from = block_sums + 5 * block;
+    sums.teacher += from[0];
+    sums.teacher_count += from[1];
+    sums.student += from[2];
+    sums.student_count += from[3];
+    sums.cancelled += from[4];
+  }
+  return sums;
+}
+
+template <class T, bool Slopes>
+double swept_distances(const DistanceTables<T>& x, int64_t B, const DistanceSums& sums, double* block_sums,
+                       double* slopes, double* mean_slopes, double* scratch) {
   const double teacher_scale = reciprocal_mean(sums.teacher, sums.teacher_count);
   const double student_scale = reciprocal_mean(sums.student, sums.student_count);
-  const int64_t stride = pair_scratch(x.teacher_width, x.student_width, 2) + 2 * kPairBlock;
+  const int64_t stride = distance_scratch(x), width = x.exact.student_width;
   parallel_chunks(pair_blocks(B), 1, [=](int64_t begin, int64_t end, int thread) {
-    double* const totals = scratch + thread * stride;
-    double* const own = totals + 2 * kPairBlock;
+    double* const own = scratch + thread * stride;
+    const BlockSums gathered = {{own, own + kPairBlock},
+                                {own + 2 * kPairBlock, own + (2 + width) * kPairBlock}};
+    T* const lanes = reinterpret_cast<T*>(own + gathered_size(width));
+    T* const tiles = lanes + 2 * kPairBlock * kLanes<T>;
     for (int64_t block = begin; block < end; ++block) {
       const int64_t row = block * kPairBlock, rows = B - row < kPairBlock ? B - row : kPairBlock;
-      for (int64_t i = 0; i < 2 * kPairBlock; ++i) totals[i] = 0;
-      HuberOfDistances<Slopes> point = {x, norms, teacher_scale, student_scale, {totals, totals + kPairBlock}, row};
-      sweep_pairs<Slopes ? 2 : 0>(x, row, rows, 0, B, own, point);
+      for (int64_t i = 0; i < gathered_size(width); ++i) own[i] = 0;
+      for (int64_t i = 0; i < 2 * kPairBlock * kLanes<T>; ++i) lanes[i] = 0;
+      HuberOfDistances<T, Slopes> point = {
+          x, teacher_scale, student_scale, row, gathered, {lanes, lanes + kPairBlock * kLanes<T>}};
+      for (int64_t begin_span = 0; begin_span < B;) {
+        const int64_t end_span = B - begin_span > kPairSpan<T> ? begin_span + kPairSpan<T> : B;
+        sweep_pairs<Slopes ? 2 : 0>(x.tiles, row, rows, begin_span, end_span, tiles, point);
+        if (Slopes) point.end_span(rows, tiles);
+        begin_span = end_span;
+      }
       block_sums[2 * block] = point.loss;
       block_sums[2 * block + 1] = point.moment;
       if (!Slopes) continue;
       for (int w = 0; w < 2; ++w) {
-        double* const out = (w ? mean_slopes : slopes) + row * x.student_width;
-        const double* const weighted = weighted_sums(x, own, w);
+        double* const out = (w ? mean_slopes : slopes) + row * width;
         for (int64_t r = 0; r < rows; ++r)
-          for (int64_t d = 0; d < x.student_width; ++d)
-            out[r * x.student_width + d] = totals[w * kPairBlock + r] * x.student[(row + r) * x.student_width + d] -
-                                           weighted[r * x.student_width + d];
+          for (int64_t d = 0; d < width; ++d)
+            out[r * width + d] = gathered.totals[w][r] * x.exact.student[(row + r) * width + d] -
+                                 gathered.weighted[w][r * width + d];
       }
     }
   });
@@ -156,39 +279,24 @@ double swept_distances(const PairTables& x, const PairNorms& norms, int64_t B, c
     // By the distances, 2 huber'/mean; by the mean, which is itself one over the distances, the rest.
     const double direct = 2 * student_scale;
     const double through_mean = sums.student == 0 ? 0 : moment * student_scale * student_scale / sums.student_count;
-    for (int64_t i = 0; i < B * x.student_width; ++i) slopes[i] = direct * slopes[i] - through_mean * mean_slopes[i];
+    for (int64_t i = 0; i < B * width; ++i) slopes[i] = direct * slopes[i] - through_mean * mean_slopes[i];
   }
   return loss;
 }
 
-// norms are the rows' squared lengths. block_sums: 4 * pair_blocks(B). slopes and mean_slopes [B, student_width] are
-// null where no gradient is wanted. scratch: pair_scratch(..., 2) + 2 * kPairBlock for each thread.
-double pair_distance_huber(const PairTables& x, const PairNorms& norms, int64_t B, double* block_sums, double* slopes,
-                           double* mean_slopes, double* scratch) {
-  const int64_t stride = pair_scratch(x.teacher_width, x.student_width, 2) + 2 * kPairBlock;
-  parallel_chunks(pair_blocks(B), 1, [=](int64_t begin, int64_t end, int thread) {
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
-      // Pairs i < j: a block has the less to do the later it comes, so early and late ones alternate.
-      const int64_t block = chunk % 2 ? pair_blocks(B) - 1 - chunk / 2 : chunk / 2;
-      const int64_t row = block * kPairBlock, rows = B - row < kPairBlock ? B - row : kPairBlock;
-      SummedDistances point = {x, norms};
-      sweep_pairs<0>(x, row, rows, row, B, scratch + thread * stride, point);
-      double* const out = block_sums + 4 * block;
-      out[0] = point.sums.teacher;
-      out[1] = point.sums.teacher_count;
-      out[2] = point.sums.student;
-      out[3] = point.sums.student_count;
-    }
-  });
-  DistanceSums sums = {0, 0, 0, 0};
-  for (int64_t block = 0; block < pair_blocks(B); ++block) {
-    sums.teacher += block_sums[4 * block];
-    sums.teacher_count += block_sums[4 * block + 1];
-    sums.student += block_sums[4 * block + 2];
-    sums.student_count += block_sums[4 * block + 3];
-  }
-  if (slopes != nullptr) return swept_distances<true>(x, norms, B, sums, block_sums, slopes, mean_slopes, scratch);
-  return swept_distances<false>(x, norms, B, sums, block_sums, slopes, mean_slopes, scratch);
+// A share of pairs that cancel above which working them out one by one costs more than fp64 throughout.
+constexpr double kManyCancelled = 1.0 / 32;
+
+// block_sums: 5 * pair_blocks(B). slopes and mean_slopes [B, exact student_width] are null where no gradient is wanted.
+// scratch: distance_scratch for each thread. False, and no loss, where T is not fp64 and too many distances cancel.
+template <class T>
+bool pair_distance_huber(const DistanceTables<T>& x, int64_t B, double* block_sums, double* slopes,
+                         double* mean_slopes, double* scratch, double* loss) {
+  const DistanceSums sums = summed_distances(x, B, block_sums, scratch);
+  if (sizeof(T) < sizeof(double) && sums.cancelled > kManyCancelled * (0.5 * B * (B - 1))) return false;
+  *loss = slopes ? swept_distances<T, true>(x, B, sums, block_sums, slopes, mean_slopes, scratch)
+                 : swept_distances<T, false>(x, B, sums, block_sums, slopes, mean_slopes, scratch);
+  return true;
 }
 
 }  // namespace

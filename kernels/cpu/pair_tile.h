@@ -1,9 +1,9 @@
 // Tiles of two relations at once: inner products between rows of a teacher's table and between rows of a student's,
 // a function of both, and the sum of the student's rows weighted by it. Nothing of size B x B leaves the tile.
 //
-// Everything is fp64 (DESIGN.md RE-3). Rows are contiguous and their widths are padded with zeros to whole vectors of
-// any instruction set. A block of rows is swept by the thread that owns it, against all columns in order, so the
-// bits do not depend on the number of threads.
+// T is the precision of products and weights (DESIGN.md RE-3). Rows are contiguous and a student's width is padded with
+// zeros to whole vectors of any instruction set. A block of rows is swept by the thread that owns it, against all
+// columns in order, so the bits do not depend on the number of threads.
 #pragma once
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/simd.h"
@@ -16,101 +16,105 @@ constexpr int kPairRows = 12;
 #else
 constexpr int kPairRows = 6;
 #endif
-constexpr int kPairLanes = kLanes<double>;
-constexpr int kPairColumns = 2 * kPairLanes;
-constexpr int kPairTile = kPairRows * kPairColumns;
+template <class T>
+constexpr int kPairColumns = 2 * kLanes<T>;
+template <class T>
+constexpr int kPairTile = kPairRows * kPairColumns<T>;
 // Rows of a block, whose vectors stay in the second-level cache while columns pass by; a multiple of kPairRows.
 constexpr int64_t kPairBlock = 96;
-constexpr int64_t kPairPadding = 8;  // widths are multiples of it
 
-typedef Vector<double, kPairLanes> PairVector;
-
+template <class T>
 struct PairTables {
-  const double* teacher;
+  const T* teacher;
   int64_t teacher_width;
-  const double* student;
+  const T* student;
   int64_t student_width;
 };
 
-// fp64 numbers of scratch that one thread needs for `Weights` weighted sums.
+// Numbers T of scratch that one thread needs for `Weights` weighted sums.
+template <class T>
 inline int64_t pair_scratch(int64_t teacher_width, int64_t student_width, int weights) {
-  return (teacher_width + student_width) * kPairColumns + weights * kPairBlock * student_width;
+  return (teacher_width + student_width) * kPairColumns<T> + weights * kPairBlock * student_width;
 }
 
 // panel [width][kPairColumns] from `count` rows; the other columns are zero.
-inline void pack_columns(const double* rows, int64_t count, int64_t width, double* panel) {
-  for (int64_t c = 0; c < kPairColumns; ++c)
-    for (int64_t d = 0; d < width; ++d) panel[d * kPairColumns + c] = c < count ? rows[c * width + d] : 0;
+template <class T>
+inline void pack_columns(const T* rows, int64_t count, int64_t width, T* panel) {
+  for (int64_t c = 0; c < kPairColumns<T>; ++c)
+    for (int64_t d = 0; d < width; ++d) panel[d * kPairColumns<T> + c] = c < count ? rows[c * width + d] : 0;
 }
 
 // tile[r][c] += sum over d of rows[r][d] * panel[d][c]; rows lie `stride` apart, a row past `count` repeats the last.
-inline void tile_products(const double* rows, int64_t stride, int64_t count, const double* panel, int64_t width,
-                          double* tile) {
-  PairVector sums[kPairRows][2] = {};
-  const double* row[kPairRows];
+template <class T>
+inline void tile_products(const T* rows, int64_t stride, int64_t count, const T* panel, int64_t width, T* tile) {
+  typedef Vector<T, kLanes<T>> V;
+  V sums[kPairRows][2] = {};
+  const T* row[kPairRows];
   for (int r = 0; r < kPairRows; ++r) row[r] = rows + (r < count ? r : count - 1) * stride;
   for (int64_t d = 0; d < width; ++d) {
-    const PairVector low = load<PairVector>(panel), high = load<PairVector>(panel + kPairLanes);
-    panel += kPairColumns;
+    const V low = load<V>(panel), high = load<V>(panel + kLanes<T>);
+    panel += kPairColumns<T>;
 #pragma GCC unroll 12
     for (int r = 0; r < kPairRows; ++r) {
-      const PairVector x = splat<PairVector>(row[r][d]);
+      const V x = splat<V>(row[r][d]);
       sums[r][0] += x * low;
       sums[r][1] += x * high;
     }
   }
   for (int r = 0; r < kPairRows; ++r) {
-    store(tile + r * kPairColumns, sums[r][0]);
-    store(tile + r * kPairColumns + kPairLanes, sums[r][1]);
+    store(tile + r * kPairColumns<T>, sums[r][0]);
+    store(tile + r * kPairColumns<T> + kLanes<T>, sums[r][1]);
   }
 }
 
-template <int Vectors>
-inline void add_weighted(const double* weights, const double* columns, int64_t count, int64_t width, double* sums) {
-  PairVector total[kPairRows][Vectors];
+template <int Vectors, class T>
+inline void add_weighted(const T* weights, const T* columns, int64_t count, int64_t width, T* sums) {
+  typedef Vector<T, kLanes<T>> V;
+  V total[kPairRows][Vectors];
   for (int r = 0; r < kPairRows; ++r)
-    for (int v = 0; v < Vectors; ++v) total[r][v] = load<PairVector>(sums + r * width + v * kPairLanes);
+    for (int v = 0; v < Vectors; ++v) total[r][v] = load<V>(sums + r * width + v * kLanes<T>);
   for (int64_t c = 0; c < count; ++c) {
-    PairVector column[Vectors];
-    for (int v = 0; v < Vectors; ++v) column[v] = load<PairVector>(columns + c * width + v * kPairLanes);
+    V column[Vectors];
+    for (int v = 0; v < Vectors; ++v) column[v] = load<V>(columns + c * width + v * kLanes<T>);
 #pragma GCC unroll 12
     for (int r = 0; r < kPairRows; ++r) {
-      const PairVector weight = splat<PairVector>(weights[r * kPairColumns + c]);
+      const V weight = splat<V>(weights[r * kPairColumns<T> + c]);
       for (int v = 0; v < Vectors; ++v) total[r][v] += weight * column[v];
     }
   }
   for (int r = 0; r < kPairRows; ++r)
-    for (int v = 0; v < Vectors; ++v) store(sums + r * width + v * kPairLanes, total[r][v]);
+    for (int v = 0; v < Vectors; ++v) store(sums + r * width + v * kLanes<T>, total[r][v]);
 }
 
 // sums[r] += sum over c < count of weights[r][c] * columns[c], rows of `width` numbers.
-inline void add_weighted_columns(const double* weights, const double* columns, int64_t count, int64_t width,
-                                 double* sums) {
+template <class T>
+inline void add_weighted_columns(const T* weights, const T* columns, int64_t count, int64_t width, T* sums) {
   int64_t d = 0;
-  for (; d + 2 * kPairLanes <= width; d += 2 * kPairLanes) add_weighted<2>(weights, columns + d, count, width, sums + d);
-  for (; d < width; d += kPairLanes) add_weighted<1>(weights, columns + d, count, width, sums + d);
+  for (; d + 2 * kLanes<T> <= width; d += 2 * kLanes<T>) add_weighted<2>(weights, columns + d, count, width, sums + d);
+  for (; d < width; d += kLanes<T>) add_weighted<1>(weights, columns + d, count, width, sums + d);
 }
 
 // One tile as a point function sees it. Entries past `rows` or `columns` must get weights of 0.
+template <class T>
 struct PairTile {
   int64_t row, rows, column, columns;  // the first of each, and how many are real
-  const double* teacher;               // [kPairRows][kPairColumns] inner products
-  const double* student;
-  double* weights[2];
+  const T* teacher;                    // [kPairRows][kPairColumns] inner products
+  const T* student;
+  T* weights[2];
 };
 
 // point(tile) for every tile of rows [row, row + rows) against columns [begin, end); rows <= kPairBlock.
 // sums[w][r] = sum over columns j of weights[w][r][j] * student row j is left behind the panels: `weighted_sums`.
-template <int Weights, class Point>
-inline void sweep_pairs(const PairTables& x, int64_t row, int64_t rows, int64_t begin, int64_t end, double* scratch,
+template <int Weights, class T, class Point>
+inline void sweep_pairs(const PairTables<T>& x, int64_t row, int64_t rows, int64_t begin, int64_t end, T* scratch,
                         Point& point) {
-  double* const teacher_panel = scratch;
-  double* const student_panel = teacher_panel + x.teacher_width * kPairColumns;
-  double* const sums = student_panel + x.student_width * kPairColumns;
+  T* const teacher_panel = scratch;
+  T* const student_panel = teacher_panel + x.teacher_width * kPairColumns<T>;
+  T* const sums = student_panel + x.student_width * kPairColumns<T>;
   for (int64_t i = 0; i < Weights * kPairBlock * x.student_width; ++i) sums[i] = 0;
-  double teacher[kPairTile], student[kPairTile], weights[2][kPairTile];
-  for (int64_t j = begin; j < end; j += kPairColumns) {
-    const int64_t columns = end - j < kPairColumns ? end - j : kPairColumns;
+  T teacher[kPairTile<T>], student[kPairTile<T>], weights[2][kPairTile<T>];
+  for (int64_t j = begin; j < end; j += kPairColumns<T>) {
+    const int64_t columns = end - j < kPairColumns<T> ? end - j : kPairColumns<T>;
     pack_columns(x.teacher + j * x.teacher_width, columns, x.teacher_width, teacher_panel);
     pack_columns(x.student + j * x.student_width, columns, x.student_width, student_panel);
     for (int64_t i = 0; i < rows; i += kPairRows) {
@@ -119,7 +123,7 @@ inline void sweep_pairs(const PairTables& x, int64_t row, int64_t rows, int64_t 
                     teacher);
       tile_products(x.student + (row + i) * x.student_width, x.student_width, count, student_panel, x.student_width,
                     student);
-      const PairTile tile = {row + i, count, j, columns, teacher, student, {weights[0], weights[1]}};
+      const PairTile<T> tile = {row + i, count, j, columns, teacher, student, {weights[0], weights[1]}};
       point(tile);
       for (int w = 0; w < Weights; ++w)
         add_weighted_columns(weights[w], x.student + j * x.student_width, columns, x.student_width,
@@ -129,8 +133,9 @@ inline void sweep_pairs(const PairTables& x, int64_t row, int64_t rows, int64_t 
 }
 
 // The sums of weight `w` that sweep_pairs left: [kPairBlock][student_width].
-inline const double* weighted_sums(const PairTables& x, const double* scratch, int w) {
-  return scratch + (x.teacher_width + x.student_width) * kPairColumns + w * kPairBlock * x.student_width;
+template <class T>
+inline const T* weighted_sums(const PairTables<T>& x, const T* scratch, int w) {
+  return scratch + (x.teacher_width + x.student_width) * kPairColumns<T> + w * kPairBlock * x.student_width;
 }
 
 }  // namespace

@@ -6,50 +6,59 @@
 
 namespace {
 
+template <class T>
 struct HuberOfCosines {
+  typedef Vector<T, kLanes<T>> V;
   double loss = 0;
-  void operator()(const PairTile& tile) {
-    double sums[kPairColumns] = {};
+  void operator()(const PairTile<T>& tile) {
+    V sum = {};
     for (int64_t r = 0; r < kPairRows; ++r) {
-      const double counts = r < tile.rows ? 1 : 0;
-      for (int c = 0; c < kPairColumns; ++c) {  // a column past the last is zero in both
-        const int64_t at = r * kPairColumns + c;
-        const double difference = counts * (tile.student[at] - tile.teacher[at]);
-        sums[c] += huber(difference);
-        tile.weights[0][at] = 2 * huber_slope(difference);  // every pair is met from both ends
+      const V counts = splat<V>(r < tile.rows ? T(1) : T(0));
+      for (int64_t at = r * kPairColumns<T>; at < (r + 1) * kPairColumns<T>; at += kLanes<T>) {
+        // A column past the last is zero in both.
+        const V difference = counts * (load<V>(tile.student + at) - load<V>(tile.teacher + at));
+        const V slope = huber_slope<V, T>(difference);
+        sum += huber<V, T>(difference, slope);
+        store(tile.weights[0] + at, slope + slope);  // every pair is met from both ends
       }
     }
-    for (int c = 0; c < kPairColumns; ++c) loss += sums[c];
+    loss += sum_lanes<T, kLanes<T>>(sum);
   }
 };
 
-// unit[i] = (x_i - x_a) / |x_i - x_a|, zeros where they coincide; returns 1 / the distance, or 0.
-inline double unit_difference(const double* row, const double* anchor, int64_t width, double* unit) {
-  double square = 0;
-  for (int64_t d = 0; d < width; ++d) {
-    unit[d] = row[d] - anchor[d];
-    square += unit[d] * unit[d];
+// unit[i] = (x_i - x_a) / |x_i - x_a|, zeros where they coincide; returns 1 / the distance, or 0. width is of whole
+// vectors.
+template <class T>
+inline double unit_difference(const double* row, const double* anchor, int64_t width, T* unit) {
+  typedef Vector<double, kLanes<double>> V;
+  V squares = {};
+  for (int64_t d = 0; d < width; d += kLanes<double>) {
+    const V difference = load<V>(row + d) - load<V>(anchor + d);
+    squares += difference * difference;
   }
+  const double square = sum_lanes<double, kLanes<double>>(squares);
   const double inverse = square == 0 ? 0 : 1 / __builtin_sqrt(square);
-  for (int64_t d = 0; d < width; ++d) unit[d] *= inverse;
+  for (int64_t d = 0; d < width; ++d) unit[d] = static_cast<T>((row[d] - anchor[d]) * inverse);
   return inverse;
 }
 
+template <class T>
 struct AngleSpace {
-  double* teacher;       // [B, teacher_width] unit differences
-  double* student;       // [B, student_width]
   double* inverses;      // [B] of the student's distances to the anchor
   double* grads;         // [B, student_width]
   double* block_losses;  // one per block
-  double* scratch;       // pair_scratch(..., 1) for each thread
+  T* teacher;            // [B, teacher_width] unit differences
+  T* student;            // [B, student_width]
+  T* scratch;            // pair_scratch(..., 1) for each thread
 };
 
-// anchors [n_anchors] are rows. slopes [B, student_width] is null or zeroed.
-double triplet_angle_huber(const PairTables& x, int64_t B, const int64_t* anchors, int64_t n_anchors, double* slopes,
-                           const AngleSpace& space) {
-  const int64_t width = x.student_width, stride = pair_scratch(x.teacher_width, width, 1);
+// Rows of x have widths padded to 16. anchors [n_anchors] are rows. slopes [B, student_width] is null or zeroed.
+template <class T>
+double triplet_angle_huber(const PairTables<double>& x, int64_t B, const int64_t* anchors, int64_t n_anchors,
+                           double* slopes, const AngleSpace<T>& space) {
+  const int64_t width = x.student_width, stride = pair_scratch<T>(x.teacher_width, width, 1);
   const int64_t blocks = (B + kPairBlock - 1) / kPairBlock;
-  const PairTables units = {space.teacher, x.teacher_width, space.student, width};
+  const PairTables<T> units = {space.teacher, x.teacher_width, space.student, width};
   double loss = 0;
   for (int64_t n = 0; n < n_anchors; ++n) {
     const int64_t anchor = anchors[n];
@@ -62,20 +71,20 @@ double triplet_angle_huber(const PairTables& x, int64_t B, const int64_t* anchor
       }
     });
     parallel_chunks(blocks, 1, [=](int64_t begin, int64_t end, int thread) {
-      double* const own = space.scratch + thread * stride;
+      T* const own = space.scratch + thread * stride;
       for (int64_t block = begin; block < end; ++block) {
         const int64_t row = block * kPairBlock, rows = B - row < kPairBlock ? B - row : kPairBlock;
-        HuberOfCosines point;
+        HuberOfCosines<T> point;
         if (slopes == nullptr) {
           sweep_pairs<0>(units, row, rows, 0, B, own, point);
         } else {
           sweep_pairs<1>(units, row, rows, 0, B, own, point);
-          const double* const sums = weighted_sums(units, own, 0);
+          const T* const sums = weighted_sums(units, own, 0);
           for (int64_t r = 0; r < rows; ++r) {
             // Through the normalisation: (grad - unit (unit . grad)) / distance.
-            const double* const unit = space.student + (row + r) * width;
+            const T* const unit = space.student + (row + r) * width;
             double along = 0;
-            for (int64_t d = 0; d < width; ++d) along += unit[d] * sums[r * width + d];
+            for (int64_t d = 0; d < width; ++d) along += static_cast<double>(unit[d]) * sums[r * width + d];
             for (int64_t d = 0; d < width; ++d)
               space.grads[(row + r) * width + d] =
                   space.inverses[row + r] * (sums[r * width + d] - along * unit[d]);

@@ -282,9 +282,8 @@ def pair_distance_huber(
     teacher_width: int,
     student: int,
     student_width: int,
-    teacher_norms: int,
-    student_norms: int,
     B: int,
+    single: bool,
     slopes: int,
     /,
 ) -> float: ...
@@ -296,6 +295,7 @@ def triplet_angle_huber(
     B: int,
     anchors: int,
     n_anchors: int,
+    single: bool,
     slopes: int,
     /,
 ) -> float: ...

@@ -71,22 +71,42 @@ def test_a_second_derivative_is_refused(name):
         grad.sum().backward()
 
 
+def teacher_and_near_student(B, exponent, rotated):
+    teacher = randn(B, 64, seed=1)
+    noise = 10**-exponent * randn(B, 64, seed=2, dtype=DOUBLE)
+    rotation = torch.eye(64, dtype=DOUBLE)
+    if rotated:
+        rotation = torch.linalg.qr(randn(64, 64, seed=3, dtype=DOUBLE))[0]
+    return teacher, (teacher.double() @ rotation + noise).float()
+
+
 @pytest.mark.parametrize("exponent", [1, 2, 3, 4])
 @pytest.mark.parametrize("rotated", [False, True])
 def test_the_value_keeps_its_digits_where_the_student_is_nearly_the_teacher(exponent, rotated):
     """At a size where sums in float32 have none left."""
-    teacher = randn(2000, 64, seed=1)
-    noise = 10**-exponent * randn(2000, 64, seed=2, dtype=DOUBLE)
-    rotation = (
-        torch.linalg.qr(randn(64, 64, seed=3, dtype=DOUBLE))[0] if rotated else torch.eye(64, dtype=DOUBLE)
-    )
-    student = (teacher.double() @ rotation + noise).float()
+    teacher, student = teacher_and_near_student(2000, exponent, rotated)
     cos = lambda x: torch.nn.functional.normalize(x.double()) @ torch.nn.functional.normalize(x.double()).t()
     expected = (cos(teacher) - cos(student)).square().sum().item()
     found = relation_distance(teacher, student).item()
     assert abs(found - expected) <= 5e-6 * expected + 1e-12 * 2000**2
     alone = grouped_relation_distance(teacher, student, torch.zeros(2000, dtype=torch.int64)).item()
     assert abs(alone - expected) <= 5e-6 * expected + 1e-12 * 2000**2
+
+
+@pytest.mark.parametrize("B", [256, 2000])
+@pytest.mark.parametrize("exponent", [1, 2, 3, 4])
+@pytest.mark.parametrize("rotated", [False, True])
+def test_distances_in_float32_keep_the_value_where_the_student_is_nearly_the_teacher(B, exponent, rotated):
+    teacher, student = teacher_and_near_student(B, exponent, rotated)
+    expected = pair_distance_huber(teacher.double(), student.double()).item()
+    assert abs(pair_distance_huber(teacher, student).item() - expected) <= 5e-6 * expected + 1e-12 * B**2
+
+
+@pytest.mark.parametrize("exponent", [1, 2, 3, 4])
+def test_angles_in_float32_keep_the_value_where_the_student_is_nearly_the_teacher(exponent):
+    teacher, student = teacher_and_near_student(64, exponent, rotated=True)
+    expected = triplet_angle_huber(teacher.double(), student.double()).item()
+    assert abs(triplet_angle_huber(teacher, student).item() - expected) <= 5e-6 * expected + 1e-12 * 64**3
 
 
 def test_large_groups_go_by_gram_matrices_and_agree_with_tiles(monkeypatch):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.ops.native import _native, accumulator_dtype, address, native_or
-from rankdistill.ops.pair_tables import centred, padded
+from rankdistill.ops.pair_tables import centred, in_single, padded
 from rankdistill.ops.registration import call, implement
 from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes, wants_slopes
 from rankdistill.ops.triton_kernels import triton_or
@@ -23,10 +23,10 @@ def forward_native(teacher, student, with_slopes):
     t = padded(centred(teacher)[0])
     s, scale = centred(student)
     s = padded(s)
-    norms = [x.square().sum(1) for x in (t, s)]
     slopes = torch.empty((B if with_slopes else 0, s.shape[1]), dtype=torch.float64)
     loss = _native.pair_distance_huber(
-        address(t), t.shape[1], address(s), s.shape[1], *map(address, norms), B, address(slopes) if with_slopes else 0
+        address(t), t.shape[1], address(s), s.shape[1], B, in_single(student.dtype, B * B),
+        address(slopes) if with_slopes else 0,
     )  # fmt: skip
     return torch.tensor(loss, dtype=wide), (slopes[:, :D] / scale).to(wide)
 

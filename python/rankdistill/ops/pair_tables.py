@@ -5,13 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PADDING = 8  # kernels/cpu/pair_tile.h
+# Numbers in a vector of any instruction set, kernels/cpu/pair_tile.h.
+DOUBLES, SINGLES = 8, 16
+
+# Pairs of rows from which float32 products leave a sum within its budget (DESIGN.md, RE-3).
+PAIRS_IN_SINGLE = 65536
 
 
-def padded(x: Tensor) -> Tensor:
-    """[B, D] as contiguous float64 [B, D'], D' the next multiple of 8; x itself where it is that already."""
+def in_single(dtype: torch.dtype, n_pairs: int) -> bool:
+    """Whether a sum over so many pairs of a student's rows takes its products in float32."""
+    return dtype != torch.float64 and n_pairs >= PAIRS_IN_SINGLE
+
+
+def padded(x: Tensor, multiple: int = DOUBLES) -> Tensor:
+    """[B, D] as contiguous float64 [B, D'], D' the next multiple; x itself where it is that already."""
     x = x.double()
-    missing = -x.shape[1] % PADDING
+    missing = -x.shape[1] % multiple
     return torch.nn.functional.pad(x, (0, missing)) if missing else x.contiguous()
 
 

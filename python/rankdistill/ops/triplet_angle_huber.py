@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.native import _native, accumulator_dtype, address, native_or
-from rankdistill.ops.pair_tables import centred, padded
+from rankdistill.ops.pair_tables import DOUBLES, SINGLES, centred, in_single, padded
 from rankdistill.ops.registration import call, implement
 from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes, wants_slopes
 from rankdistill.ops.triton_kernels import triton_or
@@ -30,12 +30,13 @@ def forward_native(teacher, student, anchors, with_slopes):
     wide = accumulator_dtype(student.dtype)
     B, D = student.shape
     anchors = checked_anchors(student, anchors)
+    single = in_single(student.dtype, len(anchors) * B * B)
     t = padded(centred(teacher)[0])
     s, scale = centred(student)
-    s = padded(s)
+    s = padded(s, SINGLES if single else DOUBLES)
     slopes = torch.zeros((B if with_slopes else 0, s.shape[1]), dtype=torch.float64)
     loss = _native.triplet_angle_huber(
-        address(t), t.shape[1], address(s), s.shape[1], B, address(anchors), len(anchors),
+        address(t), t.shape[1], address(s), s.shape[1], B, address(anchors), len(anchors), single,
         address(slopes) if with_slopes else 0,
     )  # fmt: skip
     return torch.tensor(loss, dtype=wide), (slopes[:, :D] / scale).to(wide)
