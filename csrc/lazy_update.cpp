@@ -1,7 +1,5 @@
 #include "csrc/lazy_update.h"
 
-#include <stdexcept>
-
 #include "csrc/bind.h"
 #include "csrc/dtypes.h"
 #include "csrc/isa.h"
@@ -10,12 +8,6 @@
 RANKDISTILL_DECLARE(LazyUpdateTable, lazy_update_table)
 
 namespace py = pybind11;
-
-static int checked_float(int code) {
-  if (code != static_cast<int>(DType::f32) && code != static_cast<int>(DType::f64))
-    throw std::invalid_argument("lazy_update: expected dtype code 0 or 1; got " + std::to_string(code));
-  return code;
-}
 
 void bind_lazy_update(py::module_& m) {
   typedef py::call_guard<py::gil_scoped_release> Unlocked;

@@ -18,6 +18,7 @@ def routed_samples(dtype):
         "plain": (7, 3, 5, 4, 6),
         "one expert": (4, 1, 3, 2, 5),
         "more experts than rows": (3, 9, 2, 4, 3),
+        "whole vectors and a rest": (9, 4, 37, 5, 6),
         "B = 0": (0, 3, 2, 4, 3),
         "B = 1": (1, 2, 3, 1, 1),
     }.items():
@@ -73,5 +74,5 @@ ROUTED_EXPERTS = Case(
     overload_calls=routed_calls,
     differentiable=(0, 1, 2, 3, 4, 5),
     grad_budget=lambda dtype, grad: (unit(dtype, 1e-4, 1e-11) + storage_rounding(dtype)) * (1 + grad.abs()),
-    backends=("FUSED", "REFERENCE"),
+    backends=("NATIVE", "FUSED", "REFERENCE"),
 )

@@ -299,6 +299,30 @@ def triplet_angle_huber(
     slopes: int,
     /,
 ) -> float: ...
+def weighted_layer(
+    dtype: int,
+    layer: int,
+    bias: int,
+    shares: int,
+    weighted: int,
+    rows: int,
+    M: int,
+    H: int,
+    /,
+) -> None: ...
+def weighted_layer_backward(
+    dtype: int,
+    slopes: int,
+    layer: int,
+    shares: int,
+    weighted: int,
+    grad_shares: int,
+    grad_bias: int,
+    rows: int,
+    M: int,
+    H: int,
+    /,
+) -> None: ...
 def catalogue_block_items() -> int: ...
 def catalogue_log_mass_forward(
     dtype: int,

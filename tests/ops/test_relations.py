@@ -109,6 +109,38 @@ def test_angles_in_float32_keep_the_value_where_the_student_is_nearly_the_teache
     assert abs(triplet_angle_huber(teacher, student).item() - expected) <= 5e-6 * expected + 1e-12 * 64**3
 
 
+def value_and_gradient(loss, teacher, student):
+    student = student.clone().requires_grad_()
+    value = loss(teacher, student)
+    value.backward()
+    return value.item(), student.grad.double()
+
+
+@pytest.mark.parametrize("sizes", [(256, 200, 20), (1000, 64, 8), (2900, 64, 8), (2900, 20, 2)])
+@pytest.mark.parametrize("scale", [0.01, 1, 100])
+def test_gradients_of_distances_in_float32_are_as_exact_as_what_they_sum(sizes, scale):
+    B, D_t, D_s = sizes
+    teacher, student = randn(B, D_t, seed=1), scale * randn(B, D_s, seed=2)
+    value, grad = value_and_gradient(pair_distance_huber, teacher, student)
+    expected, wanted = value_and_gradient(pair_distance_huber, teacher.double(), student.double())
+    assert abs(value - expected) <= 5e-6 * expected
+    terms = 2 * B / torch.pdist(student.double()).mean()
+    assert ((grad - wanted).abs() <= 1e-5 * (1 + wanted.abs()) + 1e-7 * terms).all()
+
+
+@pytest.mark.parametrize("sizes", [(64, 200, 20), (128, 20, 3), (300, 20, 8)])
+@pytest.mark.parametrize("scale", [0.01, 1, 100])
+def test_gradients_of_angles_in_float32_are_as_exact_as_what_they_sum(sizes, scale):
+    B, D_t, D_s = sizes
+    teacher, student = randn(B, D_t, seed=1), scale * randn(B, D_s, seed=2)
+    value, grad = value_and_gradient(triplet_angle_huber, teacher, student)
+    expected, wanted = value_and_gradient(triplet_angle_huber, teacher.double(), student.double())
+    assert abs(value - expected) <= 5e-6 * expected
+    distances = torch.cdist(student.double(), student.double()).fill_diagonal_(torch.inf)
+    terms = 2 * B * (1 / distances).sum(1, keepdim=True)
+    assert ((grad - wanted).abs() <= 1e-5 * (1 + wanted.abs()) + 1e-7 * terms).all()
+
+
 def test_large_groups_go_by_gram_matrices_and_agree_with_tiles(monkeypatch):
     teacher, student = randn(300, 6, seed=1), randn(300, 4, seed=2)
     groups = randint(0, 12, (300,), seed=3).clamp(max=8)  # the last is large

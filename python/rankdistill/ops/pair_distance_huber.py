@@ -64,9 +64,10 @@ def pair_distance_huber(teacher: Tensor, student: Tensor) -> Tensor:
         A scalar, float32 (float64 for a float64 student).
 
     Contract:
-        Distances and sums in float64; a distance that cancels in the inner products is worked out from differences.
+        Products in float32 from 256 rows on, unless the student is float64 or more than one pair in 32 cancels in them; else
+        in float64, as sums are. A distance that cancels in the inner products is worked out from differences, in float64.
         Coincident rows have distance 0 and gradient 0. A non-finite row makes the loss NaN. The same bits for any
-        number of threads. (Triton: tf32x3 products, float64 for float64 rows.)
+        number of threads. (Triton: float64.)
 
     Raises:
         TypeError, ValueError: wrong dtypes, shapes or devices.
