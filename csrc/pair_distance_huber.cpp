@@ -53,9 +53,11 @@ void bind_pair_distance_huber(py::module_& m) {
                                  {}};
           if (single) x.single_teacher = single_teacher.view(), x.single_student = single_student.view();
           std::vector<double> sums(table.block_sums_size(B));
+          std::vector<double> panels(table.panels_size(x, B));
           std::vector<double> scratch(max_threads() * table.scratch_size(x));
           std::vector<double> mean_slopes(slopes ? B * student_width : 0);
-          return table.loss(x, B, sums.data(), pointer<double>(slopes), mean_slopes.data(), scratch.data());
+          return table.loss(x, B, sums.data(), pointer<double>(slopes), mean_slopes.data(), panels.data(),
+                            scratch.data());
         },
         py::call_guard<py::gil_scoped_release>());
 }

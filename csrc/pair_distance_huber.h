@@ -18,8 +18,9 @@ constexpr int64_t kPairPadding = 32;
 
 struct PairDistanceHuberTable {
   double (*loss)(const PairDistanceViews& x, int64_t B, double* block_sums, double* slopes, double* mean_slopes,
-                 double* scratch);
-  // fp64 numbers of scratch space that one thread needs.
+                 double* panels, double* scratch);
+  // In fp64 numbers: panels, and the scratch space that one thread needs.
+  int64_t (*panels_size)(const PairDistanceViews& x, int64_t B);
   int64_t (*scratch_size)(const PairDistanceViews& x);
   int64_t (*block_sums_size)(int64_t B);
 };

@@ -19,11 +19,11 @@ DistanceTables<double> in_fp64(const PairDistanceViews& x) { return tables(x, x.
 static_assert(kPairColumns<float> <= kPairPadding, "tiles read the norms of columns past the last row");
 
 double loss(const PairDistanceViews& x, int64_t B, double* block_sums, double* slopes, double* mean_slopes,
-            double* scratch) {
+            double* panels, double* scratch) {
   double value = 0;
   if (x.single_teacher.rows == nullptr ||
-      !pair_distance_huber(in_fp32(x), B, block_sums, slopes, mean_slopes, scratch, &value))
-    pair_distance_huber(in_fp64(x), B, block_sums, slopes, mean_slopes, scratch, &value);
+      !pair_distance_huber(in_fp32(x), B, block_sums, slopes, mean_slopes, panels, scratch, &value))
+    pair_distance_huber(in_fp64(x), B, block_sums, slopes, mean_slopes, panels, scratch, &value);
   return value;
 }
 
@@ -33,12 +33,19 @@ int64_t scratch_size(const PairDistanceViews& x) {
   return single > full ? single : full;
 }
 
+int64_t panels_size(const PairDistanceViews& x, int64_t B) {
+  const int64_t full = panels_size<double>(B, x.teacher.width + x.student.width);
+  const int64_t single = panels_size<float>(B, x.single_teacher.width + x.single_student.width);
+  return single > full ? single : full;
+}
+
 int64_t block_sums_size(int64_t B) { return 5 * pair_blocks(B); }
 
 }  // namespace
 
 extern "C" const PairDistanceHuberTable RANKDISTILL_TABLE(pair_distance_huber_table) = {
     loss,
+    panels_size,
     scratch_size,
     block_sums_size,
 };

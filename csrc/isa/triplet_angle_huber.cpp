@@ -8,6 +8,7 @@ namespace {
 // Enough for either precision.
 int64_t space_size(int64_t B, int64_t teacher_width, int64_t student_width, int64_t threads) {
   return B * (teacher_width + 2 * student_width + 1) + (B + kPairBlock - 1) / kPairBlock +
+         panels_size<float>(B, teacher_width + student_width) +
          threads * pair_scratch<float>(teacher_width, student_width, 1);
 }
 
@@ -21,7 +22,9 @@ double loss_in(const PairTableViews& tables, int64_t B, const int64_t* anchors, 
   parts.block_losses = parts.grads + B * x.student_width;
   parts.teacher = reinterpret_cast<T*>(parts.block_losses + (B + kPairBlock - 1) / kPairBlock);
   parts.student = parts.teacher + B * x.teacher_width;
-  parts.scratch = parts.student + B * x.student_width;
+  parts.teacher_panels = parts.student + B * x.student_width;
+  parts.student_panels = parts.teacher_panels + panels_size<T>(B, x.teacher_width);
+  parts.scratch = parts.student_panels + panels_size<T>(B, x.student_width);
   return triplet_angle_huber(x, B, anchors, n_anchors, slopes, parts);
 }
 

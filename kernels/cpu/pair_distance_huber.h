@@ -288,10 +288,15 @@ double swept_distances(const DistanceTables<T>& x, int64_t B, const DistanceSums
 constexpr double kManyCancelled = 1.0 / 32;
 
 // block_sums: 5 * pair_blocks(B). slopes and mean_slopes [B, exact student_width] are null where no gradient is wanted.
-// scratch: distance_scratch for each thread. False, and no loss, where T is not fp64 and too many distances cancel.
+// panels: panels_size<T> of both widths, in fp64 numbers; scratch: distance_scratch for each thread. False, and no loss, where T is not fp64 and too many distances cancel.
 template <class T>
-bool pair_distance_huber(const DistanceTables<T>& x, int64_t B, double* block_sums, double* slopes,
-                         double* mean_slopes, double* scratch, double* loss) {
+bool pair_distance_huber(DistanceTables<T> x, int64_t B, double* block_sums, double* slopes, double* mean_slopes,
+                         double* panels, double* scratch, double* loss) {
+  T* const teacher_panels = reinterpret_cast<T*>(panels);
+  T* const student_panels = teacher_panels + panels_size<T>(B, x.tiles.teacher_width);
+  pack_panels(x.tiles, B, teacher_panels, student_panels);
+  x.tiles.teacher_panels = teacher_panels;
+  x.tiles.student_panels = student_panels;
   const DistanceSums sums = summed_distances(x, B, block_sums, scratch);
   if (sizeof(T) < sizeof(double) && sums.cancelled > kManyCancelled * (0.5 * B * (B - 1))) return false;
   *loss = slopes ? swept_distances<T, true>(x, B, sums, block_sums, slopes, mean_slopes, scratch)

@@ -29,6 +29,8 @@ struct PairTables {
   int64_t teacher_width;
   const T* student;
   int64_t student_width;
+  const T* teacher_panels = nullptr;  // by pack_panels; null: a sweep packs its columns itself
+  const T* student_panels = nullptr;
 };
 
 // Numbers T of scratch that one thread needs for `Weights` weighted sums.
@@ -103,20 +105,45 @@ struct PairTile {
   T* weights[2];
 };
 
-// point(tile) for every tile of rows [row, row + rows) against columns [begin, end); rows <= kPairBlock.
+// Numbers T of all panels of B columns.
+template <class T>
+inline int64_t panels_size(int64_t B, int64_t width) {
+  return (B + kPairColumns<T> - 1) / kPairColumns<T> * kPairColumns<T> * width;
+}
+
+// The tables' columns in panels, so that blocks of rows need not pack them each for itself.
+template <class T>
+inline void pack_panels(const PairTables<T>& x, int64_t B, T* teacher_panels, T* student_panels) {
+  parallel_chunks((B + kPairColumns<T> - 1) / kPairColumns<T>, 4, [=](int64_t begin, int64_t end, int) {
+    for (int64_t j = begin * kPairColumns<T>; j < end * kPairColumns<T>; j += kPairColumns<T>) {
+      const int64_t columns = B - j < kPairColumns<T> ? B - j : kPairColumns<T>;
+      pack_columns(x.teacher + j * x.teacher_width, columns, x.teacher_width, teacher_panels + j * x.teacher_width);
+      pack_columns(x.student + j * x.student_width, columns, x.student_width, student_panels + j * x.student_width);
+    }
+  });
+}
+
+// point(tile) for every tile of rows [row, row + rows) against columns [begin, end); rows <= kPairBlock. With panels
+// begin is a multiple of kPairColumns, end one or the last.
 // sums[w][r] = sum over columns j of weights[w][r][j] * student row j is left behind the panels: `weighted_sums`.
 template <int Weights, class T, class Point>
 inline void sweep_pairs(const PairTables<T>& x, int64_t row, int64_t rows, int64_t begin, int64_t end, T* scratch,
                         Point& point) {
-  T* const teacher_panel = scratch;
-  T* const student_panel = teacher_panel + x.teacher_width * kPairColumns<T>;
-  T* const sums = student_panel + x.student_width * kPairColumns<T>;
+  T* const own_panel = scratch;
+  T* const own_student_panel = own_panel + x.teacher_width * kPairColumns<T>;
+  T* const sums = own_student_panel + x.student_width * kPairColumns<T>;
   for (int64_t i = 0; i < Weights * kPairBlock * x.student_width; ++i) sums[i] = 0;
   T teacher[kPairTile<T>], student[kPairTile<T>], weights[2][kPairTile<T>];
   for (int64_t j = begin; j < end; j += kPairColumns<T>) {
     const int64_t columns = end - j < kPairColumns<T> ? end - j : kPairColumns<T>;
-    pack_columns(x.teacher + j * x.teacher_width, columns, x.teacher_width, teacher_panel);
-    pack_columns(x.student + j * x.student_width, columns, x.student_width, student_panel);
+    const T* teacher_panel = x.teacher_panels + j * x.teacher_width;
+    const T* student_panel = x.student_panels + j * x.student_width;
+    if (x.teacher_panels == nullptr) {
+      pack_columns(x.teacher + j * x.teacher_width, columns, x.teacher_width, own_panel);
+      pack_columns(x.student + j * x.student_width, columns, x.student_width, own_student_panel);
+      teacher_panel = own_panel;
+      student_panel = own_student_panel;
+    }
     for (int64_t i = 0; i < rows; i += kPairRows) {
       const int64_t count = rows - i < kPairRows ? rows - i : kPairRows;
       tile_products(x.teacher + (row + i) * x.teacher_width, x.teacher_width, count, teacher_panel, x.teacher_width,

@@ -49,6 +49,8 @@ struct AngleSpace {
   double* block_losses;  // one per block
   T* teacher;            // [B, teacher_width] unit differences
   T* student;            // [B, student_width]
+  T* teacher_panels;     // panels_size(B, teacher_width)
+  T* student_panels;     // panels_size(B, student_width)
   T* scratch;            // pair_scratch(..., 1) for each thread
 };
 
@@ -58,7 +60,8 @@ double triplet_angle_huber(const PairTables<double>& x, int64_t B, const int64_t
                            double* slopes, const AngleSpace<T>& space) {
   const int64_t width = x.student_width, stride = pair_scratch<T>(x.teacher_width, width, 1);
   const int64_t blocks = (B + kPairBlock - 1) / kPairBlock;
-  const PairTables<T> units = {space.teacher, x.teacher_width, space.student, width};
+  const PairTables<T> units = {space.teacher,       x.teacher_width,      space.student, width,
+                               space.teacher_panels, space.student_panels};
   double loss = 0;
   for (int64_t n = 0; n < n_anchors; ++n) {
     const int64_t anchor = anchors[n];
@@ -70,6 +73,7 @@ double triplet_angle_huber(const PairTables<double>& x, int64_t B, const int64_t
             unit_difference(x.student + i * width, x.student + anchor * width, width, space.student + i * width);
       }
     });
+    pack_panels(units, B, space.teacher_panels, space.student_panels);
     parallel_chunks(blocks, 1, [=](int64_t begin, int64_t end, int thread) {
       T* const own = space.scratch + thread * stride;
       for (int64_t block = begin; block < end; ++block) {
