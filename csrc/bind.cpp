@@ -21,5 +21,5 @@ void bind_ops(pybind11::module_& m) {
   bind_weighted_sample(m);
   bind_touched_rows(m);
   bind_lazy_update(m);
-  bind_routed_experts(m);
+  bind_hidden_layer(m);
 }

@@ -24,4 +24,4 @@ void bind_pair_sample(pybind11::module_& m);
 void bind_weighted_sample(pybind11::module_& m);
 void bind_touched_rows(pybind11::module_& m);
 void bind_lazy_update(pybind11::module_& m);
-void bind_routed_experts(pybind11::module_& m);
+void bind_hidden_layer(pybind11::module_& m);

@@ -74,5 +74,5 @@ ROUTED_EXPERTS = Case(
     overload_calls=routed_calls,
     differentiable=(0, 1, 2, 3, 4, 5),
     grad_budget=lambda dtype, grad: (unit(dtype, 1e-4, 1e-11) + storage_rounding(dtype)) * (1 + grad.abs()),
-    backends=("NATIVE", "FUSED", "REFERENCE"),
+    backends=("FUSED", "REFERENCE"),
 )

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+import rankdistill.ops.hidden_layer  # noqa: F401 (registers what the layers go through)
 from rankdistill.functional import expert_routing
 from rankdistill.functional.latent import routed, widened
+
+LAYERS = torch.ops.rankdistill
 
 
 def linear_parameters(
@@ -99,15 +102,14 @@ class _FilteredMean(torch.autograd.Function):
         M, H, _ = weight_in.shape
         into = torch.cat([weight_in * scale, bias_in[:, :, None]], 2)
         shown = torch.cat([x, x.new_ones((len(x), 1))], 1)
-        above = torch.empty((M, len(x), H), dtype=torch.bool, device=x.device)
+        # Where the hidden layer is above 0, once the networks have run.
+        above = x.new_ones((M, len(x), H), dtype=torch.bool) if kept_hidden is None else kept_hidden.clone()
         gathered = x.new_zeros((M, len(matrix), H))
         row_sums = torch.mm(matrix, shown[:, -1:])
         out, hidden = row_sums * bias_out.mean(0), x.new_empty((len(x), H))
         for m in range(M):
-            torch.mm(_shown(shown, kept_in, m), into[m].t(), out=hidden).relu_()
-            if kept_hidden is not None:
-                hidden.mul_(kept_hidden[m])
-            torch.gt(hidden, 0, out=above[m])
+            torch.mm(_shown(shown, kept_in, m), into[m].t(), out=hidden)
+            LAYERS.hidden_layer_dropped(hidden, above[m])
             gathered[m].addmm_(matrix, hidden, beta=0)  # torch.mm of a sparse matrix copies what it made
             out.addmm_(gathered[m], weight_out[m].t(), alpha=scale / M)
         ctx.save_for_backward(shown, matrix, kept_in, above, into, weight_out, gathered, row_sums)
@@ -130,7 +132,8 @@ class _FilteredMean(torch.autograd.Function):
         for m in range(M):
             torch.mm(grad.t(), gathered[m], out=grad_out[m]).mul_(scale / M)
             towards = torch.mm(grad, weight_out[m])
-            before.addmm_(transposed, towards, beta=0, alpha=scale / M).mul_(above[m])
+            before.addmm_(transposed, towards, beta=0, alpha=scale / M)
+            LAYERS.hidden_layer_kept(before, above[m])
             torch.mm(before.t(), _shown(shown, kept_in, m), out=grad_into[m])
             towards = torch.mm(before, into[m])
             if kept_in is not None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
+import rankdistill.ops.hidden_layer  # noqa: F401 (registers what the layers go through)
 from rankdistill.ops import checks
-from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
+from rankdistill.ops.native import accumulator_dtype
 from rankdistill.ops.registration import LIBRARY, call, differentiate, implement, no_double_backward
 from rankdistill.reference import routed_experts as reference
 
 OP = "routed_experts"
 ROW_BLOCK = 256  # rows whose hidden layers are in cache together
+LAYERS = torch.ops.rankdistill
 DEVICE_BYTES = 256 << 20  # of hidden layers at a time on a device, where a block costs launches
 ARGUMENTS = "Tensor x, Tensor routing, Tensor weight_in, Tensor bias_in, Tensor weight_out, Tensor bias_out"
 
@@ -44,45 +44,11 @@ def _(grad, x, routing, weight_in, bias_in, weight_out, bias_out, hidden):
     return x.new_empty(x.shape), grad_routing, *(p.new_empty(p.shape) for p in parameters)
 
 
-class TorchPasses:
-    """What happens to hidden layers [rows, M, H] between the products, by torch."""
-
-    @staticmethod
-    def forward(x: Tensor, into: Tensor, bias: Tensor, shares: Tensor, layer: Tensor, weighted: Tensor) -> None:
-        """layer = relu(x into + bias), weighted = layer times the rows' shares."""
-        torch.addmm(bias.flatten(), x, into, out=layer.flatten(1)).relu_()
-        torch.mul(layer, shares[:, :, None], out=weighted)
-
-    @staticmethod
-    def backward(slopes, layer, shares, weighted, grad_shares, grad_bias) -> None:
-        """weighted again; slopes by it become slopes before the relu; adds to the gradients of shares and bias."""
-        grad_shares += torch.mul(slopes, layer, out=weighted).sum(2)
-        torch.mul(layer, shares[:, :, None], out=weighted)
-        slopes.mul_(shares[:, :, None])
-        torch.ops.aten.threshold_backward(slopes, layer, 0, grad_input=slopes)  # 0 where the relu cut
-        grad_bias += slopes.sum(0)
-
-
-class NativePasses:
-    """The same, everything but the product in one pass. All tensors are contiguous."""
-
-    @staticmethod
-    def forward(x, into, bias, shares, layer, weighted):
-        torch.mm(x, into, out=layer.flatten(1))
-        tables = map(address, (layer, bias, shares, weighted))
-        _native.weighted_layer(DTYPE_CODES[layer.dtype], *tables, *layer.shape)
-
-    @staticmethod
-    def backward(slopes, layer, shares, weighted, grad_shares, grad_bias):
-        tables = map(address, (slopes, layer, shares, weighted, grad_shares, grad_bias))
-        _native.weighted_layer_backward(DTYPE_CODES[layer.dtype], *tables, *layer.shape)
-
-
-def forward_fused(x, routing, weight_in, bias_in, weight_out, bias_out, passes=TorchPasses):
+def forward_fused(x, routing, weight_in, bias_in, weight_out, bias_out):
     wide = accumulator_dtype(x.dtype)
     x, *parameters = (t.to(wide).contiguous() for t in (x, weight_in, bias_in, weight_out, bias_out))
     if routing.is_floating_point():
-        return mixed(passes, x, routing.to(wide).contiguous(), *parameters)
+        return mixed(x, routing.to(wide).contiguous(), *parameters)
     return chosen(x, routing, *parameters)
 
 
@@ -94,7 +60,7 @@ def row_blocks(rows: Tensor, hidden_width: int) -> list[slice]:
     return [slice(start, start + at_once) for start in range(0, len(rows), at_once)]
 
 
-def mixed(passes, x, shares, weight_in, bias_in, weight_out, bias_out):
+def mixed(x, shares, weight_in, bias_in, weight_out, bias_out):
     """Two products for all experts together: neither a [B, D_out, M] tensor nor a loop over experts."""
     B, (M, H) = len(x), bias_in.shape
     into, back = weight_in.flatten(0, 1).t(), weight_out.transpose(0, 1).flatten(1)
@@ -104,7 +70,8 @@ def mixed(passes, x, shares, weight_in, bias_in, weight_out, bias_out):
     for rows in blocks:
         layer = hidden[rows]
         weighted = buffer[: len(layer)]
-        passes.forward(x[rows], into, bias_in, shares[rows], layer, weighted)
+        torch.mm(x[rows], into, out=layer.flatten(1))
+        LAYERS.hidden_layer_weighted(layer, bias_in, shares[rows], weighted)
         out[rows].addmm_(weighted.flatten(1), back.t())
     return out, hidden.flatten(1)
 
@@ -136,14 +103,12 @@ def chosen(x, expert_ids, weight_in, bias_in, weight_out, bias_out):
     return out, hidden  # hidden by expert: only the backward reads it, and it sorts alike
 
 
-def backward_fused(
-    grad, x, routing, weight_in, bias_in, weight_out, bias_out, hidden, passes=TorchPasses
-):
+def backward_fused(grad, x, routing, weight_in, bias_in, weight_out, bias_out, hidden):
     given = x, weight_in, bias_in, weight_out, bias_out
     grad, x, w, _, v, c = (t.to(hidden.dtype).contiguous() for t in (grad, *given))
     if routing.is_floating_point():
         shares = routing.to(hidden.dtype).contiguous()
-        grads = mixed_backward(passes, grad, x, shares, w, v, c, hidden)
+        grads = mixed_backward(grad, x, shares, w, v, c, hidden)
     else:
         grads = chosen_backward(grad, x, routing, w, v, hidden)
     of_routing = routing.dtype if routing.is_floating_point() else hidden.dtype
@@ -151,7 +116,7 @@ def backward_fused(
     return tuple(g.to(dtype) for g, dtype in zip(grads, dtypes))
 
 
-def mixed_backward(passes, grad, x, shares, weight_in, weight_out, bias_out, hidden):
+def mixed_backward(grad, x, shares, weight_in, weight_out, bias_out, hidden):
     D, (M, H, _), D_out = x.shape[1], weight_in.shape, grad.shape[1]
     into, back = weight_in.flatten(0, 1), weight_out.transpose(0, 1).flatten(1)
     grad_shares, grad_x = grad @ bias_out.t(), torch.empty_like(x)
@@ -163,7 +128,9 @@ def mixed_backward(passes, grad, x, shares, weight_in, weight_out, bias_out, hid
         layer = hidden[rows].unflatten(1, (M, H))
         slopes, weighted = first[: len(layer)], second[: len(layer)]
         torch.mm(grad[rows], back, out=slopes.flatten(1))
-        passes.backward(slopes, layer, shares[rows], weighted, grad_shares[rows], grad_bias)
+        LAYERS.hidden_layer_weighted_backward(
+            slopes, layer, shares[rows], weighted, grad_shares[rows], grad_bias
+        )
         grad_out.addmm_(grad[rows].t(), weighted.flatten(1))
         grad_in.addmm_(slopes.flatten(1).t(), x[rows])
         torch.mm(slopes.flatten(1), into, out=grad_x[rows])
@@ -198,11 +165,7 @@ def chosen_backward(grad, x, expert_ids, weight_in, weight_out, hidden):
 
 FUSED = {"forward": forward_fused, "backward": backward_fused}
 REFERENCE = {"forward": reference.routed_experts_forward, "backward": reference.routed_experts_backward}
-NATIVE = {
-    "forward": partial(forward_fused, passes=NativePasses),
-    "backward": partial(backward_fused, passes=NativePasses),
-}
-implement(OP, "CPU", {"native": native_or(NATIVE), "fused": FUSED, "reference": REFERENCE})
+implement(OP, "CPU", {"fused": FUSED, "reference": REFERENCE})
 implement(OP, "CUDA", {"fused": FUSED, "reference": REFERENCE})
 
 

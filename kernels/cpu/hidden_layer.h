@@ -1,4 +1,4 @@
-// What is no matrix product in a mixture of two-layer networks, one pass each way over the hidden layers of some rows.
+// What happens to hidden layers between matrix products, in one pass over them.
 #pragma once
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/simd.h"
@@ -62,6 +62,35 @@ void weighted_layer_backward(T* slopes, const T* layer, const T* shares, T* weig
         grad_shares[r * M + m] += sum;
       }
   });
+}
+
+// Bytes may be anything's, so that only __restrict lets these two loops fill vectors.
+template <class T>
+inline void keep_span(T* __restrict x, const uint8_t* __restrict kept, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] *= static_cast<T>(kept[i]);
+}
+
+template <class T>
+inline void drop_span(T* __restrict layer, uint8_t* __restrict kept, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T x = layer[i], shown = (x < 0 ? 0 : x) * static_cast<T>(kept[i]);
+    layer[i] = shown;
+    kept[i] = shown > 0;
+  }
+}
+
+// x [n] becomes x * kept [n] of 0 and 1.
+template <class T>
+void keep_where(T* x, const uint8_t* kept, int64_t n) {
+  parallel_chunks(n, kPassGrain,
+                  [=](int64_t begin, int64_t end, int) { keep_span(x + begin, kept + begin, end - begin); });
+}
+
+// layer [n] becomes relu(layer) * kept, and kept whether that is above 0.
+template <class T>
+void dropped_layer(T* layer, uint8_t* kept, int64_t n) {
+  parallel_chunks(n, kPassGrain,
+                  [=](int64_t begin, int64_t end, int) { drop_span(layer + begin, kept + begin, end - begin); });
 }
 
 }  // namespace

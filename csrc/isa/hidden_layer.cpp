@@ -1,7 +1,7 @@
-#include "csrc/routed_experts.h"
+#include "csrc/hidden_layer.h"
 
 #include "csrc/isa.h"
-#include "kernels/cpu/routed_experts.h"
+#include "kernels/cpu/hidden_layer.h"
 
 namespace {
 
@@ -19,9 +19,21 @@ void backward(void* slopes, const void* layer, const void* shares, void* weighte
                           H);
 }
 
+template <class T>
+void keep(void* x, const uint8_t* kept, int64_t n) {
+  keep_where(static_cast<T*>(x), kept, n);
+}
+
+template <class T>
+void drop(void* layer, uint8_t* kept, int64_t n) {
+  dropped_layer(static_cast<T*>(layer), kept, n);
+}
+
 }  // namespace
 
-extern "C" const RoutedExpertsTable RANKDISTILL_TABLE(routed_experts_table) = {
+extern "C" const HiddenLayerTable RANKDISTILL_TABLE(hidden_layer_table) = {
     {forward<float>, forward<double>},
     {backward<float>, backward<double>},
+    {keep<float>, keep<double>},
+    {drop<float>, drop<double>},
 };
