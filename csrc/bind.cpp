@@ -13,6 +13,7 @@ void bind_ops(pybind11::module_& m) {
   bind_embedding_plackett_luce(m);
   bind_position_sample(m);
   bind_gumbel_noise(m);
+  bind_dropout_mask(m);
   bind_complement_sample(m);
   bind_grouped_relation_distance(m);
   bind_pair_distance_huber(m);

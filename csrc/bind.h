@@ -16,6 +16,7 @@ void bind_masked_rank(pybind11::module_& m);
 void bind_masked_topk(pybind11::module_& m);
 void bind_position_sample(pybind11::module_& m);
 void bind_gumbel_noise(pybind11::module_& m);
+void bind_dropout_mask(pybind11::module_& m);
 void bind_complement_sample(pybind11::module_& m);
 void bind_grouped_relation_distance(pybind11::module_& m);
 void bind_pair_distance_huber(pybind11::module_& m);

@@ -98,6 +98,11 @@ RANKDISTILL_HD uint32_t gumbel_position(int64_t block, int64_t part) {
   return static_cast<uint32_t>(block) + (static_cast<uint32_t>(part) << 20);
 }
 
+// Word 1 of a block of eight elements that dropout meets, of `blocks` in a row of one of several masks.
+RANKDISTILL_HD uint32_t dropout_position(int64_t mask, int64_t block, int64_t blocks) {
+  return static_cast<uint32_t>(mask * blocks + block);
+}
+
 // Uniform in [0, bound) from one word (Lemire), or -1 where the word must be thrown away to stay exact.
 RANKDISTILL_HD int64_t bounded(uint32_t word, uint32_t bound) {
   const uint64_t product = static_cast<uint64_t>(word) * bound;

@@ -15,7 +15,7 @@ def reference(op: str) -> Callable:
     return getattr(importlib.import_module(f"rankdistill.reference.{op}"), op)
 
 
-# position_sample, gumbel_noise, complement_sample -------------------------------------------------------------------------
+# position_sample, gumbel_noise, dropout_mask, complement_sample -------------------------------------------------------------------------
 
 
 def position_samples(dtype):
@@ -125,6 +125,61 @@ GUMBEL_NOISE = Case(
     oracle=lambda *args, **kwargs: reference("gumbel_noise")(*gumbel_order(args, kwargs)),
     budget=lambda dtype, outputs, *_, **__: (torch.zeros_like(outputs[0]),),
     overload_calls=gumbel_overload_calls,
+    backend_tolerance={"rtol": 0, "atol": 0},
+    dtypes=(torch.float32,),
+)
+
+
+def dropout_samples(dtype):
+    ids = torch.tensor([0, 7, 7, 2**32 - 1, 12345])
+    draw = {"seed": 2**63 + 5, "epoch": 2**32 - 1, "step": (1 << 24) - 1, "stream": 255}
+    for name, args in {
+        "plain": (ids, 5, 20, 0.2),
+        "whole blocks": (ids, 2, 16, 0.5),
+        "longer than a group of blocks": (ids[:2], 3, 131, 0.1),
+        "strided": (ids.repeat_interleave(2)[::2], 4, 9, 0.3),
+        "nothing dropped": (ids, 2, 3, 0.0),
+        "all dropped": (ids, 2, 3, 1.0),
+        "B = 0": (ids[:0], 4, 8, 0.5),
+        "no masks": (ids, 0, 8, 0.5),
+        "W = 0": (ids, 3, 0, 0.5),
+        "W = 1": (ids, 3, 1, 0.5),
+    }.items():
+        yield Sample(name, args, draw)
+
+
+def dropout_bad_samples():
+    ids, draw = torch.arange(3), {"seed": 0}
+    yield BadSample(
+        "negative id", (ids - 1, 2, 4, 0.5), IndexError, r"ids in .*got -1 at position \[0\]", draw
+    )
+    yield BadSample("id of 2^32", (ids + 2**32, 2, 4, 0.5), IndexError, "got 4294967296", draw)
+    yield BadSample("float ids", (ids.float(), 2, 4, 0.5), TypeError, "ids as a int64 tensor", draw)
+    yield BadSample("negative masks", (ids, -1, 4, 0.5), ValueError, "n_masks of 0 or more", draw)
+    yield BadSample("negative width", (ids, 2, -4, 0.5), ValueError, "width of 0 or more", draw)
+    yield BadSample("too many draws", (ids, 2**31, 17, 0.5), ValueError, "of at most 2", draw)
+    yield BadSample("share of 2", (ids, 2, 4, 2.0), ValueError, r"share_dropped in \[0, 1\]", draw)
+    yield BadSample("stream 256", (ids, 2, 4, 0.5), ValueError, "stream in", draw | {"stream": 256})
+
+
+def dropout_order(args, kwargs):
+    more = {"epoch": 0, "step": 0, "stream": 0} | kwargs
+    ids, n_masks, width, share = args
+    least = round(share * 2**16)
+    return ids, n_masks, width, least, *(signed64(more[key]) for key in ("seed", "epoch", "step", "stream"))
+
+
+def dropout_overload_calls(args, kwargs):
+    yield "dropout_mask", dropout_order(args, kwargs)
+
+
+DROPOUT_MASK = Case(
+    op="dropout_mask",
+    samples=dropout_samples,
+    bad_samples=dropout_bad_samples,
+    oracle=lambda *args, **kwargs: reference("dropout_mask")(*dropout_order(args, kwargs)),
+    budget=lambda *_, **__: (),
+    overload_calls=dropout_overload_calls,
     backend_tolerance={"rtol": 0, "atol": 0},
     dtypes=(torch.float32,),
 )
@@ -338,4 +393,4 @@ WEIGHTED_SAMPLE = Case(
     dtypes=(torch.float32, torch.float64),
 )
 
-SAMPLER_CASES = (POSITION_SAMPLE, GUMBEL_NOISE, COMPLEMENT_SAMPLE, PAIR_SAMPLE, WEIGHTED_SAMPLE)
+SAMPLER_CASES = (POSITION_SAMPLE, GUMBEL_NOISE, DROPOUT_MASK, COMPLEMENT_SAMPLE, PAIR_SAMPLE, WEIGHTED_SAMPLE)

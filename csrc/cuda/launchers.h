@@ -11,6 +11,10 @@ int launch_position_sample(const int64_t* users, const int64_t* lengths, double*
 int launch_gumbel_noise(const int64_t* ids, const int64_t* parts, double* noise, int64_t B, int64_t count,
                         uint64_t seed, uint32_t epoch, uint32_t last_word, void* stream);
 
+// kept [M, n, W]; least: the smallest of 2^16 draws that keeps an element.
+int launch_dropout_mask(const int64_t* ids, uint8_t* kept, int64_t n, int64_t M, int64_t W, uint32_t least,
+                        uint64_t seed, uint32_t epoch, uint32_t last_word, void* stream);
+
 int launch_complement_sample(const int64_t* users, const int64_t* positions, const int64_t* indptr,
                              const int64_t* indices, int64_t nonzeros, const int32_t* listed, int64_t listed_count,
                              int64_t n_users, int64_t n_items, int64_t* samples, int64_t R, int64_t L, uint64_t seed,

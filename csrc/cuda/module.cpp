@@ -55,6 +55,13 @@ PYBIND11_MODULE(_cuda, m) {
                                                 pointer<void>(stream)));
         },
         Unlocked());
+  m.def("dropout_mask",
+        [](uintptr_t ids, uintptr_t kept, int64_t M, int64_t n, int64_t W, uint32_t least, uint64_t seed,
+           uint32_t epoch, uint32_t last_word, uintptr_t stream) {
+          return error_text(launch_dropout_mask(pointer<const int64_t>(ids), pointer<uint8_t>(kept), n, M, W, least,
+                                                seed, epoch, last_word, pointer<void>(stream)));
+        },
+        Unlocked());
   m.def("complement_sample",
         [](uintptr_t users, uintptr_t positions, uintptr_t indptr, uintptr_t indices, int64_t nonzeros,
            uintptr_t listed, int64_t listed_count, int64_t n_users, int64_t n_items, uintptr_t samples, int64_t R,

@@ -60,6 +60,7 @@ _EXPORTS = {
         "embedding_plackett_luce",
         "gathered_inner_product",
         "grouped_relation_distance",
+        "dropout_mask",
         "gumbel_noise",
         "inner_product_rank",
         "inner_product_topk",

@@ -19,6 +19,19 @@ def position_sample(
     cuda_stream: int,
     /,
 ) -> str: ...
+def dropout_mask(
+    ids: int,
+    kept: int,
+    M: int,
+    n: int,
+    W: int,
+    least: int,
+    seed: int,
+    epoch: int,
+    last_word: int,
+    stream: int,
+    /,
+) -> str: ...
 def gumbel_noise(
     ids: int,
     parts: int,

@@ -105,6 +105,18 @@ def position_sample(
     stream: int,
     /,
 ) -> bool: ...
+def dropout_mask(
+    ids: int,
+    kept: int,
+    M: int,
+    n: int,
+    W: int,
+    least: int,
+    seed: int,
+    epoch: int,
+    last_word: int,
+    /,
+) -> None: ...
 def gumbel_noise(
     ids: int, parts: int, noise: int, B: int, count: int, seed: int, epoch: int, last_word: int, /
 ) -> None: ...

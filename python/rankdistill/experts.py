@@ -86,7 +86,8 @@ def filtered_mean(
     of the matrix for the m that it touches.
 
     kept: bool [M, m, D_s] and [M, m, H], dropout of each expert's own before either linear map: what stays, to be divided by
-    1 − share_dropped. One expert's hidden layer exists at a time; the backward needs to know where it was above 0.
+    1 − share_dropped; the second is written over. One expert's hidden layer exists at a time; the backward needs to know
+    where it was above 0.
     """
     scale = 1 / max(1 - share_dropped, 1e-12)
     with torch.autocast(x.device.type, enabled=False):
@@ -103,7 +104,7 @@ class _FilteredMean(torch.autograd.Function):
         into = torch.cat([weight_in * scale, bias_in[:, :, None]], 2)
         shown = torch.cat([x, x.new_ones((len(x), 1))], 1)
         # Where the hidden layer is above 0, once the networks have run.
-        above = x.new_ones((M, len(x), H), dtype=torch.bool) if kept_hidden is None else kept_hidden.clone()
+        above = x.new_ones((M, len(x), H), dtype=torch.bool) if kept_hidden is None else kept_hidden
         gathered = x.new_zeros((M, len(matrix), H))
         row_sums = torch.mm(matrix, shown[:, -1:])
         out, hidden = row_sums * bias_out.mean(0), x.new_empty((len(x), H))

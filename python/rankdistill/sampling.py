@@ -35,6 +35,10 @@ STREAMS = {
     "teacher_negatives": 19,
     "student_negatives": 20,
     "candidates": 21,
+    "user_inputs": 22,
+    "item_inputs": 23,
+    "user_hidden": 24,
+    "item_hidden": 25,
 }
 
 

@@ -10,7 +10,7 @@ from rankdistill import Batch, FrequencyDistillation, functional, routed_experts
 from rankdistill.data import CSR
 from rankdistill.data.graphs import co_occurrence_graph
 from rankdistill.experts import Experts, filtered_mean
-from rankdistill.losses.dropout import EpochDropout, in_sixteen_bits
+from rankdistill.ops.dropout_mask import dropout_mask, in_sixteen_bits
 from tests.case import randint, randn
 from tests.losses.vectors import (
     D_S,
@@ -147,11 +147,9 @@ def test_a_filtered_projection_is_the_mean_of_networks(dropped):
     dense = randn(n, m, seed=6, dtype=torch.float64) * (randn(n, m, seed=7) > 0.5)
     dense[2] = 0
     matrix = dense.to_sparse_csr()
-    noise = EpochDropout(4)
-    noise.begin(1, torch.device("cpu"))
     kept, share = None, in_sixteen_bits(dropped)
     if dropped:
-        kept = noise.kept((M, m, D_S), dropped), noise.kept((M, m, 5), dropped)
+        kept = tuple(dropout_mask(torch.arange(m), M, width, dropped, seed=4) for width in (D_S, 5))
 
     def written_out(x):
         before, after = (part.double() / (1 - share) for part in kept) if kept else (1.0, 1.0)
@@ -161,7 +159,8 @@ def test_a_filtered_projection_is_the_mean_of_networks(dropped):
         return dense @ made.mean(0)
 
     results = []
-    for way in (lambda x: filtered_mean(experts, x, matrix, kept, share), written_out):
+    mine = kept and (kept[0], kept[1].clone())
+    for way in (lambda x: filtered_mean(experts, x, matrix, mine, share), written_out):
         rows = x.clone().requires_grad_()
         experts.zero_grad()
         out = way(rows)
@@ -175,24 +174,29 @@ def test_edges_that_dropout_leaves_out_are_not_touched():
     method = FrequencyDistillation(*teacher_tables(), random_train(), D_S, graph_dropout=1.0)
     method.begin_epoch(0)
     (rows, *_) = method.sides(make_student(), make_batch())
-    matrix, touched, _ = method.filter_rows(rows, slice(0, len(rows.ids)))
+    matrix, touched = method.filter_rows(rows, slice(0, len(rows.ids)))
     assert torch.equal(touched, rows.ids)
     assert torch.equal(matrix.to_dense(), 0.5 * torch.eye(len(touched)))
 
 
 def test_kept_is_the_share_that_is_asked_for():
-    noise, found = EpochDropout(9), []
-    for epoch in (0, 1, 0):
-        noise.begin(epoch, torch.device("cpu"))
-        found.append(noise.kept((5, 20_000), 0.2))
+    ids = torch.arange(1000)
+    found = [dropout_mask(ids, 5, 20, 0.2, seed=9, epoch=epoch) for epoch in (0, 1, 0)]
+    assert found[0].shape == (5, 1000, 20)
     assert found[0].float().mean().item() == pytest.approx(0.8, abs=0.005)
     assert torch.equal(found[0], found[2])
-    assert (found[0] != found[1]).float().mean().item() == pytest.approx(0.32, abs=0.02)
-    assert (found[0][0] != found[0][1]).any()
-    assert noise.kept((2, 3), 0.0).all()
-    assert not noise.kept((2, 3), 1.0).any()
-    assert noise.kept((0, 3), 0.5).shape == (0, 3)
-    noise.begin(0, torch.device("cpu"))
-    least = noise.kept((1 << 20,), 2**-16)  # one draw of 2^16
+    drawn = {
+        "epoch": found[1],
+        "mask": found[0].roll(1, 0),
+        "id": found[0].roll(1, 1),
+        "element": found[0].roll(1, 2),
+    }
+    for key in ("seed", "step", "stream"):
+        drawn[key] = dropout_mask(ids, 5, 20, 0.2, **{"seed": 9} | {key: 10})
+    for name, other in drawn.items():  # of independent draws 2 · 0.2 · 0.8 differ
+        assert (found[0] != other).float().mean().item() == pytest.approx(0.32, abs=0.01), name
+    assert dropout_mask(ids, 2, 3, 0.0, seed=0).all()
+    assert not dropout_mask(ids, 2, 3, 1.0, seed=0).any()
+    least = dropout_mask(ids, 10, 105, 2**-16, seed=0)  # one draw of 2^16
     assert 2 <= (~least).sum() <= 40
     assert in_sixteen_bits(0.2) == pytest.approx(0.2, abs=2**-17)

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from rankdistill import complement_sample, gumbel_noise, pair_sample, position_sample, weighted_sample
+from rankdistill import (
+    complement_sample,
+    dropout_mask,
+    gumbel_noise,
+    pair_sample,
+    position_sample,
+    weighted_sample,
+)
 from rankdistill.ops import device_topk
 from rankdistill.ops.device_topk import FilterPlan, StreamPlan
 from tests.case import DTYPES, randint, randn
@@ -481,6 +488,17 @@ def test_gumbel_noise_is_the_processors(emulated, count, has_parts):
     assert error == ""
     wanted = gumbel_noise(ids, count, seed=5, epoch=1, step=3, stream=2, parts=parts if has_parts else None)
     assert torch.equal(noise, wanted)
+
+
+@pytest.mark.parametrize("width", [1, 16, 37])
+def test_dropout_masks_are_the_processors(emulated, width):
+    ids = randint(0, 2**32, (40,), seed=1)
+    kept = torch.full((3, 40, width), 7, dtype=torch.uint8)
+    least = round(0.3 * 2**16)
+    draw = 3, 40, width, least, 5, 1, 2 << 24 | 3, 0
+    assert emulated.module.dropout_mask(ids.data_ptr(), kept.data_ptr(), *draw) == ""
+    wanted = dropout_mask(ids, 3, width, 0.3, seed=5, epoch=1, step=3, stream=2)
+    assert torch.equal(kept, wanted.to(torch.uint8))
 
 
 def test_complement_samples_are_the_processors(emulated):

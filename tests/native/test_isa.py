@@ -38,6 +38,7 @@ draw = {"seed": 1, "epoch": 2, "stream": 3}
 ids = torch.arange(300)
 digest.update(rd.position_sample(ids, ids, 20, 5.0, **draw).numpy().tobytes())
 digest.update(rd.gumbel_noise(ids, 30, **draw).numpy().tobytes())
+digest.update(rd.dropout_mask(ids, 3, 37, 0.3, **draw).numpy().tobytes())
 digest.update(rd.complement_sample(ids, 1000, 20, **draw).numpy().tobytes())
 print(_native.isa(), digest.hexdigest())
 """

@@ -13,6 +13,7 @@ from rankdistill import (
     LazySGD,
     catalogue_log_mass,
     complement_sample,
+    dropout_mask,
     embedding_plackett_luce,
     gathered_inner_product,
     gumbel_noise,
@@ -173,6 +174,15 @@ def test_gumbel_noise_draws_as_the_processor(B, count):
         drawn = gumbel_noise(ids.to(CUDA), count, **draw, **there)
         assert drawn.device.type == "cuda"
         assert torch.equal(drawn.cpu(), gumbel_noise(ids, count, **draw, **more))
+
+
+@pytest.mark.parametrize(("B", "M", "W"), [(1, 1, 1), (1000, 5, 200), (33, 3, 37), (0, 2, 4), (4, 0, 4)])
+def test_dropout_masks_are_those_of_the_processor(B, M, W):
+    ids = randint(0, 2**32, (B,), seed=1)
+    draw = {"seed": 12345678901234567, "epoch": 3, "step": 9, "stream": 7}
+    kept = dropout_mask(ids.to(CUDA), M, W, 0.2, **draw)
+    assert kept.device.type == "cuda"
+    assert torch.equal(kept.cpu(), dropout_mask(ids, M, W, 0.2, **draw))
 
 
 @pytest.mark.parametrize(("seed", "epoch", "stream"), [(0, 0, 0), (-1, -1, 255), (2**63 - 1, 2**32 - 1, 1)])

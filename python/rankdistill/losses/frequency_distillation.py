@@ -11,8 +11,11 @@ from rankdistill.data.graphs import co_occurrence_graph
 from rankdistill.experts import Experts, filtered_mean
 from rankdistill.losses.batch import share_of
 from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
-from rankdistill.losses.dropout import EpochDropout, in_sixteen_bits
+from rankdistill.losses.dropout import EpochDropout
 from rankdistill.losses.settings import expect_within
+from rankdistill.ops import dropout_mask
+from rankdistill.ops.dropout_mask import in_sixteen_bits
+from rankdistill.sampling import STREAMS
 
 
 class FrequencyDistillation(VectorDistillation):
@@ -85,19 +88,21 @@ class FrequencyDistillation(VectorDistillation):
         self.user, self.item = (Experts(n_experts, *widths, seed=seed + side) for side in (0, 1))
         self.alpha, self.normalized = alpha, normalized
         self.graph_dropout, self.dropout = graph_dropout, dropout
+        self.seed, self.epoch, self.calls = seed, 0, 0
         self._dropout = EpochDropout(seed)
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
         """Begins the epoch's dropout."""
+        self.epoch, self.calls = epoch, 0
         self._dropout.begin(epoch, self.teacher_users.device)
 
     def kept(self, shape: tuple[int, ...], share_dropped: float) -> Tensor:
         """Dropout's factors: 0, or 1 over the share that is kept."""
         return self._dropout.factors(shape, share_dropped if self.training else 0)
 
-    def filter_rows(self, rows: Entities, own: slice) -> tuple[Tensor, Tensor, tuple[int, Tensor]]:
-        """H's rows `own` [n, m] (torch.sparse_csr) over the entities that they touch, those entities' ids [m], and how
-        many entities all rows touch, and where these stand among them. What dropout leaves out is not touched."""
+    def filter_rows(self, rows: Entities, own: slice) -> tuple[Tensor, Tensor]:
+        """H's rows `own` [n, m] (torch.sparse_csr) over the entities that they touch, and those entities' ids [m]. What
+        dropout leaves out is not touched."""
         indptr = getattr(self, f"{rows.side}_indptr")
         begins, counts = indptr[rows.ids], indptr[rows.ids + 1] - indptr[rows.ids]
         n, device = len(rows.ids), rows.ids.device
@@ -108,33 +113,34 @@ class FrequencyDistillation(VectorDistillation):
         left = values != 0
         at, owner, values = at[left], owner[left], values[left]
         columns = torch.cat([getattr(self, f"{rows.side}_indices")[at], rows.ids])
-        whole = torch.unique(columns)
         owner = torch.cat([owner, torch.arange(n, device=device)])
         values = torch.cat([self.alpha * values, torch.full((n,), 1 - self.alpha, device=device)])
         mine = (owner >= own.start) & (owner < own.stop)
         touched, columns = torch.unique(columns[mine], return_inverse=True)
         entries, size = torch.stack([owner[mine] - own.start, columns]), (own.stop - own.start, len(touched))
-        matrix = torch.sparse_coo_tensor(entries, values[mine], size).coalesce().to_sparse_csr()
-        return matrix, touched, (len(whole), torch.searchsorted(whole, touched))
+        return torch.sparse_coo_tensor(entries, values[mine], size).coalesce().to_sparse_csr(), touched
 
-    def project(self, experts: Experts, x: Tensor, matrix: Tensor, n: int, places: Tensor) -> Tensor:
-        """The matrix [n_rows, m] times what x [m, D_s] projects to. x stands at `places` [m] among n; dropout is drawn for all
-        of these."""
+    def project(self, near: Entities, matrix: Tensor) -> Tensor:
+        """The matrix [n, m] times what the student's vectors of m entities project to."""
+        experts: Experts = getattr(self, near.side)
         if not self.training or self.dropout == 0:
-            return filtered_mean(experts, x, matrix)
+            return filtered_mean(experts, near.student, matrix)
         M, H = experts.bias_in.shape
-        kept = tuple(self._dropout.kept((M, n, width), self.dropout) for width in (x.shape[1], H))
-        if len(x) < n:
-            kept = tuple(part[:, places] for part in kept)
-        return filtered_mean(experts, x, matrix, kept, in_sixteen_bits(self.dropout))
+        draw = {"seed": self.seed, "epoch": self.epoch, "step": self.calls}
+        kept = tuple(
+            dropout_mask(near.ids, M, width, self.dropout, stream=STREAMS[f"{near.side}_{of}"], **draw)
+            for of, width in (("inputs", near.student.shape[1]), ("hidden", H))
+        )
+        self.calls += 1
+        return filtered_mean(experts, near.student, matrix, kept, in_sixteen_bits(self.dropout))
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
         loss = 0.0
         for rows in self.sides(student, batch._replace(share=None)):
             own = share_of(batch).of(len(rows.ids))
-            matrix, touched, place = self.filter_rows(rows, own)
+            matrix, touched = self.filter_rows(rows, own)
             near = self.rows(student, rows.side, touched)
-            found = self.project(getattr(self, rows.side), near.student, matrix, *place)
+            found = self.project(near, matrix)
             # Sparse products know no half precision.
             with torch.autocast(matrix.device.type, enabled=False):
                 wanted = matrix @ near.teacher.to(matrix.dtype)

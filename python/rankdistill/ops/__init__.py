@@ -5,6 +5,7 @@ from rankdistill.ops.catalogue_log_mass import catalogue_log_mass
 from rankdistill.ops.catalogue_plackett_luce import catalogue_plackett_luce
 from rankdistill.ops.complement_sample import complement_sample
 from rankdistill.ops.cross_relation_distance import cross_relation_distance
+from rankdistill.ops.dropout_mask import dropout_mask
 from rankdistill.ops.embedding_plackett_luce import embedding_plackett_luce
 from rankdistill.ops.gathered_inner_product import gathered_inner_product
 from rankdistill.ops.grouped_relation_distance import grouped_relation_distance
@@ -28,6 +29,7 @@ __all__ = [
     "catalogue_plackett_luce",
     "complement_sample",
     "cross_relation_distance",
+    "dropout_mask",
     "embedding_plackett_luce",
     "gathered_inner_product",
     "grouped_relation_distance",
