@@ -35,7 +35,8 @@ inline double distance(const double* x, const double* y, int64_t width) {
 
 // distances[kPairTile] from inner products; entries past the tile's rows and columns are 0. Whether one cancelled.
 template <class T>
-inline bool tile_distances(const PairTile<T>& tile, const T* products, const T* norms, T* distances) {
+__attribute__((noinline)) bool tile_distances(const PairTile<T>& tile, const T* products, const T* norms,
+                                              T* distances) {
   int cancelled = 0;
   for (int64_t r = 0; r < kPairRows; ++r) {
     T* const out = distances + r * kPairColumns<T>;
@@ -54,7 +55,7 @@ inline bool tile_distances(const PairTile<T>& tile, const T* products, const T* 
 // pair(i, j, teacher's distance, student's), in fp64 from differences, for every pair of the tile of which one of both
 // cancelled. In the tile such pairs become 0, which adds nothing to any sum.
 template <class T, class Pair>
-inline void take_cancelled(const DistanceTables<T>& x, const PairTile<T>& tile, T* teacher, T* student,
+__attribute__((noinline)) void take_cancelled(const DistanceTables<T>& x, const PairTile<T>& tile, T* teacher, T* student,
                            const Pair& pair) {
   for (int64_t r = 0; r < tile.rows; ++r)
     for (int64_t c = 0; c < tile.columns; ++c) {
@@ -79,7 +80,7 @@ template <class T>
 struct SummedDistances {
   const DistanceTables<T>& x;
   DistanceSums sums = {0, 0, 0, 0, 0};
-  void operator()(const PairTile<T>& tile) {
+  __attribute__((noinline)) void operator()(const PairTile<T>& tile) {
     T teacher[kPairTile<T>], student[kPairTile<T>];
     const bool lost = tile_distances(tile, tile.teacher, x.teacher_norms, teacher);
     if (tile_distances(tile, tile.student, x.student_norms, student) || lost)
@@ -125,7 +126,7 @@ struct HuberOfDistances {
   T* lanes[2];                  // [kPairBlock][kLanes] sums of each weight in the span
   double loss = 0, moment = 0;  // sum of huber, and of its derivative times the student's distance
 
-  void operator()(const PairTile<T>& tile) {
+  __attribute__((noinline)) void operator()(const PairTile<T>& tile) {
     T teacher[kPairTile<T>], student[kPairTile<T>];
     const bool lost = tile_distances(tile, tile.teacher, x.teacher_norms, teacher);
     if (tile_distances(tile, tile.student, x.student_norms, student) || lost)

@@ -10,6 +10,8 @@
 
 namespace {
 
+// What several sweeps share is kept out of line: it is long, and copies of it are most of the compile time.
+
 // Registers: 24 accumulators of 32 with AVX-512, 12 of 16 without.
 #if defined(__AVX512F__)
 constexpr int kPairRows = 12;
@@ -41,14 +43,14 @@ inline int64_t pair_scratch(int64_t teacher_width, int64_t student_width, int we
 
 // panel [width][kPairColumns] from `count` rows; the other columns are zero.
 template <class T>
-inline void pack_columns(const T* rows, int64_t count, int64_t width, T* panel) {
+__attribute__((noinline)) void pack_columns(const T* rows, int64_t count, int64_t width, T* panel) {
   for (int64_t c = 0; c < kPairColumns<T>; ++c)
     for (int64_t d = 0; d < width; ++d) panel[d * kPairColumns<T> + c] = c < count ? rows[c * width + d] : 0;
 }
 
 // tile[r][c] += sum over d of rows[r][d] * panel[d][c]; rows lie `stride` apart, a row past `count` repeats the last.
 template <class T>
-inline void tile_products(const T* rows, int64_t stride, int64_t count, const T* panel, int64_t width, T* tile) {
+__attribute__((noinline)) void tile_products(const T* rows, int64_t stride, int64_t count, const T* panel, int64_t width, T* tile) {
   typedef Vector<T, kLanes<T>> V;
   V sums[kPairRows][2] = {};
   const T* row[kPairRows];
@@ -90,7 +92,8 @@ inline void add_weighted(const T* weights, const T* columns, int64_t count, int6
 
 // sums[r] += sum over c < count of weights[r][c] * columns[c], rows of `width` numbers.
 template <class T>
-inline void add_weighted_columns(const T* weights, const T* columns, int64_t count, int64_t width, T* sums) {
+__attribute__((noinline)) void add_weighted_columns(const T* weights, const T* columns, int64_t count, int64_t width,
+                                                    T* sums) {
   int64_t d = 0;
   for (; d + 2 * kLanes<T> <= width; d += 2 * kLanes<T>) add_weighted<2>(weights, columns + d, count, width, sums + d);
   for (; d < width; d += kLanes<T>) add_weighted<1>(weights, columns + d, count, width, sums + d);
