@@ -1,4 +1,4 @@
-// Huber's function with its bend at 1, and its derivative: of fp64 numbers, and of vectors V of T.
+// Huber's function with its bend at 1, and its derivative: of a V of T, one number or a vector.
 #pragma once
 #include "kernels/cpu/simd.h"
 

@@ -23,6 +23,7 @@ constexpr T kCancelled = sizeof(T) == sizeof(double) ? T(1e-4) : T(1) / 64;
 template <class T>
 constexpr int64_t kPairSpan = sizeof(T) == sizeof(double) ? int64_t(1) << 62 : 512;
 
+// Of two rows in fp64; width is of whole vectors.
 inline double distance(const double* x, const double* y, int64_t width) {
   typedef Vector<double, kLanes<double>> V;
   V sum = {};
@@ -55,8 +56,8 @@ __attribute__((noinline)) bool tile_distances(const PairTile<T>& tile, const T* 
 // pair(i, j, teacher's distance, student's), in fp64 from differences, for every pair of the tile of which one of both
 // cancelled. In the tile such pairs become 0, which adds nothing to any sum.
 template <class T, class Pair>
-__attribute__((noinline)) void take_cancelled(const DistanceTables<T>& x, const PairTile<T>& tile, T* teacher, T* student,
-                           const Pair& pair) {
+__attribute__((noinline)) void take_cancelled(const DistanceTables<T>& x, const PairTile<T>& tile, T* teacher,
+                                              T* student, const Pair& pair) {
   for (int64_t r = 0; r < tile.rows; ++r)
     for (int64_t c = 0; c < tile.columns; ++c) {
       const int64_t at = r * kPairColumns<T> + c, i = tile.row + r, j = tile.column + c;
@@ -160,8 +161,8 @@ struct HuberOfDistances {
 
   void add_pair(int64_t i, int64_t j, double teacher, double student) {
     const double difference = student * student_scale - teacher * teacher_scale;
-    const double slope = difference > 1 ? 1 : difference < -1 ? -1 : difference;
-    loss += slope * (difference - slope / 2);
+    const double slope = huber_slope<double, double>(difference);
+    loss += huber<double, double>(difference, slope);
     moment += slope * student;
     if (!Slopes || student == 0) return;
     const int64_t width = x.exact.student_width;
@@ -289,7 +290,8 @@ double swept_distances(const DistanceTables<T>& x, int64_t B, const DistanceSums
 constexpr double kManyCancelled = 1.0 / 32;
 
 // block_sums: 5 * pair_blocks(B). slopes and mean_slopes [B, exact student_width] are null where no gradient is wanted.
-// panels: panels_size<T> of both widths, in fp64 numbers; scratch: distance_scratch for each thread. False, and no loss, where T is not fp64 and too many distances cancel.
+// panels: panels_size<T> of both widths, in fp64 numbers; scratch: distance_scratch for each thread. False, and no loss,
+// where T is not fp64 and too many distances cancel.
 template <class T>
 bool pair_distance_huber(DistanceTables<T> x, int64_t B, double* block_sums, double* slopes, double* mean_slopes,
                          double* panels, double* scratch, double* loss) {
