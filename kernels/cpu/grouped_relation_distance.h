@@ -37,7 +37,7 @@ inline int64_t group_of(const int64_t* first_block, int64_t n_groups, int64_t bl
   return low;
 }
 
-template <bool PositiveOnly, int Weights>
+template <bool PositiveOnly>
 void swept_groups(const PairTables<double>& x, const int64_t* bounds, const int64_t* first_block, int64_t n_groups,
                   double* block_losses, double* slopes, double* scratch) {
   const int64_t stride = pair_scratch<double>(x.teacher_width, x.student_width, 1);
@@ -50,9 +50,9 @@ void swept_groups(const PairTables<double>& x, const int64_t* bounds, const int6
       const int64_t row = first + (block - first_block[g]) * kPairBlock;
       const int64_t rows = end_of_group - row < kPairBlock ? end_of_group - row : kPairBlock;
       SquaredDifference<PositiveOnly> point;
-      sweep_pairs<Weights>(x, row, rows, first, end_of_group, own, point);
+      sweep_pairs<1>(x, row, rows, first, end_of_group, own, point);
       block_losses[block] = point.loss;
-      if (Weights == 0) continue;
+      if (slopes == nullptr) continue;
       const double* const sums = weighted_sums(x, own, 0);
       for (int64_t i = 0; i < rows * x.student_width; ++i) slopes[row * x.student_width + i] = sums[i];
     }
@@ -64,10 +64,8 @@ void swept_groups(const PairTables<double>& x, const int64_t* bounds, const int6
 double grouped_relation_distance(const PairTables<double>& x, const int64_t* bounds, const int64_t* first_block,
                                  int64_t n_groups, bool positive_only, double* block_losses, double* slopes,
                                  double* scratch) {
-  if (positive_only && slopes) swept_groups<true, 1>(x, bounds, first_block, n_groups, block_losses, slopes, scratch);
-  else if (positive_only) swept_groups<true, 0>(x, bounds, first_block, n_groups, block_losses, slopes, scratch);
-  else if (slopes) swept_groups<false, 1>(x, bounds, first_block, n_groups, block_losses, slopes, scratch);
-  else swept_groups<false, 0>(x, bounds, first_block, n_groups, block_losses, slopes, scratch);
+  if (positive_only) swept_groups<true>(x, bounds, first_block, n_groups, block_losses, slopes, scratch);
+  else swept_groups<false>(x, bounds, first_block, n_groups, block_losses, slopes, scratch);
   double loss = 0;
   for (int64_t block = 0; block < first_block[n_groups]; ++block) loss += block_losses[block];
   return loss;

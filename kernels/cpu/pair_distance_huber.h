@@ -117,7 +117,7 @@ struct BlockSums {
   double* weighted[2];  // [kPairBlock][exact student_width]
 };
 
-template <class T, bool Slopes>
+template <class T>
 struct HuberOfDistances {
   typedef Vector<T, kLanes<T>> V;
   const DistanceTables<T>& x;
@@ -143,14 +143,12 @@ struct HuberOfDistances {
         const V slope = huber_slope<V, T>(difference);
         losses += huber<V, T>(difference, slope);
         moments += slope * d;
-        if (!Slopes) continue;
         const V inverse = d > zero ? one / d : zero, bend = slope * inverse;
         store(tile.weights[0] + at, bend);
         store(tile.weights[1] + at, inverse);
         bends += bend;
         means += inverse;
       }
-      if (!Slopes) continue;
       const int64_t row = (tile.row - first_row + r) * kLanes<T>;
       store(lanes[0] + row, load<V>(lanes[0] + row) + bends);
       store(lanes[1] + row, load<V>(lanes[1] + row) + means);
@@ -164,7 +162,7 @@ struct HuberOfDistances {
     const double slope = huber_slope<double, double>(difference);
     loss += huber<double, double>(difference, slope);
     moment += slope * student;
-    if (!Slopes || student == 0) return;
+    if (student == 0) return;
     const int64_t width = x.exact.student_width;
     const double weights[2] = {slope / student, 1 / student};
     const double* const own = x.exact.student + i * width;
@@ -236,7 +234,7 @@ DistanceSums summed_distances(const DistanceTables<T>& x, int64_t B, double* blo
   return sums;
 }
 
-template <class T, bool Slopes>
+template <class T>
 double swept_distances(const DistanceTables<T>& x, int64_t B, const DistanceSums& sums, double* block_sums,
                        double* slopes, double* mean_slopes, double* scratch) {
   const double teacher_scale = reciprocal_mean(sums.teacher, sums.teacher_count);
@@ -252,17 +250,17 @@ double swept_distances(const DistanceTables<T>& x, int64_t B, const DistanceSums
       const int64_t row = block * kPairBlock, rows = B - row < kPairBlock ? B - row : kPairBlock;
       for (int64_t i = 0; i < gathered_size(width); ++i) own[i] = 0;
       for (int64_t i = 0; i < 2 * kPairBlock * kLanes<T>; ++i) lanes[i] = 0;
-      HuberOfDistances<T, Slopes> point = {
+      HuberOfDistances<T> point = {
           x, teacher_scale, student_scale, row, gathered, {lanes, lanes + kPairBlock * kLanes<T>}};
       for (int64_t begin_span = 0; begin_span < B;) {
         const int64_t end_span = B - begin_span > kPairSpan<T> ? begin_span + kPairSpan<T> : B;
-        sweep_pairs<Slopes ? 2 : 0>(x.tiles, row, rows, begin_span, end_span, tiles, point);
-        if (Slopes) point.end_span(rows, tiles);
+        sweep_pairs<2>(x.tiles, row, rows, begin_span, end_span, tiles, point);
+        point.end_span(rows, tiles);
         begin_span = end_span;
       }
       block_sums[2 * block] = point.loss;
       block_sums[2 * block + 1] = point.moment;
-      if (!Slopes) continue;
+      if (slopes == nullptr) continue;
       for (int w = 0; w < 2; ++w) {
         double* const out = (w ? mean_slopes : slopes) + row * width;
         for (int64_t r = 0; r < rows; ++r)
@@ -277,7 +275,7 @@ double swept_distances(const DistanceTables<T>& x, int64_t B, const DistanceSums
     loss += block_sums[2 * block];
     moment += block_sums[2 * block + 1];
   }
-  if (Slopes) {
+  if (slopes != nullptr) {
     // By the distances, 2 huber'/mean; by the mean, which is itself one over the distances, the rest.
     const double direct = 2 * student_scale;
     const double through_mean = sums.student == 0 ? 0 : moment * student_scale * student_scale / sums.student_count;
@@ -302,8 +300,7 @@ bool pair_distance_huber(DistanceTables<T> x, int64_t B, double* block_sums, dou
   x.tiles.student_panels = student_panels;
   const DistanceSums sums = summed_distances(x, B, block_sums, scratch);
   if (sizeof(T) < sizeof(double) && sums.cancelled > kManyCancelled * (0.5 * B * (B - 1))) return false;
-  *loss = slopes ? swept_distances<T, true>(x, B, sums, block_sums, slopes, mean_slopes, scratch)
-                 : swept_distances<T, false>(x, B, sums, block_sums, slopes, mean_slopes, scratch);
+  *loss = swept_distances(x, B, sums, block_sums, slopes, mean_slopes, scratch);
   return true;
 }
 

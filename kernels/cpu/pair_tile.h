@@ -10,7 +10,8 @@
 
 namespace {
 
-// What several sweeps share is kept out of line: it is long, and copies of it are most of the compile time.
+// What several sweeps share is kept out of line, and weights are summed where nobody wants slopes too: copies of sweeps are
+// most of the compile time.
 
 // Registers: 24 accumulators of 32 with AVX-512, 12 of 16 without.
 #if defined(__AVX512F__)

@@ -79,20 +79,15 @@ double triplet_angle_huber(const PairTables<double>& x, int64_t B, const int64_t
       for (int64_t block = begin; block < end; ++block) {
         const int64_t row = block * kPairBlock, rows = B - row < kPairBlock ? B - row : kPairBlock;
         HuberOfCosines<T> point;
-        if (slopes == nullptr) {
-          sweep_pairs<0>(units, row, rows, 0, B, own, point);
-        } else {
-          sweep_pairs<1>(units, row, rows, 0, B, own, point);
-          const T* const sums = weighted_sums(units, own, 0);
-          for (int64_t r = 0; r < rows; ++r) {
-            // Through the normalisation: (grad - unit (unit . grad)) / distance.
-            const T* const unit = space.student + (row + r) * width;
-            double along = 0;
-            for (int64_t d = 0; d < width; ++d) along += static_cast<double>(unit[d]) * sums[r * width + d];
-            for (int64_t d = 0; d < width; ++d)
-              space.grads[(row + r) * width + d] =
-                  space.inverses[row + r] * (sums[r * width + d] - along * unit[d]);
-          }
+        sweep_pairs<1>(units, row, rows, 0, B, own, point);
+        const T* const sums = weighted_sums(units, own, 0);
+        for (int64_t r = 0; slopes != nullptr && r < rows; ++r) {
+          // Through the normalisation: (grad - unit (unit . grad)) / distance.
+          const T* const unit = space.student + (row + r) * width;
+          double along = 0;
+          for (int64_t d = 0; d < width; ++d) along += static_cast<double>(unit[d]) * sums[r * width + d];
+          for (int64_t d = 0; d < width; ++d)
+            space.grads[(row + r) * width + d] = space.inverses[row + r] * (sums[r * width + d] - along * unit[d]);
         }
         space.block_losses[block] = point.loss;
       }
