@@ -318,7 +318,8 @@ def test_every_method_on_two_data_sets(data, tmp_path):
         assert outcome(tmp_path / name, "phr").method_parameters == 16 * 256 + 256 + 256 * 16 * 20 + 16 * 20
         settings = json.loads((tmp_path / name / "concf" / "settings.json").read_text())
         assert (settings["model"]["width"], settings["training"]["learning_rate"]) == (80, 0.01)
-    assert "5 experts and PHR a hidden width of 256" in text
+    assert "DE has 5 experts, fewer than published; PHR has a hidden width of 256" in text
+    assert "PCKD" not in text
     assert (tmp_path / "curves-ml-1m.png").is_file()
 
 

@@ -33,11 +33,13 @@ OPTIONS = {
 # A head of ConCF's model has a quarter of its numbers: this many times the student's, it recommends by as many as the student.
 WIDTHS = {"concf": 4}
 TRAINING = {"concf": {"learning_rate": 0.01, "weight_decay": 1e-5}}
-STATED = (
-    "DE and PCKD have 5 experts and PHR a hidden width of 256, fewer than published; ConCF has its own optimiser (Adam 1e-2, "
-    "decay 1e-5) and vectors four times as wide as the student's, of which the head that recommends, its multinomial, keeps a "
-    "quarter; all else is as published, untuned"
-)
+STATED = {
+    "de": "DE has 5 experts, fewer than published",
+    "pckd": "PCKD has 5 experts, fewer than published",
+    "phr": "PHR has a hidden width of 256, less than published",
+    "concf": "ConCF has its own optimiser (Adam 1e-2, decay 1e-5) and vectors four times as wide as the student's, of which the head "
+    "that recommends, its multinomial, keeps a quarter",
+}
 
 
 def options_of(name: str, dataset: Dataset) -> dict[str, object]:
@@ -128,10 +130,14 @@ def in_files(name: str) -> str:
 def report(found: dict[str, tuple[Results, Runner, str]], chosen: Sequence[int]) -> Document:
     names = [results.plan.dataset.name for results, _, _ in found.values()]
     page = Document(f"Every method on {' and '.join(names)}")
+    run = {entry.name for results, _, _ in found.values() for entry in results.plan.entries}
+    settings = "; ".join(
+        [*(text for name, text in STATED.items() if name in run), "all else is as published, untuned"]
+    )
     page.text(
         "The whole catalogue ranked; matrix factorisation by BPR, Adam 1e-3, decay 1e-3, batches of 1024, teacher of width "
         f"{TEACHER_WIDTH}; the weights of the best validation Recall@50, looked at every {EVERY} epochs, and no further "
-        f"after {PATIENCE} times without a better one. Published weights. {STATED}. Memory is what "
+        f"after {PATIENCE} times without a better one. Settings: {settings}. Memory is what "
         "training needed beside what stood before, the method's own tables made before not counted."
     )
     for name, (results, runner, origin) in found.items():
