@@ -131,13 +131,12 @@ def report(found: dict[str, tuple[Results, Runner, str]], chosen: Sequence[int])
     names = [results.plan.dataset.name for results, _, _ in found.values()]
     page = Document(f"Every method on {' and '.join(names)}")
     run = {entry.name for results, _, _ in found.values() for entry in results.plan.entries}
-    settings = "; ".join(
-        [*(text for name, text in STATED.items() if name in run), "all else is as published, untuned"]
-    )
+    stated = "; ".join(text for name, text in STATED.items() if name in run)
     page.text(
         "The whole catalogue ranked; matrix factorisation by BPR, Adam 1e-3, decay 1e-3, batches of 1024, teacher of width "
         f"{TEACHER_WIDTH}; the weights of the best validation Recall@50, looked at every {EVERY} epochs, and no further "
-        f"after {PATIENCE} times without a better one. Settings: {settings}. Memory is what "
+        f"after {PATIENCE} times without a better one. Settings are as published and untuned{stated and ', but '}{stated}. "
+        "Memory is what "
         "training needed beside what stood before, the method's own tables made before not counted."
     )
     for name, (results, runner, origin) in found.items():
