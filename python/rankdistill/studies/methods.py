@@ -32,13 +32,14 @@ OPTIONS = {
 }
 # A head of ConCF's model has a quarter of its numbers: this many times the student's, it recommends by as many as the student.
 WIDTHS = {"concf": 4}
-TRAINING = {"concf": {"learning_rate": 0.01, "weight_decay": 1e-5}}
+# Its consensus begins after epoch 50.
+TRAINING = {"concf": {"learning_rate": 0.01, "weight_decay": 1e-5, "patience": 6}}
 STATED = {
     "de": "DE has 5 experts, fewer than published",
     "pckd": "PCKD has 5 experts, fewer than published",
     "phr": "PHR has a hidden width of 256, less than published",
-    "concf": "ConCF has its own optimiser (Adam 1e-2, decay 1e-5) and vectors four times as wide as the student's, of which the head "
-    "that recommends, its multinomial, keeps a quarter",
+    "concf": "ConCF has its own optimiser (Adam 1e-2, decay 1e-5), may go 6 times without a better one and has vectors four times "
+    "as wide as the student's, of which the head that recommends, its multinomial, keeps a quarter",
 }
 
 
