@@ -109,6 +109,35 @@ def test_angles_in_float32_keep_the_value_where_the_student_is_nearly_the_teache
     assert abs(triplet_angle_huber(teacher, student).item() - expected) <= 5e-6 * expected + 1e-12 * 64**3
 
 
+OP = "pair_distance_huber"
+
+
+def native_losses(op, student):
+    """By the native kernel with products in float64 and in float32, as it returns them."""
+    module, found = sys.modules[f"rankdistill.ops.{op}"], []
+    kernel = getattr(module._native, op)
+    anchors = () if op == OP else (torch.arange(20),)
+    for single in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "in_single", lambda *_, single=single: single)
+            patch.setattr(module._native, op, lambda *given: found.append(kernel(*given)) or found[-1])
+            module.NATIVE["forward"](randn(300, 9, seed=1), student, *anchors, True)
+    return found
+
+
+@pytest.mark.parametrize("op", [OP, "triplet_angle_huber"])
+def test_products_in_float32_are_what_runs(op):
+    exact, single = native_losses(op, randn(300, 8, seed=2))
+    assert exact != single
+    assert single == pytest.approx(exact, rel=5e-6)
+
+
+def test_crowded_rows_go_back_to_float64():
+    crowded = randn(5, 8, seed=2)[torch.arange(300) % 5] + 1e-3 * randn(300, 8, seed=3)
+    exact, single = native_losses(OP, crowded)
+    assert exact == single
+
+
 def value_and_gradient(loss, teacher, student):
     student = student.clone().requires_grad_()
     value = loss(teacher, student)

@@ -26,30 +26,45 @@ LIBRARY.define(f"{OP}_dropped(Tensor(a!) layer, Tensor(b!) kept) -> ()")
 LIBRARY.define(f"{OP}_kept(Tensor(a!) x, Tensor kept) -> ()")
 
 
-def expect_contiguous(*tensors: torch.Tensor) -> None:
-    if not all(t.is_contiguous() for t in tensors):
-        raise ValueError(f"{OP}: expected contiguous tensors; got strides {[t.stride() for t in tensors]}")
+def expect_alike(layer: torch.Tensor, **others: tuple[torch.Tensor, torch.Size]) -> None:
+    """Contiguous tensors, of the layer's dtype but for masks, and of the shapes that go with it: pointers know neither."""
+    for name, (tensor, shape) in {"layer": (layer, layer.shape), **others}.items():
+        dtype = torch.bool if name == "kept" else layer.dtype
+        if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_contiguous():
+            raise ValueError(
+                f"{OP}: expected {name} contiguous, {dtype}, of shape {list(shape)}; got {tensor.dtype} of shape "
+                f"{list(tensor.shape)} and strides {list(tensor.stride())}"
+            )
 
 
 def weighted_native(layer, bias, shares, weighted):
     tensors = layer, bias, shares, weighted
-    expect_contiguous(*tensors)
+    expect_alike(
+        layer,
+        bias=(bias, layer.shape[1:]),
+        shares=(shares, layer.shape[:2]),
+        weighted=(weighted, layer.shape),
+    )
     _native.weighted_layer(DTYPE_CODES[layer.dtype], *map(address, tensors), *layer.shape)
 
 
 def weighted_backward_native(slopes, layer, shares, weighted, grad_shares, grad_bias):
     tensors = slopes, layer, shares, weighted, grad_shares, grad_bias
-    expect_contiguous(*tensors)
+    rows, whole = layer.shape[:2], layer.shape
+    expect_alike(
+        layer, slopes=(slopes, whole), shares=(shares, rows), weighted=(weighted, whole),
+        grad_shares=(grad_shares, rows), grad_bias=(grad_bias, whole[1:]),
+    )  # fmt: skip
     _native.weighted_layer_backward(DTYPE_CODES[layer.dtype], *map(address, tensors), *layer.shape)
 
 
 def dropped_native(layer, kept):
-    expect_contiguous(layer, kept)
+    expect_alike(layer, kept=(kept, layer.shape))
     _native.dropped_layer(DTYPE_CODES[layer.dtype], address(layer), address(kept), layer.numel())
 
 
 def kept_native(x, kept):
-    expect_contiguous(x, kept)
+    expect_alike(x, kept=(kept, x.shape))
     _native.keep_where(DTYPE_CODES[x.dtype], address(x), address(kept), x.numel())
 
 

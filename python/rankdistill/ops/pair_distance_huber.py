@@ -67,13 +67,13 @@ def pair_distance_huber(teacher: Tensor, student: Tensor) -> Tensor:
         Products in float32 from 256 rows on, unless the student is float64 or more than one pair in 32 cancels in them; else
         in float64, as sums are. A distance that cancels in the inner products is worked out from differences, in float64.
         Coincident rows have distance 0 and gradient 0. A non-finite row makes the loss NaN. The same bits for any
-        number of threads. (Triton: float64.)
+        number of threads. (Triton: float64, float32 for 16-bit rows.)
 
     Raises:
         TypeError, ValueError: wrong dtypes, shapes or devices.
 
     Cost:
-        O(B²·(1.5·D_t + 3.5·D_s)) time; memory for the rows and twice the gradient in float64, nothing of B².
+        O(B²·(1.5·D_t + 3.5·D_s)) time; memory for four copies of the rows and twice the gradient, nothing of B².
 
     Source:
         Park et al., Relational Knowledge Distillation, CVPR 2019, equations 4 to 6 (distance-wise).

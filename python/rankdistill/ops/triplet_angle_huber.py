@@ -83,7 +83,7 @@ def triplet_angle_huber(teacher: Tensor, student: Tensor, anchors: Tensor | None
         IndexError: an anchor that is no row (CPU).
 
     Cost:
-        O(A·B²·(D_t + 2·D_s)) time; memory for two copies of the rows and three of the gradient in float64.
+        O(A·B²·(D_t + 2·D_s)) time; memory for three copies of the rows and of the gradient.
 
     Source:
         Park et al., Relational Knowledge Distillation, CVPR 2019, equations 7 and 8 (angle-wise).
