@@ -10,7 +10,8 @@ from torch.autograd.function import once_differentiable
 
 import rankdistill.ops.hidden_layer  # noqa: F401 (registers what the layers go through)
 from rankdistill.functional import expert_routing
-from rankdistill.functional.latent import routed, widened
+from rankdistill.functional.latent import routed
+from rankdistill.functional.reduction import widened
 
 LAYERS = torch.ops.rankdistill
 

@@ -30,7 +30,7 @@ NEEDED = {
     "model": "the teacher itself, which is trained along",
 }
 FULL = "rankings with train items among them, made here of its scores"
-# Files in tests/golden, numbers of the authors' code, that tests of this method meet.
+# Files in tests/golden, numbers of released code (INDEX.md says whose), that tests of this method meet.
 GOLDEN = {
     "rrd": "rrd_* rrdclamp80_* rrdccd_* mrrd_* sampler_urrd",
     "ir-rrd": "irrrd_* sampler_ir",
@@ -164,7 +164,7 @@ def page(name: str) -> str:
     for heading in ("Contract", "Raises"):
         if heading in parts:
             blocks += [f"## {heading}", parts[heading]]
-    blocks += ["## Cost", cost(name), "## Numbers of the authors' code", golden(name)]
+    blocks += ["## Cost", cost(name), "## Golden numbers", golden(name)]
     blocks += ["## On the command line", f"```bash\n{command(name)}\n```", steps(name)]
     blocks += ["## In Python", f"```python\n{snippet(name)}\n```"]
     return "\n\n".join(blocks) + "\n"
@@ -230,7 +230,10 @@ def golden(name: str) -> str:
     if name not in GOLDEN:
         return "None: tests compare it with the formula written out."
     patterns = ", ".join(f"`{pattern}`" for pattern in GOLDEN[name].split())
-    return f"{patterns} in [tests/golden](../../tests/golden/INDEX.md): inputs, losses and gradients that tests meet."
+    return (
+        f"{patterns} in [tests/golden](../../tests/golden/INDEX.md): inputs, losses and gradients of released code (INDEX.md says "
+        "whose), which tests meet."
+    )
 
 
 def command(name: str) -> str:
@@ -245,9 +248,7 @@ def steps(name: str) -> str:
         if key == "rankings":
             options.append("--rankings")
         elif key in OF_A_TEACHER:
-            options.append(
-                "--teacher" + (" (or --new_teacher.width)" if "model" in METHODS[name].needs else "")
-            )
+            options.append("--teacher")
         elif key in OF_TRAJECTORIES:
             options.append("--trajectories")
     told = " and ".join(f"`{option}`" for option in dict.fromkeys(options)) or "no teacher"

@@ -39,6 +39,8 @@ STREAMS = {
     "item_inputs": 23,
     "user_hidden": 24,
     "item_hidden": 25,
+    "user_preferences": 26,
+    "item_preferences": 27,
 }
 
 
@@ -255,7 +257,7 @@ def bidirectional_weights(
 def shared_position_weights(in_teachers_top: Tensor, temperature: float, most: int = 50) -> Tensor:
     """Weights of a student's list for `weighted_sample`: the more of the teacher's top stands at or behind a position.
 
-    w_j = exp((min(c_j, most) + 1)/temperature), c_j the number of the teacher's top items at positions j and behind.
+    w_j ∝ exp((min(c_j, most) + 1)/temperature), c_j the number of the teacher's top items at positions j and behind.
 
     Args:
         in_teachers_top: [R, K] bool, which of the student's list, best first, are in the teacher's top.
@@ -263,13 +265,14 @@ def shared_position_weights(in_teachers_top: Tensor, temperature: float, most: i
         most: where c_j is cut.
 
     Returns:
-        weights [R, K] float64.
+        weights [R, K] float64 in (0, 1], 1 at the first position.
 
     Source:
         Zhu & Zhang, RCE-KD, 2025, section 4.3, as released.
     """
-    behind = in_teachers_top.long().flip(1).cumsum(1).flip(1)
-    return ((behind.clamp_max(most) + 1).double() / temperature).exp()
+    behind = in_teachers_top.long().flip(1).cumsum(1).flip(1).clamp_max(most)
+    fewer = (behind - behind[:, :1]).double()  # never rises along a row
+    return (fewer / temperature).exp().clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def sample_with_replacement(

@@ -119,14 +119,14 @@ def test_dropout_is_drawn_anew_and_alike_in_an_epoch():
     assert len({*losses[0], *losses[1]}) == 4
     method.eval()
     assert method(student, batch).item() == method(student, batch).item()
-    kept = method.train().kept((100_000,), 0.2)
+    kept = method._dropout.factors((100_000,), 0.2)
     assert kept.mean().item() == pytest.approx(1, abs=0.01)
     assert sorted(set(kept.tolist())) == [0.0, 1.25]
     drawn = []
     for seed, epoch in ((0, 3), (0, 4), (1, 3), (1 << 40, 3)):
         method = FrequencyDistillation(*tables, random_train(), D_S, seed=seed)
         method.begin_epoch(epoch)
-        drawn.append(tuple(method.kept((30,), 0.5).tolist()))
+        drawn.append(tuple(method._dropout.factors((30,), 0.5).tolist()))
     assert len(set(drawn)) == 4, "seeds and epochs draw differently"
 
 

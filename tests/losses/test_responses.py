@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rankdistill import PreferenceConsistentDistillation, Rankings, functional
+from rankdistill.data import CSR
 from tests.case import randn
 from tests.losses.vectors import D_S, assert_golden, golden_tensors, make_batch, make_student, teacher_tables
 
@@ -93,9 +94,15 @@ def test_consistency_is_its_definition():
 
 def test_users_with_short_lists_have_no_consistency():
     tables, student, batch = teacher_tables(), make_student(), make_batch()
-    rankings = Rankings.from_vectors(*tables, k=2)
+    users, items = (len(table) for table in tables)
+    all_but_two = torch.cartesian_prod(torch.arange(users), torch.arange(items - 2)).unbind(1)
+    rankings = Rankings.from_vectors(*tables, k=5, exclude=CSR.from_pairs(*all_but_two, users, items))
     method = PreferenceConsistentDistillation(*tables, rankings, D_S, n_experts=2)
     method.begin_epoch(0)
     assert method.consistency(student, batch).item() == 0
+    with pytest.raises(
+        ValueError, match=r"expected n_preferred in \[1, 3\], as list_length and rankings; got 5"
+    ):
+        PreferenceConsistentDistillation(*tables, rankings, D_S, list_length=3)
     with pytest.raises(ValueError, match="expected rankings of 20 users × 7 items"):
         PreferenceConsistentDistillation(tables[0], tables[1][:7], rankings, D_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rankdistill.functional.reduction import reduce_rows
+from rankdistill.functional.reduction import counted_places, reduce_rows, widened
 from rankdistill.ops import (
     catalogue_log_mass,
     catalogue_plackett_luce,
@@ -105,7 +105,8 @@ def multinomial_likelihood(users: Tensor, items: Tensor, observed: object) -> Te
     check_exclusions_anywhere(op, indptr, indices, len(items))
     counts = indptr.diff()
     rows = torch.arange(len(users), device=users.device).repeat_interleave(counts)
-    given = (users[rows] * items[indices]).sum()
+    listed = widened(users[rows], items[indices])
+    given = (listed[0] * listed[1]).sum()
     return (catalogue_log_mass(users, items) * counts).sum() - given
 
 
@@ -129,10 +130,15 @@ def unordered_ranking_distillation(listed: Tensor, rest: Tensor, lengths: Tensor
         >>> unordered_ranking_distillation(torch.zeros(1, 2), torch.zeros(1)) / torch.tensor(2.0).log()
         tensor([2.])
     """
-    terms = torch.nn.functional.softplus(rest[:, None] - listed)
-    if lengths is not None:
-        terms = terms.where(torch.arange(listed.shape[1], device=listed.device) < lengths[:, None], 0)
-    return terms.sum(1)
+    op = "unordered_ranking_distillation"
+    checks.expect_tensor(op, "listed", listed, 2)
+    checks.expect(rest.shape == listed.shape[:1], op, f"rest of shape {[len(listed)]}", rest)
+    listed, rest = widened(listed, rest)
+    counted = counted_places(op, listed, lengths)
+    if counted is None:
+        return torch.nn.functional.softplus(rest[:, None] - listed).sum(1)
+    terms = torch.nn.functional.softplus(rest[:, None] - listed.masked_fill(~counted, 0))
+    return terms.masked_fill(~counted, 0).sum(1)
 
 
 def heterogeneous_compression(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from rankdistill.functional.reduction import widened
 from rankdistill.ops import checks, plackett_luce
 
 
@@ -85,6 +86,15 @@ def metric_learning(positive: Tensor, negative: Tensor, margin: float = 1.0) -> 
         positive, negative: float tensors of one shape: squared distances of each pair's items.
         margin: >= 0.
 
+    Returns:
+        A scalar: the sum over pairs, float32 (float64 for float64 distances).
+
+    Raises:
+        ValueError: shapes that differ.
+
+    Cost:
+        O(pairs) time and memory.
+
     Source:
         Hsieh et al., Collaborative Metric Learning, WWW 2017, equation 1 without weights, as in ConCF.
 
@@ -94,4 +104,5 @@ def metric_learning(positive: Tensor, negative: Tensor, margin: float = 1.0) -> 
     """
     op = "metric_learning"
     checks.expect(negative.shape == positive.shape, op, f"negative of shape {list(positive.shape)}", negative)
+    positive, negative = widened(positive, negative)
     return (margin + positive - negative).relu().sum()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, normalize, relu
+from torch.nn.functional import linear, relu
 
-from rankdistill.functional.reduction import reduce_rows
+from rankdistill.functional.reduction import reduce_rows, widened
 from rankdistill.ops import checks, routed_experts
-from rankdistill.ops.native import accumulator_dtype
 
 FORMS = ("released", "paper")
 ROUTING_FLOOR = 1e-10  # of a share, inside the logarithm, as released
@@ -19,8 +18,14 @@ def expect_form(op: str, form: str) -> None:
     checks.expect(form in FORMS, op, f"form as one of {', '.join(FORMS)}", repr(form))
 
 
-def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(t.to(accumulator_dtype(t.dtype)) for t in tensors)
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows [B, D] scaled to length 1, however short; a row of zeros stays one, and has no gradient."""
+    if x.shape[1] == 0:
+        return x
+    largest = x.detach().abs().amax(1, keepdim=True)
+    empty = largest == 0
+    scaled = x / largest.masked_fill(empty, 1)
+    return (scaled / scaled.norm(dim=1, keepdim=True).masked_fill(empty, 1)).masked_fill(empty, 0)
 
 
 def row_errors(op: str, teacher: Tensor, predicted: Tensor, squared: bool = True) -> Tensor:
@@ -69,12 +74,15 @@ def hint_regression(
     op = "hint_regression"
     teacher, predicted = widened(teacher, predicted)
     if normalized:
-        teacher, predicted = normalize(teacher), normalize(predicted)
+        teacher, predicted = unit_rows(teacher), unit_rows(predicted)
     return reduced(op, row_errors(op, teacher, predicted), weights, reduction)
 
 
 def reduced(op: str, losses: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
-    return reduce_rows(op, losses if weights is None else losses * weights, None, reduction)
+    if weights is not None:
+        checks.expect(weights.shape == losses.shape, op, f"weights of shape {list(losses.shape)}", weights)
+        losses = losses * weights
+    return reduce_rows(op, losses, None, reduction)
 
 
 def expert_routing(logits: Tensor, noise: Tensor | None = None, temperature: float = 1.0) -> Tensor:
@@ -253,4 +261,4 @@ def frequency_distillation(
         f"predicted of shape {list(teacher.shape)}, as teacher",
         predicted,
     )
-    return reduced(op, 1 - (normalize(teacher) * normalize(predicted)).sum(1), weights, reduction)
+    return reduced(op, 1 - (unit_rows(teacher) * unit_rows(predicted)).sum(1), weights, reduction)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rankdistill.functional.reduction import reduce_rows
+from rankdistill.functional.reduction import counted_places, reduce_rows, widened
 from rankdistill.ops import checks, plackett_luce
+
+FAR_BELOW = 1000.0  # of which the exponential is 0, and differences have some digits
 
 
 def expect_lists(op: str, teacher: Tensor, student: Tensor) -> None:
@@ -39,7 +41,14 @@ def list_net(
         reduction: "sum" over rows (as the released code), "mean" over rows with `top` items or more, or "none".
 
     Returns:
-        A scalar, or [B] for "none". Lists too short to have `top` places give 0.
+        A scalar, or [B] for "none": float32, float64 for float64 scores. Lists too short to have `top` places give 0.
+
+    Contract:
+        Finite for finite scores; a teacher's +inf has the whole share, or an equal one of it. The padding never matters.
+
+    Raises:
+        ValueError: shapes that differ, a temperature not above 0, another `top` or reduction.
+        IndexError: a length outside [0, K] (on a CPU).
 
     Cost:
         O(B·K) time and memory; O(B·K²) for two places.
@@ -55,14 +64,18 @@ def list_net(
     expect_lists(op, teacher, student)
     checks.expect(temperature > 0, op, "a temperature above 0", temperature)
     checks.expect(top in (1, 2), op, "top of 1 or 2", top)
+    teacher, student = widened(teacher.detach(), student)
     B, K = student.shape
     if lengths is None:
         lengths = torch.full((B,), K, device=student.device)
     counted = lengths >= top
-    real = (torch.arange(K, device=student.device) < lengths[:, None]) & counted[:, None]
+    real = counted_places(op, student, lengths) & counted[:, None]
     if top > K:
         return reduce_rows(op, student.sum(1) * 0, counted, reduction)
-    p, q = (logs_of_shares(scores / temperature, real) for scores in (teacher.detach(), student))
+    p, q = (
+        logs_of_shares(scores / temperature, real)
+        for scores in (below_infinity(teacher, real, temperature), student)
+    )
     if top == 1:
         return reduce_rows(op, -(p.exp() * q.masked_fill(~real, 0)).sum(1), counted, reduction)
     pairs = (p - log_of_others(p))[:, :, None] + p[:, None, :]
@@ -73,6 +86,13 @@ def list_net(
         1
     )
     return reduce_rows(op, losses, counted, reduction)
+
+
+def below_infinity(teacher: Tensor, real: Tensor, temperature: float) -> Tensor:
+    """Scores [B, K] whose softmax is the limit where some are +inf: equal shares of these."""
+    best = real & (teacher == torch.inf)
+    limit = torch.where(best, 0.0, -FAR_BELOW * temperature).to(teacher.dtype)
+    return torch.where(best.any(1, keepdim=True), limit, teacher)
 
 
 def logs_of_shares(scores: Tensor, real: Tensor) -> Tensor:
@@ -103,7 +123,10 @@ def list_mle(teacher: Tensor, student: Tensor, margin: bool = False, reduction: 
         reduction: "sum" over rows, "mean" or "none".
 
     Returns:
-        A scalar, or [B] for "none".
+        A scalar, or [B] for "none": float32, float64 for float64 scores.
+
+    Raises:
+        ValueError: shapes that differ, another reduction.
 
     Cost:
         O(B·K·log K) time, O(B·K) memory.
@@ -151,7 +174,13 @@ def rejuvenated_cross_entropy(
         reduction: "sum" over rows (as the released code), "mean" or "none".
 
     Returns:
-        A scalar, or [B] for "none"; no gradient reaches the teacher's scores.
+        A scalar, or [B] for "none": float32, float64 for float64 scores; no gradient reaches the teacher's scores.
+
+    Raises:
+        ValueError: shapes that do not fit, a temperature not above 0, another reduction.
+
+    Cost:
+        O(B·(K + M)) time and memory.
 
     Source:
         Zhu and Zhang, Rejuvenating Cross-Entropy Loss in Knowledge Distillation for Recommender Systems, 2025.
@@ -165,10 +194,20 @@ def rejuvenated_cross_entropy(
     expect_lists(op, own_teacher, own_student)
     expect_lists(op, wider_teacher, wider_student)
     checks.expect(temperature > 0, op, "a temperature above 0", temperature)
+    checks.expect(
+        wider_counted.shape == wider_student.shape,
+        op,
+        f"wider_counted of shape {list(wider_student.shape)}",
+        wider_counted,
+    )
+    checks.expect(
+        overlap.shape == own_student.shape[:1], op, f"overlap of shape {[len(own_student)]}", overlap
+    )
     own = list_net(own_teacher, own_student, temperature, reduction="none")
-    none = torch.finfo(wider_student.dtype).min
-    teacher = (wider_teacher.detach() / temperature).masked_fill(~wider_counted, none).softmax(1)
-    student = (wider_student / temperature).masked_fill(~wider_counted, none).log_softmax(1)
+    teacher, student = widened(wider_teacher.detach(), wider_student)
+    none = torch.finfo(student.dtype).min
+    teacher = (teacher / temperature).masked_fill(~wider_counted, none).softmax(1)
+    student = (student / temperature).masked_fill(~wider_counted, none).log_softmax(1)
     wider = -(teacher * student.masked_fill(~wider_counted, 0)).sum(1)
     weight = (-sharpness * overlap).exp()
     return reduce_rows(op, (1 - weight) * own + weight * wider, None, reduction)

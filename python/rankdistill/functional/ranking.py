@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rankdistill.functional.reduction import reduce_rows
+from rankdistill.functional.reduction import counted_places, reduce_rows, widened
 from rankdistill.ops import checks, plackett_luce
 
 
@@ -20,7 +20,13 @@ def bayesian_personalized_ranking(positive: Tensor, negative: Tensor, reduction:
         reduction: "sum" (as the paper and the released code), "mean" or "none".
 
     Returns:
-        A scalar; the shape of the scores for "none".
+        A scalar; the shape of the scores for "none". float32, float64 for float64 scores.
+
+    Raises:
+        ValueError: shapes that differ, another reduction.
+
+    Cost:
+        O(pairs) time and memory.
 
     Source:
         Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback, UAI 2009, section 4.
@@ -31,6 +37,7 @@ def bayesian_personalized_ranking(positive: Tensor, negative: Tensor, reduction:
     """
     op = "bayesian_personalized_ranking"
     checks.expect(negative.shape == positive.shape, op, f"negative of shape {list(positive.shape)}", negative)
+    positive, negative = widened(positive, negative)
     return reduce_rows(op, torch.nn.functional.softplus(negative - positive), None, reduction)
 
 
@@ -54,6 +61,10 @@ def relaxed_ranking_distillation(
 
     Contract:
         Finite for every finite input; rows of length 0 add exactly 0; the padding never matters.
+
+    Raises:
+        ValueError: shapes that do not fit, another reduction.
+        IndexError: a length outside [0, K] (on a CPU).
 
     Cost:
         O(B·(K + L)) time, O(B·(K + L)) memory for the gradients.
@@ -85,7 +96,17 @@ def ranking_distillation(
             or "none".
 
     Returns:
-        A scalar, or [B] for "none".
+        A scalar, or [B] for "none": float32, float64 for float64 scores.
+
+    Contract:
+        Rows of length 0 add exactly 0; what stands in the padding never matters.
+
+    Raises:
+        ValueError: shapes that do not fit, another reduction.
+        IndexError: a length outside [0, K] (on a CPU).
+
+    Cost:
+        O(B·K) time and memory.
 
     Source:
         Tang and Wang, Ranking Distillation, KDD 2018, equations 5 to 10. Weights: `position_weights` times
@@ -97,21 +118,36 @@ def ranking_distillation(
     """
     op = "ranking_distillation"
     checks.expect_tensor(op, "scores", scores, 2)
-    terms = -logsigmoid(scores)
+    (scores,) = widened(scores)
+    counted = counted_places(op, scores, lengths)
+    terms = -logsigmoid(scores if counted is None else scores.masked_fill(~counted, 0))
     if weights is not None:
         shapes = (scores.shape, scores.shape[1:])
         checks.expect(
             weights.shape in shapes, op, f"weights of shape {list(scores.shape)} or its last", weights
         )
         terms = terms * weights.detach()
-    if lengths is None:
+    if counted is None:
         return reduce_rows(op, terms.sum(1), None, reduction)
-    counted = torch.arange(scores.shape[1], device=scores.device) < lengths[:, None]
     return reduce_rows(op, terms.masked_fill(~counted, 0).sum(1), lengths > 0, reduction)
 
 
-def position_weights(k: int, temperature: float = 1.0) -> Tensor:
-    """[k] float32 weights exp(−r/temperature) of positions r = 1..k, of sum 1.
+def position_weights(k: int, temperature: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Weights exp(−r/temperature) of positions r = 1..k, of sum 1.
+
+    Args:
+        k: how many positions.
+        temperature: in positions, > 0.
+        dtype: of the weights, which are worked in float64.
+
+    Returns:
+        [k] of that dtype.
+
+    Raises:
+        ValueError: a temperature not above 0.
+
+    Cost:
+        O(k) time and memory.
 
     Source:
         Tang and Wang, Ranking Distillation, KDD 2018, equation 8.
@@ -122,7 +158,7 @@ def position_weights(k: int, temperature: float = 1.0) -> Tensor:
     """
     op = "position_weights"
     checks.expect(temperature > 0, op, "a temperature above 0", temperature)
-    return (-torch.arange(1, k + 1, dtype=torch.float64) / temperature).softmax(0).float()
+    return (-torch.arange(1, k + 1, dtype=torch.float64) / temperature).softmax(0).to(dtype)
 
 
 def discrepancy_weights(
@@ -141,7 +177,10 @@ def discrepancy_weights(
         first_rank: rank of an item that no sampled one beats: 0 in the authors' code, 1 in later re-implementations.
 
     Returns:
-        [B, K] float in [0, 1), without gradient.
+        [B, K] in [0, 1], float32 (float64 for float64 scores), without gradient.
+
+    Raises:
+        ValueError: another number of dimensions, no sampled score.
 
     Cost:
         O(B·(K + Q)·log Q) time, O(B·(K + Q)) memory.
@@ -158,8 +197,9 @@ def discrepancy_weights(
     checks.expect_tensor(op, "sampled", sampled, 2)
     Q = sampled.shape[1]
     checks.expect(Q > 0, op, "at least one sampled score per row", sampled)
-    ordered = sampled.detach().sort(dim=1).values.contiguous()
-    above = Q - torch.searchsorted(ordered, scores.detach().contiguous(), right=True)
+    scores, sampled = widened(scores.detach(), sampled.detach())
+    ordered = sampled.sort(dim=1).values.contiguous()
+    above = Q - torch.searchsorted(ordered, scores.contiguous(), right=True)
     ranks = torch.div((n_items - 1) * above, Q, rounding_mode="floor") + first_rank
     behind = ranks - torch.arange(scores.shape[1], device=scores.device)
     return (sharpness * behind.to(scores.dtype)).tanh().clamp_min(0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits, logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from rankdistill.functional.reduction import reduce_rows
+from rankdistill.functional.reduction import reduce_rows, widened
 from rankdistill.ops import checks
 
 CONSISTENCY_FORMS = ("list", "pair")
@@ -22,7 +22,13 @@ def pointwise_distillation(teacher: Tensor, student: Tensor, reduction: str = "m
         reduction: "mean" (as the released code), "sum" or "none".
 
     Returns:
-        A scalar; the shape of the scores for "none".
+        A scalar; the shape of the scores for "none". float32, float64 for float64 scores.
+
+    Raises:
+        ValueError: shapes that differ, another reduction.
+
+    Cost:
+        O(scores) time and memory.
 
     Source:
         Hinton et al., Distilling the Knowledge in a Neural Network, 2015, for one class.
@@ -38,7 +44,8 @@ def pointwise_distillation(teacher: Tensor, student: Tensor, reduction: str = "m
 
 def towards(op: str, wanted: Tensor, given: Tensor, reduction: str) -> Tensor:
     """Binary cross entropy of the probabilities of two logits; no gradient reaches those wanted."""
-    losses = binary_cross_entropy_with_logits(given, wanted.detach().sigmoid(), reduction="none")
+    wanted, given = widened(wanted.detach(), given)
+    losses = binary_cross_entropy_with_logits(given, wanted.sigmoid(), reduction="none")
     return reduce_rows(op, losses, None, reduction)
 
 
@@ -56,7 +63,13 @@ def collaborative_distillation(
         reduction: "mean" (UnKD's re-implementation), "sum" (KDs') or "none".
 
     Returns:
-        A scalar; the shape of the scores for "none".
+        A scalar; the shape of the scores for "none". float32, float64 for float64 scores.
+
+    Raises:
+        ValueError: shapes that differ, a temperature not above 0, another reduction.
+
+    Cost:
+        O(scores) time and memory.
 
     Source:
         Lee et al., Collaborative Distillation for Top-N Recommendation, ICDM 2019, section III.
@@ -68,6 +81,7 @@ def collaborative_distillation(
     op = "collaborative_distillation"
     checks.expect(student.shape == teacher.shape, op, f"student of shape {list(teacher.shape)}", student)
     checks.expect(temperature > 0, op, "a temperature above 0", temperature)
+    (teacher,) = widened(teacher)
     return towards(op, (teacher + shift) / temperature, student, reduction)
 
 
@@ -85,7 +99,13 @@ def bidirectional_distillation(
         reduction: "sum" (as the released code), "mean" or "none".
 
     Returns:
-        A scalar; the shape of the scores for "none".
+        A scalar; the shape of the scores for "none". float32, float64 for float64 scores.
+
+    Raises:
+        ValueError: shapes that differ, a temperature not above 0, another reduction.
+
+    Cost:
+        O(scores) time and memory.
 
     Source:
         Kweon, Kang and Yu, Bidirectional Distillation for Top-K Recommender System, WWW 2021, as released.
@@ -97,6 +117,7 @@ def bidirectional_distillation(
     op = "bidirectional_distillation"
     checks.expect(learner.shape == partner.shape, op, f"learner of shape {list(partner.shape)}", learner)
     checks.expect(temperature > 0, op, "a temperature above 0", temperature)
+    (partner,) = widened(partner)
     return towards(op, partner / temperature, learner, reduction)
 
 
@@ -116,7 +137,13 @@ def importance_aware_ranking_distillation(
         reduction: "mean" over rows (as released), "sum" or "none".
 
     Returns:
-        A scalar, or [B] for "none".
+        A scalar, or [B] for "none": float32, float64 for float64 scores.
+
+    Raises:
+        ValueError: shapes that do not fit, another form or reduction.
+
+    Cost:
+        O(B·K) time and memory.
 
     Source:
         Cui et al., Distillation Matters: Empowering Sequential Recommenders to Match the Performance of Large
@@ -132,6 +159,7 @@ def importance_aware_ranking_distillation(
         weights.shape == scores.shape, op, f"weights of shape {list(scores.shape)}, as scores", weights
     )
     checks.expect(negative.shape == scores.shape[:1], op, f"negative of shape {[len(scores)]}", negative)
+    scores, negative = widened(scores, negative)
     against = logsigmoid(1 - negative if form == "released" else -negative)
     losses = -(weights.detach() * (logsigmoid(scores) + against[:, None])).sum(1)
     return reduce_rows(op, losses, None, reduction)
@@ -146,7 +174,17 @@ def calibrated_listwise_distillation(teacher: Tensor, student: Tensor) -> Tensor
         teacher, student: scores of one list, of one shape (logits); no gradient reaches the teacher's.
 
     Returns:
-        A scalar.
+        A scalar, float32 (float64 for float64 scores); 0 for no scores.
+
+    Contract:
+        Shares come from logarithms: finite for all finite scores, also where every σ(s) underflows. A student's 1 − share is
+        no less than the smallest normal number.
+
+    Raises:
+        ValueError: shapes that differ.
+
+    Cost:
+        O(scores) time and memory.
 
     Source:
         Gui et al., Calibration-compatible Listwise Distillation of Privileged Features for CTR Prediction, WSDM 2024.
@@ -157,8 +195,15 @@ def calibrated_listwise_distillation(teacher: Tensor, student: Tensor) -> Tensor
     """
     op = "calibrated_listwise_distillation"
     checks.expect(student.shape == teacher.shape, op, f"student of shape {list(teacher.shape)}", student)
-    shares = [x.sigmoid() / x.sigmoid().sum() for x in (student, teacher.detach())]
-    return binary_cross_entropy(*shares)
+    teacher, student = widened(teacher.detach(), student)
+    if student.numel() == 0:
+        return student.sum()
+    logs = [logsigmoid(x) - logsigmoid(x).flatten().logsumexp(0) for x in (teacher, student)]
+    least = torch.finfo(student.dtype).tiny
+    # 1 − share, from its logarithm: nothing cancels.
+    others = [-torch.expm1(log) for log in logs]
+    wanted = logs[0].exp() * logs[1] + others[0] * others[1].clamp_min(least).log()
+    return -wanted.mean()
 
 
 def preference_consistency(
@@ -177,7 +222,13 @@ def preference_consistency(
         reduction: "sum" (as the released code), "mean" over rows or "none".
 
     Returns:
-        A scalar, or [B] for "none".
+        A scalar, or [B] for "none": float32, float64 for float64 scores.
+
+    Raises:
+        ValueError: shapes that differ, a temperature not above 0, another form or reduction.
+
+    Cost:
+        O(B·Q) time and memory; O(B·Q²) for the pair form.
 
     Source:
         Zhu and Zhang, Preference-Consistent Knowledge Distillation for Recommender System, TKDE 2025.
@@ -192,7 +243,7 @@ def preference_consistency(
         raw.shape == projected.shape, op, f"raw of shape {list(projected.shape)}, as projected", raw
     )
     checks.expect(temperature > 0, op, "a temperature above 0", temperature)
-    raw = raw.detach()
+    projected, raw = widened(projected, raw.detach())
     if form == "list":
         losses = -((raw / temperature).softmax(1) * (projected / temperature).log_softmax(1)).sum(1)
     else:

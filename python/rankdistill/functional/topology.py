@@ -120,8 +120,8 @@ def hierarchical_topology_distillation(
     checks.expect(
         group_term in GROUP_TERMS, op, f"group_term as one of {', '.join(GROUP_TERMS)}", repr(group_term)
     )
-    within = grouped_relation_distance(teacher, student, groups, positive_only)
     teacher_means, index = group_means(teacher.detach(), groups)
+    within = grouped_relation_distance(teacher, student, index, positive_only)
     student_means = group_means(student.detach() if detach_means else student, groups)[0]
     if group_term == "groups":
         return within + relation_distance(teacher_means, student_means)
@@ -161,8 +161,8 @@ def relational_knowledge_distillation(
 
     Example:
         >>> rows = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-        >>> relational_knowledge_distillation(rows, 3 * rows)
-        tensor(0.)
+        >>> bool(relational_knowledge_distillation(rows, 3 * rows) < 1e-12)
+        True
     """
     loss = 0 * student.sum(dtype=torch.float64).to(
         torch.float64 if student.dtype == torch.float64 else torch.float32
@@ -171,6 +171,8 @@ def relational_knowledge_distillation(
         loss = loss + distance_weight / max(student.shape[0] ** 2, 1) * pair_distance_huber(teacher, student)
     if angle_weight:
         if angle_rows is not None:
+            op = "relational_knowledge_distillation"
+            checks.check_given(op, "angle_rows", angle_rows, 0, len(student))
             teacher, student = teacher[angle_rows], student[angle_rows]
         rows = student.shape[0]
         triples = (rows if anchors is None else len(anchors)) * rows**2

@@ -8,17 +8,15 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import (
-    list_scores,
-    n_interactions,
-    teacher_scores,
-    unique_rows,
-)
+from rankdistill.losses.list_scores import list_scores, n_interactions, teacher_scores, unique_rows
 from rankdistill.losses.settings import (
+    expect_above_zero,
     expect_at_least,
     expect_begun,
     expect_choice,
     expect_reduction,
+    expect_sizes,
+    expect_within,
     fits_at_hand,
 )
 from rankdistill.losses.whole_catalogue import Ranker, catalogue_ranker
@@ -43,7 +41,8 @@ class CollaborativeDistillation(Distillation):
         guide: whose ranking positions are drawn from: "teacher", or "student", ranked anew every epoch.
         teacher: anything with `score(users, items)`, for the student's guide.
         temperature: of positions; None for 20 times the list's length, as re-implemented (nearly uniform).
-        softness, shift: t1 > 0 and t2 of the teacher's logits.
+        softness: t1, which divides the teacher's shifted logits, > 0.
+        shift: t2, added to the teacher's logits.
         reduction: "sum" over interactions and draws (KDs), or "mean" over both (UnKD).
         seed: of the draws.
 
@@ -92,14 +91,17 @@ class CollaborativeDistillation(Distillation):
         name = type(self).__name__
         expect_choice(name, "guide", guide, GUIDES)
         if guide == "student" and teacher is None:
-            expected = "a teacher with score(users, items) for the student's guide"
-            raise ValueError(f"{name}: expected {expected}; got None")
+            raise ValueError(f"{name}: expected a teacher with score(users, items) for that guide; got None")
         expect_at_least(name, 1, n_samples=n_samples)
+        expect_within(name, "k of rankings", rankings.k, 1, rankings.n_items)
+        expect_above_zero(name, softness=softness)
         expect_reduction(name, reduction)
         object.__setattr__(self, "teacher", teacher)  # no part of the module: neither trained nor saved
         self.rankings, self.exclude, self.guide = rankings, CSR.from_any(exclude).to("cpu"), guide
+        excluded = self.exclude.n_rows, self.exclude.n_columns
+        expect_sizes(name, "exclude", excluded, (rankings.n_users, rankings.n_items), "rankings")
         self.n_samples, self.softness, self.shift = n_samples, softness, shift
-        self.temperature = 20.0 * max(rankings.k, 1) if temperature is None else temperature
+        self.temperature = 20.0 * rankings.k if temperature is None else temperature
         self.reduction, self.seed = reduction, seed
         self._epoch: int | None = None
         self._items: Tensor | None = None  # [U, n] int64; -1 for none; None: batch by batch

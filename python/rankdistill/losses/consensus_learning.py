@@ -36,7 +36,9 @@ class ConsensusLearning(Distillation):
         position_temperature, deviation_temperature: of `consensus_rankings`.
         form: "paper" (the latest ranks and their deviations) or "released" (those of the ranking before; no deviations at
             first, then always those of rankings 1 to n_states).
-        balance_learning_rate, asymmetry, reference_until: of the weights; published: the model's own rate of 0.01.
+        balance_learning_rate: of the heads' weights; published: the model's own, 0.01.
+        asymmetry: of their `functional.balanced_gradient_norms`.
+        reference_until: the last epoch whose losses may be its reference.
         dropout: in the heads' bottoms, in [0, 1].
         recommends: the head whose scores the model recommends by.
         seed: of the dropout.
@@ -92,22 +94,20 @@ class ConsensusLearning(Distillation):
         expect_within(name, "dropout", dropout, 0, 1)
         train = CSR.from_any(train).to("cpu")
         self.train_sides = train, train.transposed()
-        self.queue = ConsensusQueue(
-            train, n_listed, n_states, position_temperature, deviation_temperature, form == "released"
-        )
+        temperatures = position_temperature, deviation_temperature
+        self.queue = ConsensusQueue(train, n_listed, n_states, *temperatures, form == "released")
         self.balance = HeadBalance(6, balance_learning_rate, asymmetry, reference_until)
         self.n_interesting, self.consensus_weight, self.period = n_listed // 2, consensus_weight, period
-        self.dropout, self.recommends = dropout, recommends
-        self._dropout = EpochDropout(seed)
+        self.dropout, self.recommends, self._dropout = dropout, recommends, EpochDropout(seed)
         self._epoch: int | None = None
 
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Adds the student's state and makes the consensus anew, every `period` epochs after epoch 0."""
         if not hasattr(student, "head_vectors"):
-            raise TypeError(
-                f"{type(self).__name__}: expected a student with heads, MultiHeadFactorization (multi_head); "
-                f"got {type(student).__name__}"
+            expected = (
+                f"{type(self).__name__}: expected a student with heads, MultiHeadFactorization (multi_head)"
             )
+            raise TypeError(f"{expected}; got {type(student).__name__}")
         student.recommend_by(self.recommends)
         self._epoch = epoch
         self._dropout.begin(epoch, student.user_table.device)
@@ -126,7 +126,7 @@ class ConsensusLearning(Distillation):
             own.append(own_loss(student, head, read, users, items, self.train_sides))
             if head != "item_multinomial":
                 scores.append(listed_scores(head, read, users, items))
-        weights = self.balance.weights.to(own[0])
+        weights = self.balance.weights.to(own[0], copy=True)  # the step below moves them
         loss = (weights * torch.stack(own)).sum()
         lengths = (read.listed >= 0).sum(1).clamp(max=self.n_interesting)
         shared = None
@@ -145,6 +145,6 @@ class ConsensusLearning(Distillation):
         """A head's vectors of the batch's users and items, each with dropout of its own."""
         both = []
         for side, ids, rows in (("user", read.users, read.user_rows), ("item", read.items, read.item_rows)):
-            factors = self._dropout.factors((len(ids), rows.shape[1] // 2), self.dropout)
+            factors = self._dropout.factors((len(ids), rows.shape[1] // 2), self.dropout * self.training)
             both.append(student.head_vectors(head, side, ids, rows, factors))
         return tuple(both)

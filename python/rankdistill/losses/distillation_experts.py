@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rankdistill import functional
-from rankdistill.experts import SelectedExperts
-from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.losses.annealed_experts import AnnealedExperts
+from rankdistill.losses.distillation import Batch, Student
 from rankdistill.losses.settings import expect_choice
-from rankdistill.ops import gumbel_noise
-from rankdistill.sampling import STREAMS
 
 
-class DistillationExperts(VectorDistillation):
+class DistillationExperts(AnnealedExperts):
     """Distillation experts (DE): the teacher's vectors rebuilt from the student's by experts, chosen per entity.
 
     A batch's loss is `functional.distillation_experts` of its unique users, plus half of that of its unique positive
@@ -60,30 +57,11 @@ class DistillationExperts(VectorDistillation):
         form: str = "released",
         seed: int = 0,
     ) -> None:
-        super().__init__(teacher_users, teacher_items, student_width)
-        functional.annealed_temperature(0, n_epochs, start, end)  # complains
+        super().__init__(teacher_users, teacher_items, student_width, n_experts, (n_epochs, start, end), seed)
         expect_choice(type(self).__name__, "form", form, ("released", "paper"))
-        self.form, self.seed, self.schedule = form, seed, (n_epochs, start, end)
-        self.user = SelectedExperts(n_experts, student_width, self.teacher_width, seed=seed)
-        self.item = SelectedExperts(n_experts, student_width, self.teacher_width, seed=seed + 2)
-        self.temperature, self.epoch, self.step = start, 0, 0
-
-    def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
-        """Lowers the temperature, and begins the epoch's noise."""
-        self.temperature = functional.annealed_temperature(max(epoch - 1, 0), *self.schedule)
-        self.epoch, self.step = epoch, 0
+        self.form = form
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
-        loss = 0.0
-        for rows in self.sides(student, batch):
-            selected: SelectedExperts = getattr(self, rows.side)
-            noise = gumbel_noise(
-                rows.ids, selected.experts.n_experts, seed=self.seed, epoch=self.epoch, step=self.step,
-                stream=STREAMS[f"{rows.side}_experts"], parts=rows.part,
-            )  # fmt: skip
-            routing = selected.routing(rows.teacher, noise, self.temperature)
-            loss = loss + functional.distillation_experts(
-                rows.teacher, rows.student, routing, selected.experts.parts(), self.form, weights=rows.weights
-            )
-        self.step += 1
+        loss = self.experts_loss(student, batch, self.form)
+        self._step += 1
         return loss

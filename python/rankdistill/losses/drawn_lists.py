@@ -11,7 +11,13 @@ from rankdistill.data.csr import CSR
 from rankdistill.losses.batch import Batch, share_of, unique_users
 from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.list_scores import list_above_the_rest
-from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction, fits_at_hand
+from rankdistill.losses.settings import (
+    expect_at_least,
+    expect_begun,
+    expect_reduction,
+    expect_sizes,
+    fits_at_hand,
+)
 from rankdistill.losses.whole_catalogue import list_above_the_catalogue
 from rankdistill.ops import complement_sample, position_sample
 from rankdistill.rankings import Rankings
@@ -43,11 +49,8 @@ class DrawnLists(Distillation):
         super().__init__()
         name = self.method or type(self).__name__
         exclude = CSR.from_any(exclude)
-        if (exclude.n_rows, exclude.n_columns) != (rankings.n_users, rankings.n_items):
-            raise ValueError(
-                f"{name}: expected exclude of {rankings.n_users} users × {rankings.n_items} items, as rankings; "
-                f"got {exclude.n_rows} × {exclude.n_columns}"
-            )
+        listed = rankings.n_users, rankings.n_items
+        expect_sizes(name, "exclude", (exclude.n_rows, exclude.n_columns), listed, "rankings")
         expect_at_least(name, 0, n_interesting=n_interesting, n_uninteresting=n_uninteresting or 0)
         expect_reduction(name, reduction)
         self.rankings, self.exclude = rankings, exclude.to("cpu")

@@ -20,13 +20,15 @@ class EpochDropout:
             self._generator = torch.Generator(device)
         self._generator.manual_seed(epoch_seed(self.seed, epoch))
 
-    def factors(self, shape: tuple[int, ...], share_dropped: float) -> Tensor:
+    def factors(
+        self, shape: tuple[int, ...], share_dropped: float, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """0, or 1 over the share that is kept."""
         device = self._generator.device
         if share_dropped == 0:
-            return torch.ones(shape, device=device)
+            return torch.ones(shape, dtype=dtype, device=device)
         drawn = torch.rand(shape, generator=self._generator, device=device)
-        return (drawn >= share_dropped) / max(1 - share_dropped, 1e-12)
+        return (drawn >= share_dropped).to(dtype) / max(1 - share_dropped, 1e-12)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal variates."""

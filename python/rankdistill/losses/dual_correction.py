@@ -8,8 +8,18 @@ from torch import Tensor
 from rankdistill.losses.batch import share_of, unique_users
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.rank_correction import RankCorrection
-from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice, expect_reduction
+from rankdistill.losses.settings import (
+    expect_above_zero,
+    expect_at_least,
+    expect_begun,
+    expect_choice,
+    expect_reduction,
+    expect_sizes,
+    expect_within,
+)
 from rankdistill.rankings import Rankings
+
+STEP_BITS = 20  # of a draw's 32-bit epoch: a million batches in each of 4096 epochs
 
 
 class DualCorrection(Distillation):
@@ -75,6 +85,11 @@ class DualCorrection(Distillation):
         expect_at_least(name, 1, n_samples=n_samples, period=period)
         expect_choice(name, "among", among, ("list", "catalogue"))
         expect_reduction(name, reduction)
+        expect_within(name, "k of rankings", rankings.k, 1, rankings.n_items)
+        expect_above_zero(name, sharpness=sharpness)
+        if item_rankings is not None:
+            swapped = item_rankings.n_items, item_rankings.n_users
+            expect_sizes(name, "item_rankings", swapped, (rankings.n_users, rankings.n_items), "rankings")
         self.user_side = RankCorrection(
             rankings, sharpness, among, floor, False, ("underestimated", "overestimated")
         )
@@ -102,7 +117,7 @@ class DualCorrection(Distillation):
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's unique users, and of its unique positive items where the item side counts."""
         expect_begun(type(self).__name__, self._epoch)
-        draw = (self.n_samples, self.reduction, self.seed, (self._epoch << 16) + self._step)
+        draw = (self.n_samples, self.reduction, self.seed, (self._epoch << STEP_BITS) + self._step)
         self._step += 1
         name, share = type(self).__name__, share_of(batch)
         loss = self.user_side.loss(name, student, unique_users(batch), share, *draw)

@@ -12,9 +12,10 @@ from rankdistill.experts import Experts, filtered_mean
 from rankdistill.losses.batch import share_of
 from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
 from rankdistill.losses.dropout import EpochDropout
-from rankdistill.losses.settings import expect_within
+from rankdistill.losses.settings import expect_sizes, expect_within
 from rankdistill.ops import dropout_mask
 from rankdistill.ops.dropout_mask import in_sixteen_bits
+from rankdistill.ops.native import accumulator_dtype
 from rankdistill.sampling import STREAMS
 
 
@@ -42,7 +43,8 @@ class FrequencyDistillation(VectorDistillation):
 
     Forms:
         The released code hands its width ratio over as the number of networks: 5 of hidden width D_t, the default here. It
-        takes a row's first neighbour for the row itself, as the graphs here do.
+        takes a row's first neighbour for the row itself, as the graphs here do. It projects positive and negative items in two
+        calls, each with dropout of its own; here an item that both need is projected once.
 
     Source:
         Zhu and Zhang, Exploring Feature-based Knowledge Distillation for Recommender System: A Frequency Perspective,
@@ -74,12 +76,13 @@ class FrequencyDistillation(VectorDistillation):
         seed: int = 0,
     ) -> None:
         super().__init__(teacher_users, teacher_items, student_width)
-        for name, value in (("alpha", alpha), ("graph_dropout", graph_dropout), ("dropout", dropout)):
-            expect_within(type(self).__name__, name, value, 0, 1)
+        name = type(self).__name__
+        for setting, value in {"alpha": alpha, "graph_dropout": graph_dropout, "dropout": dropout}.items():
+            expect_within(name, setting, value, 0, 1)
         train = CSR.from_any(train).to("cpu")
-        users, items = train.pairs()
-        of_items = CSR.from_pairs(items, users, train.n_columns, train.n_rows)
-        for side, rows in (("user", train), ("item", of_items)):
+        tables, sizes = (len(teacher_users), len(teacher_items)), (train.n_rows, train.n_columns)
+        expect_sizes(name, "train", sizes, tables, "the teacher's tables")
+        for side, rows in (("user", train), ("item", train.transposed())):
             graph = co_occurrence_graph(rows, n_neighbours)
             self.register_buffer(f"{side}_indptr", graph.crow_indices(), persistent=False)
             self.register_buffer(f"{side}_indices", graph.col_indices(), persistent=False)
@@ -88,17 +91,13 @@ class FrequencyDistillation(VectorDistillation):
         self.user, self.item = (Experts(n_experts, *widths, seed=seed + side) for side in (0, 1))
         self.alpha, self.normalized = alpha, normalized
         self.graph_dropout, self.dropout = graph_dropout, dropout
-        self.seed, self.epoch, self.calls = seed, 0, 0
+        self.seed, self._epoch, self._calls = seed, 0, 0
         self._dropout = EpochDropout(seed)
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
         """Begins the epoch's dropout."""
-        self.epoch, self.calls = epoch, 0
+        self._epoch, self._calls = epoch, 0
         self._dropout.begin(epoch, self.teacher_users.device)
-
-    def kept(self, shape: tuple[int, ...], share_dropped: float) -> Tensor:
-        """Dropout's factors: 0, or 1 over the share that is kept."""
-        return self._dropout.factors(shape, share_dropped if self.training else 0)
 
     def filter_rows(self, rows: Entities, own: slice) -> tuple[Tensor, Tensor]:
         """H's rows `own` [n, m] (torch.sparse_csr) over the entities that they touch, and those entities' ids [m]. What
@@ -109,12 +108,14 @@ class FrequencyDistillation(VectorDistillation):
         owner = torch.arange(n, device=device).repeat_interleave(counts)
         within = torch.arange(len(owner), device=device) - (counts.cumsum(0) - counts)[owner]
         at = begins[owner] + within
-        values = getattr(self, f"{rows.side}_values")[at] * self.kept(at.shape, self.graph_dropout)
+        dropped, dtype = self.graph_dropout * self.training, accumulator_dtype(rows.student.dtype)
+        factors = self._dropout.factors(at.shape, dropped, dtype)
+        values = getattr(self, f"{rows.side}_values")[at] * factors
         left = values != 0
         at, owner, values = at[left], owner[left], values[left]
         columns = torch.cat([getattr(self, f"{rows.side}_indices")[at], rows.ids])
         owner = torch.cat([owner, torch.arange(n, device=device)])
-        values = torch.cat([self.alpha * values, torch.full((n,), 1 - self.alpha, device=device)])
+        values = torch.cat([self.alpha * values, values.new_full((n,), 1 - self.alpha)])
         mine = (owner >= own.start) & (owner < own.stop)
         touched, columns = torch.unique(columns[mine], return_inverse=True)
         entries, size = torch.stack([owner[mine] - own.start, columns]), (own.stop - own.start, len(touched))
@@ -126,12 +127,12 @@ class FrequencyDistillation(VectorDistillation):
         if not self.training or self.dropout == 0:
             return filtered_mean(experts, near.student, matrix)
         M, H = experts.bias_in.shape
-        draw = {"seed": self.seed, "epoch": self.epoch, "step": self.calls}
+        draw = {"seed": self.seed, "epoch": self._epoch, "step": self._calls}
         kept = tuple(
             dropout_mask(near.ids, M, width, self.dropout, stream=STREAMS[f"{near.side}_{of}"], **draw)
             for of, width in (("inputs", near.student.shape[1]), ("hidden", H))
         )
-        self.calls += 1
+        self._calls += 1
         return filtered_mean(experts, near.student, matrix, kept, in_sixteen_bits(self.dropout))
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
@@ -144,7 +145,6 @@ class FrequencyDistillation(VectorDistillation):
             # Sparse products know no half precision.
             with torch.autocast(matrix.device.type, enabled=False):
                 wanted = matrix @ near.teacher.to(matrix.dtype)
-            loss = loss + functional.frequency_distillation(
-                wanted, found, self.normalized, weights=rows.weights[own]
-            )
+            weighted = {"normalized": self.normalized, "weights": rows.weights[own]}
+            loss = loss + functional.frequency_distillation(wanted, found, **weighted)
         return loss

@@ -37,6 +37,10 @@ class Touched(NamedTuple):
 
 def touched(student: Student, batch: Batch, lists: Tensor) -> Touched:
     """`lists` [U, K] are the items that each user's scores are asked for."""
+    if batch.negatives is None:
+        raise ValueError(
+            "ConsensusLearning: expected a batch with negatives, which its heads learn from; got none"
+        )
     users, at = torch.unique(batch.users, return_inverse=True)
     listed = lists.to(users.device)[users].long()
     negatives = batch.negatives if batch.negatives.dim() == 2 else batch.negatives[:, None]

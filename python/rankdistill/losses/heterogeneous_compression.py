@@ -12,7 +12,7 @@ from rankdistill.losses.batch import unique_users
 from rankdistill.losses.checkpoint_knowledge import CheckpointKnowledge
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import tables, unique_rows
-from rankdistill.losses.settings import expect_begun, expect_reduction
+from rankdistill.losses.settings import expect_above_zero, expect_at_least, expect_begun, expect_reduction
 from rankdistill.rankings import Rankings
 
 
@@ -93,6 +93,8 @@ class HeterogeneousCompression(Distillation):
                 f"got {list(observed.shape)}"
             )
         expect_reduction(type(self).__name__, reduction)
+        expect_at_least(type(self).__name__, 1, period=period)
+        expect_above_zero(type(self).__name__, position_temperature=position_temperature)
         self.knowledge = CheckpointKnowledge(checkpoints, self.exclude, n_listed, n_compared)
         self.observed = observed[:, : n_listed // 10].long()
         self.period, self.looseness, self.decay = period, looseness, decay

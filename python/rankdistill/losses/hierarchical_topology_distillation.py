@@ -7,17 +7,16 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts
+from rankdistill.losses.annealed_experts import AnnealedExperts
 from rankdistill.losses.batch import counted_once, share_of
-from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.losses.distillation import Batch, Student
 from rankdistill.losses.settings import expect_choice, expect_within
-from rankdistill.ops import gumbel_noise
-from rankdistill.sampling import STREAMS
 
 # positive_only, leave_out_own, detach_means of `functional.hierarchical_topology_distillation`
 FORMS = {"released": (True, False, True), "masked": (True, True, True), "paper": (False, True, False)}
 
 
-class HierarchicalTopologyDistillation(VectorDistillation):
+class HierarchicalTopologyDistillation(AnnealedExperts):
     """Hierarchical topology distillation (HTD): topology in two levels, with groups that are learned along.
 
     A selector assigns each entity to the group of its largest logit (users and items to different ones). A batch's loss
@@ -41,7 +40,8 @@ class HierarchicalTopologyDistillation(VectorDistillation):
     Forms:
         The released code leaves out pairs of negative teacher cosine, by a mask made with `> 0`; compares a group with its own
         members too, the paper's mask being commented out; and makes group means without gradients, so that Group(P, P) is a
-        constant. Its assignment loss has no half weight for items. It cannot run in float64; this can.
+        constant. Its assignment loss has no half weight for items. It cannot run in float64; this can. Groups are those of the
+        largest logit in all forms, as released; the paper writes them as Gumbel-softmax draws.
 
     Source:
         Kang et al., Topology Distillation for Recommender System, KDD 2021, section 3.3. Published weight: 1e-3,
@@ -71,22 +71,12 @@ class HierarchicalTopologyDistillation(VectorDistillation):
         end: float = 1e-10,
         seed: int = 0,
     ) -> None:
-        super().__init__(teacher_users, teacher_items, student_width)
+        super().__init__(teacher_users, teacher_items, student_width, n_groups, (n_epochs, start, end), seed)
         name = type(self).__name__
-        functional.annealed_temperature(0, n_epochs, start, end)  # complains
         expect_choice(name, "form", form, FORMS)
         expect_choice(name, "group_term", group_term, ("entities", "groups"))
         expect_within(name, "gamma", gamma, 0, 1)
-        self.form, self.group_term, self.gamma, self.seed = form, group_term, gamma, seed
-        self.n_groups, self.schedule = n_groups, (n_epochs, start, end)
-        self.user = SelectedExperts(n_groups, student_width, self.teacher_width, seed=seed)
-        self.item = SelectedExperts(n_groups, student_width, self.teacher_width, seed=seed + 2)
-        self.temperature, self.epoch, self.step = start, 0, 0
-
-    def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
-        """Lowers the temperature, and begins the epoch's noise."""
-        self.temperature = functional.annealed_temperature(max(epoch - 1, 0), *self.schedule)
-        self.epoch, self.step = epoch, 0
+        self.form, self.group_term, self.gamma, self.n_groups = form, group_term, gamma, n_groups
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
         groups, assignment = [], 0.0
@@ -96,15 +86,12 @@ class HierarchicalTopologyDistillation(VectorDistillation):
             logits = selected.logits(rows.teacher)
             groups.append(logits.detach().argmax(1) + offset)
             own = share_of(batch).of(len(rows.ids))
-            noise = gumbel_noise(
-                rows.ids[own], self.n_groups, seed=self.seed, epoch=self.epoch, step=self.step,
-                stream=STREAMS[f"{rows.side}_experts"],
-            )  # fmt: skip
+            noise = self.noise(rows.side, rows.ids[own])
             routing = functional.expert_routing(logits[own], noise, self.temperature)
             assignment = assignment + functional.distillation_experts(
                 rows.teacher[own], rows.student[own], routing, selected.experts.parts()
             )
-        self.step += 1
+        self._step += 1
         teacher = torch.cat([rows.teacher for rows in sides])
         vectors = torch.cat([rows.student for rows in sides])
         topology = functional.hierarchical_topology_distillation(

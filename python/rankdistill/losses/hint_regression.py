@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rankdistill import functional
 from rankdistill.experts import linear_parameters
+from rankdistill.functional.reduction import widened
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
 
 
@@ -62,7 +63,8 @@ class HintRegression(VectorDistillation):
         loss = 0.0
         for rows in self.sides(student, batch):
             weight, bias = getattr(self, f"{rows.side}_weight"), getattr(self, f"{rows.side}_bias")
-            predicted = nn.functional.linear(rows.student, weight, bias)
+            vectors, weight, bias = widened(rows.student, weight, bias)
+            predicted = nn.functional.linear(vectors, weight, bias)
             loss = loss + functional.hint_regression(
                 rows.teacher, predicted, self.normalized, weights=rows.weights
             )

@@ -9,7 +9,7 @@ from rankdistill import functional
 from rankdistill.losses.batch import share_of
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
-from rankdistill.losses.settings import expect_choice, expect_reduction, expect_within
+from rankdistill.losses.settings import expect_above_zero, expect_choice, expect_reduction, expect_within
 from rankdistill.ops import plackett_luce
 from rankdistill.rankings import Rankings
 
@@ -64,6 +64,7 @@ class ListwiseDistillation(Distillation):
         expect_within(name, "n_listed", n_listed, 1, rankings.k, ", as rankings")
         expect_choice(name, "form", form, FORMS)
         expect_reduction(name, reduction)
+        expect_above_zero(name, temperature=temperature)
         self.rankings, self.n_listed, self.form = rankings, n_listed, form
         self.temperature, self.unique, self.reduction = temperature, unique, reduction
 
@@ -77,7 +78,7 @@ class ListwiseDistillation(Distillation):
         if self.form == "list_mle":
             losses = plackett_luce(scores / self.temperature, None, lengths)
         else:
-            wanted = self.rankings.scores[rows, : self.n_listed].to(scores).nan_to_num(neginf=0.0)
+            wanted = self.rankings.scores[rows, : self.n_listed].to(scores)
             top = 2 if self.form == "list_net_2" else 1
             losses = functional.list_net(wanted, scores, self.temperature, top, lengths, "none")
         weights = counts.clamp(max=1) if self.unique else counts

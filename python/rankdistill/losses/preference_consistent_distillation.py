@@ -7,15 +7,16 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts
+from rankdistill.losses.annealed_experts import AnnealedExperts
 from rankdistill.losses.batch import share_of
-from rankdistill.losses.distillation import Batch, Student, VectorDistillation
-from rankdistill.losses.settings import expect_begun
-from rankdistill.ops import gumbel_noise, position_sample
+from rankdistill.losses.distillation import Batch, Student
+from rankdistill.losses.settings import expect_begun, expect_sizes, expect_within
+from rankdistill.ops import position_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS
 
 
-class PreferenceConsistentDistillation(VectorDistillation):
+class PreferenceConsistentDistillation(AnnealedExperts):
     """Preference-consistent distillation (PCKD): distillation experts that may not bend the student's preferences.
 
     A batch's loss is that of distillation experts plus β times `functional.preference_consistency` of its unique users:
@@ -50,12 +51,12 @@ class PreferenceConsistentDistillation(VectorDistillation):
     Example:
         >>> teacher, student = MatrixFactorization(3, 5, width=8), MatrixFactorization(3, 5, width=2)
         >>> tables = teacher.user_vectors().detach(), teacher.item_vectors().detach()
-        >>> method = PreferenceConsistentDistillation(*tables, Rankings.from_vectors(*tables, k=4), student_width=2)
+        >>> method = PreferenceConsistentDistillation(*tables, Rankings.from_vectors(*tables, k=5), student_width=2)
         >>> method.begin_epoch(0)
         >>> loss = method(student, Batch(torch.tensor([0, 2]), torch.tensor([4, 1]), torch.tensor([0, 0])))
     """
 
-    needs = VectorDistillation.needs | {"rankings"}
+    needs = AnnealedExperts.needs | {"rankings"}
     default_weight = 1e-2
 
     def __init__(
@@ -76,29 +77,23 @@ class PreferenceConsistentDistillation(VectorDistillation):
         end: float = 1e-10,
         seed: int = 0,
     ) -> None:
-        super().__init__(teacher_users, teacher_items, student_width)
-        functional.annealed_temperature(0, n_epochs, start, end)  # complains
-        if (rankings.n_users, rankings.n_items) != (len(teacher_users), len(teacher_items)):
-            raise ValueError(
-                f"{type(self).__name__}: expected rankings of {len(teacher_users)} users × {len(teacher_items)} items, "
-                f"as the teacher's tables; got {rankings.n_users} × {rankings.n_items}"
-            )
+        schedule = (n_epochs, start, end)
+        super().__init__(teacher_users, teacher_items, student_width, n_experts, schedule, seed)
+        tables = len(teacher_users), len(teacher_items)
+        listed = rankings.n_users, rankings.n_items
+        expect_sizes(type(self).__name__, "rankings", listed, tables, "the teacher's tables")
+        most = min(list_length, rankings.k)
+        expect_within(
+            type(self).__name__, "n_preferred", n_preferred, 1, most, ", as list_length and rankings"
+        )
         self.rankings, self.beta, self.n_preferred, self.form = rankings, beta, n_preferred, form
         self.list_length, self.position_temperature = list_length, position_temperature
-        self.consistency_temperature, self.schedule, self.seed = (
-            consistency_temperature,
-            (n_epochs, start, end),
-            seed,
-        )
-        self.user = SelectedExperts(n_experts, student_width, self.teacher_width, seed=seed)
-        self.item = SelectedExperts(n_experts, student_width, self.teacher_width, seed=seed + 2)
-        self.temperature, self.epoch, self.step = start, 0, 0
+        self.consistency_temperature = consistency_temperature
         self._preferred: Tensor | None = None  # [U, Q] int64, this epoch's items; -1 for none
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
         """Lowers the temperature, and draws the epoch's items for every user."""
-        self.temperature = functional.annealed_temperature(max(epoch - 1, 0), *self.schedule)
-        self.epoch, self.step = epoch, 0
+        super().begin_epoch(epoch)
         lengths = self.rankings.lengths.long().clamp(max=self.list_length)
         positions = position_sample(
             torch.arange(self.rankings.n_users), lengths, self.n_preferred, self.position_temperature,
@@ -107,25 +102,10 @@ class PreferenceConsistentDistillation(VectorDistillation):
         drawn = self.rankings.indices.gather(1, positions.clamp_min(0)).long()
         self._preferred = drawn.masked_fill(positions < 0, -1).to(self.teacher_users.device)
 
-    def routing(self, side: str, ids: Tensor, teacher: Tensor, part: Tensor | None = None) -> Tensor:
-        selected: SelectedExperts = getattr(self, side)
-        noise = gumbel_noise(
-            ids, selected.experts.n_experts, seed=self.seed, epoch=self.epoch, step=self.step,
-            stream=STREAMS[f"{side}_experts"], parts=part,
-        )  # fmt: skip
-        return selected.routing(teacher, noise, self.temperature)
-
     def forward(self, student: Student, batch: Batch) -> Tensor:
         expect_begun(type(self).__name__, self._preferred)
-        loss = 0.0
-        for rows in self.sides(student, batch):
-            routing = self.routing(rows.side, rows.ids, rows.teacher, rows.part)
-            parts = getattr(self, rows.side).experts.parts()
-            loss = loss + functional.distillation_experts(
-                rows.teacher, rows.student, routing, parts, weights=rows.weights
-            )
-        loss = loss + self.beta * self.consistency(student, batch)
-        self.step += 1
+        loss = self.experts_loss(student, batch) + self.beta * self.consistency(student, batch)
+        self._step += 1
         return loss
 
     def consistency(self, student: Student, batch: Batch) -> Tensor:
@@ -136,8 +116,10 @@ class PreferenceConsistentDistillation(VectorDistillation):
         projected, raw = [], []
         for rows in (self.rows(student, "user", users), self.rows(student, "item", items)):
             vectors = rows.student.detach()
-            routing = self.routing(rows.side, rows.ids, rows.teacher)
-            projected.append(getattr(self, rows.side).experts(vectors, routing))
+            selected: SelectedExperts = getattr(self, rows.side)
+            noise = self.noise(rows.side, rows.ids, stream="preferences")
+            routing = selected.routing(rows.teacher, noise, self.temperature)
+            projected.append(selected.experts(vectors, routing))
             raw.append(vectors)
         scores = [(u[:, None] * i[places]).sum(2) for u, i in (projected, raw)]
         return functional.preference_consistency(*scores, self.consistency_temperature, self.form)

@@ -70,7 +70,7 @@ class RankingDistillation(Distillation):
         expect_at_least(name, 1, n_sampled=n_sampled)
         expect_reduction(name, reduction)
         self.rankings, self.n_listed, self.n_sampled = rankings, n_listed, n_sampled
-        self.position_weights = functional.position_weights(n_listed, temperature)
+        self.position_weights = functional.position_weights(n_listed, temperature, torch.float64)
         self.sharpness, self.start_epoch, self.normalized = sharpness, start_epoch, normalized
         self.first_rank, self.reduction, self.seed = first_rank, reduction, seed
         self._epoch: int | None = None

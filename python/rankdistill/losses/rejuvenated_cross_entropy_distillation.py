@@ -15,7 +15,7 @@ from rankdistill.losses.list_scores import (
     teacher_scores,
     unique_rows,
 )
-from rankdistill.losses.settings import expect_begun, expect_reduction, expect_within
+from rankdistill.losses.settings import expect_above_zero, expect_begun, expect_reduction, expect_within
 from rankdistill.losses.whole_catalogue import catalogue_ranker
 from rankdistill.ops import weighted_sample
 from rankdistill.rankings import Rankings
@@ -87,6 +87,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
         expect_within(name, "n_ranked", n_ranked, n_listed, full_rankings.n_items)
         expect_within(name, "n_sampled", n_sampled, 1, n_ranked)
         expect_reduction(name, reduction)
+        expect_above_zero(name, temperature=temperature, position_temperature=position_temperature)
         object.__setattr__(
             self, "teacher", teacher
         )  # not a part of this module: neither trained nor saved with it

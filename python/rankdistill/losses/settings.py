@@ -40,6 +40,13 @@ def expect_at_least(method: str, least: int, **settings: int) -> None:
             raise ValueError(f"{method}: expected {setting} of {least} or more; got {value}")
 
 
+def expect_above_zero(method: str, **settings: float) -> None:
+    """Numbers by name, each above 0."""
+    for setting, value in settings.items():
+        if not value > 0:
+            raise ValueError(f"{method}: expected {setting} above 0; got {value}")
+
+
 def expect_share(method: str, **settings: float) -> None:
     """Shares by name, each in [0, 1)."""
     for setting, value in settings.items():
@@ -53,6 +60,14 @@ def expect_within(
     """`whose` says where `most` comes from, such as ", as rankings"."""
     if not least <= value <= most:
         raise ValueError(f"{method}: expected {setting} in [{least}, {most}]{whose}; got {value}")
+
+
+def expect_sizes(method: str, what: str, found: tuple[int, int], wanted: tuple[int, int], whose: str) -> None:
+    """`what` is of (users, items) as something else that the method has."""
+    if tuple(found) != tuple(wanted):
+        raise ValueError(
+            f"{method}: expected {what} of {wanted[0]} users × {wanted[1]} items, as {whose}; got {found[0]} × {found[1]}"
+        )
 
 
 def expect_begun(method: str, drawn: object) -> None:

@@ -80,6 +80,12 @@ def check_indices(op: str, name: str, indices: Tensor, low: int, high: int) -> N
         raise index_error(op, name, indices, position, low, high)
 
 
+def check_given(op: str, name: str, indices: Tensor, low: int, high: int) -> None:
+    """`check_indices` in a composition of ops: of a caller's CPU tensor; nothing while it is compiled or on a device."""
+    if indices.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_indices(op, name, indices.contiguous(), low, high)
+
+
 def signed64(value: int) -> int:
     """The int64 with the lowest 64 bits of any integer: what a schema's int can carry."""
     return (int(value) + 2**63) % 2**64 - 2**63

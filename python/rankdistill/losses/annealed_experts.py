@@ -1,0 +1,67 @@
+"""What methods with experts share: one set of them per side, and a routing whose temperature falls over the epochs."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rankdistill import functional
+from rankdistill.experts import SelectedExperts
+from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.ops import gumbel_noise
+from rankdistill.sampling import STREAMS
+
+
+class AnnealedExperts(VectorDistillation):
+    """A method with experts for users and for items.
+
+    Args:
+        teacher_users, teacher_items, student_width: as `VectorDistillation`.
+        n_experts: M, per side.
+        schedule: (n_epochs, start, end) of `functional.annealed_temperature`; epochs 0 and 1 are alike, as released.
+        seed: of initial values and noise.
+    """
+
+    def __init__(
+        self,
+        teacher_users: Tensor,
+        teacher_items: Tensor,
+        student_width: int,
+        n_experts: int,
+        schedule: tuple[int, float, float],
+        seed: int,
+    ) -> None:
+        super().__init__(teacher_users, teacher_items, student_width)
+        functional.annealed_temperature(0, *schedule)  # complains
+        self.schedule, self.seed = schedule, seed
+        self.user, self.item = (
+            SelectedExperts(n_experts, student_width, self.teacher_width, seed=seed + at) for at in (0, 2)
+        )
+        self._epoch, self._step = 0, 0
+
+    @property
+    def temperature(self) -> float:
+        """Of this epoch's routing."""
+        return functional.annealed_temperature(max(self._epoch - 1, 0), *self.schedule)
+
+    def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
+        """Lowers the temperature, and begins the epoch's noise."""
+        self._epoch, self._step = epoch, 0
+
+    def noise(self, side: str, ids: Tensor, part: Tensor | None = None, stream: str = "experts") -> Tensor:
+        """[n, M] Gumbel variates of this step."""
+        M = getattr(self, side).experts.n_experts
+        return gumbel_noise(
+            ids, M, seed=self.seed, epoch=self._epoch, step=self._step, stream=STREAMS[f"{side}_{stream}"], parts=part
+        )  # fmt: skip
+
+    def experts_loss(self, student: Student, batch: Batch, form: str = "released") -> Tensor:
+        """`functional.distillation_experts` of the batch's users, and of its items with half weights."""
+        loss = 0.0
+        for rows in self.sides(student, batch):
+            selected: SelectedExperts = getattr(self, rows.side)
+            noise = self.noise(rows.side, rows.ids, rows.part)
+            routing = selected.routing(rows.teacher, noise, self.temperature)
+            loss = loss + functional.distillation_experts(
+                rows.teacher, rows.student, routing, selected.experts.parts(), form, weights=rows.weights
+            )
+        return loss
