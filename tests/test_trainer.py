@@ -13,7 +13,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rankdistill import MatrixFactorization, Rankings, RelaxedRankingDistillation, Term, Trainer
+from rankdistill import (
+    BidirectionalDistillation,
+    ListwiseDistillation,
+    MatrixFactorization,
+    Rankings,
+    RelaxedRankingDistillation,
+    Term,
+    Trainer,
+)
 from rankdistill.config import TrainingConfig
 from rankdistill.data import CSR, Dataset, generate
 from rankdistill.losses import Distillation
@@ -173,6 +181,68 @@ def test_a_checkpoint_of_other_settings_is_refused(dataset, tmp_path):
     make(dataset, replace(CONFIG, epochs=1), folder=tmp_path).fit()
     with pytest.raises(ValueError, match=r"expected learning_rate=0.01, as the checkpoint in .*; got 0.5"):
         make(dataset, replace(CONFIG, learning_rate=0.5), folder=tmp_path).fit()
+
+
+def other_objective(trainer, what):
+    """The same trainer, but for what the model learns from."""
+    weight, method = trainer.terms[0]
+    model, base_weight, terms = trainer.model, 1.0, [Term(weight, method)]
+    if what == "weight":
+        terms = [Term(10.0, method)]
+    elif what == "base weight":
+        base_weight = 0.0
+    elif what == "setting":
+        method.temperature = 5.0
+    elif what == "method":
+        terms = [Term(weight, ListwiseDistillation(method.rankings, 10))]
+    else:
+        terms = []
+    return Trainer(
+        model, trainer.dataset, trainer.config, terms, base_weight=base_weight, folder=trainer.folder
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("weight", "expected weight of term 0=0.01, as the checkpoint in .*; got 10.0"),
+        ("base weight", "expected base_weight=1.0, as the checkpoint in .*; got 0.0"),
+        ("setting", "expected term 0.temperature=10.0, as the checkpoint in .*; got 5.0"),
+        ("method", "expected kind of term 0='RelaxedRankingDistillation', .*; got 'ListwiseDistillation'"),
+        ("no method", "expected number of terms=1, as the checkpoint in .*; got 0"),
+    ],
+)
+def test_a_checkpoint_of_another_objective_is_refused(dataset, tmp_path, what, told):
+    """Or a search over weights in one folder would give one model for all of them."""
+    make(dataset, replace(CONFIG, epochs=1), folder=tmp_path).fit()
+    with pytest.raises(ValueError, match=told):
+        other_objective(make(dataset, folder=tmp_path), what).fit()
+
+
+def test_a_teacher_that_trains_along_is_of_the_same_epoch(dataset, tmp_path):
+    """Of the best validation, as the student, also where the run is taken up again."""
+    seen = []
+
+    def trainer(**changes):
+        teacher = MatrixFactorization(dataset.n_users, dataset.n_items, 8, seed=5, init_std=0.5)
+        student = MatrixFactorization(dataset.n_users, dataset.n_items, 4, seed=6)
+        method = BidirectionalDistillation(teacher, dataset.train.csr())
+        watch = lambda epoch, model: seen.append((teacher.user_table.clone(), model.user_table.clone()))
+        best_at_one = lambda model: {"valid/recall@20": -abs(len(seen) - 2)}
+        made = Trainer(
+            student, dataset, replace(CONFIG, evaluate_every=1, **changes), [Term(1.0, method)], after_epoch=watch,
+            evaluation=best_at_one, folder=tmp_path,
+        )  # fmt: skip
+        return made, teacher, student
+
+    for epochs in (4, 4, 6):
+        made, teacher, student = trainer(epochs=epochs)
+        made.fit()
+        assert made.best_epoch == 1
+        of_teacher, of_student = seen[1]
+        assert teacher.user_table.equal(of_teacher)
+        assert student.user_table.equal(of_student)
+    assert len(seen) == 6
 
 
 def test_a_truncated_checkpoint_is_refused(dataset, tmp_path):

@@ -26,7 +26,7 @@ from rankdistill.losses.distillation import Distillation
 from rankdistill.metrics import CUTOFFS, METRICS
 from rankdistill.optim import LazySGD, make_optimizers
 from rankdistill.optim.choice import LAZY
-from rankdistill.parallel.agreement import checksum, facts_of
+from rankdistill.parallel.agreement import Fact, checksum, facts_of, plain_facts_of
 from rankdistill.parallel.copies import CHECKPOINT, Copies
 from rankdistill.parallel.gradients import gather_ids, reduce_gradients
 from rankdistill.parallel.objective import Objective, Term, expect_divided
@@ -63,7 +63,8 @@ class Trainer:
         evaluation: model → its numbers, "valid/name@cutoff" and perhaps "test/name@cutoff", instead of ranking the whole
             catalogue.
         watched: the metrics that `patience` waits for, any of them; the one of `config` by default.
-        folder: where the checkpoint and the log go; None to keep nothing.
+        folder: where the checkpoint and the log go; None to keep nothing. A checkpoint of other settings, methods or weights
+            is refused.
         seconds_between_checkpoints: the fewest, beside the last one; an interrupted run repeats what came after.
         progress: wraps the range of epochs (such as tqdm).
         group: processes that train together, each with a copy of the model, or its rows of divided tables; None for all of
@@ -123,11 +124,13 @@ class Trainer:
                 expect_divided(term.method)
         self.objective = Objective(model, self.terms, base_weight)
         # A seed from here on would not change the model that was handed in: the caller seeds that.
+        self._described = self._describe_objective()
         self.parameters = [p for part in (model, *(t.method for t in self.terms)) for p in part.parameters()]
         self.optimizers = self._optimizers()
         self.history: list[dict] = []
         self.epoch = 0  # the next to run
         self.best: dict[str, torch.Tensor] = {}
+        self._best_teachers: dict[int, dict[str, torch.Tensor]] = {}  # by term
         self.best_epoch = -1
         self.seconds = 0.0
         self._train = dataset.train.csr()
@@ -180,6 +183,8 @@ class Trainer:
             writer.close()
         if self.config.keep_best and self.best:
             self.model.load_state_dict(self.best)
+            for i, state in self._best_teachers.items():
+                self.terms[i].method.trained_teacher.load_state_dict(state)
         return self.history
 
     @flushed_denormals()
@@ -313,7 +318,20 @@ class Trainer:
         best = max((r[key] for r in self.history if key in r), default=-1.0)
         if record[key] > best:
             self.best_epoch = record["epoch"]
-            self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+            self.best = copied_state(self.model)
+            self._best_teachers = {i: copied_state(teacher) for i, teacher in self._teachers()}
+
+    def _teachers(self) -> Iterator[tuple[int, nn.Module]]:
+        """The teachers that train along, by term."""
+        found = ((i, term.method.trained_teacher) for i, term in enumerate(self.terms))
+        return ((i, teacher) for i, teacher in found if teacher is not None)
+
+    def _describe_objective(self) -> dict[str, Fact]:
+        """What the model learns from, as far as numbers and names say it."""
+        facts: dict[str, Fact] = {"base_weight": self.base_weight, "number of terms": len(self.terms)}
+        for i, (weight, method) in enumerate(self.terms):
+            facts |= {f"weight of term {i}": weight} | plain_facts_of(method, f"term {i}")
+        return facts
 
     def _finished(self) -> bool:
         waited = (evaluations_since_best(self.history, f"valid/{metric}") for metric in self.watched)
@@ -333,10 +351,10 @@ class Trainer:
         if self.share is None:
             return
         facts = {f"training.{name}": value for name, value in asdict(self.config).items()}
-        facts |= {"base_weight": self.base_weight, "folder or none": self.folder is not None}
+        facts |= {"folder or none": self.folder is not None} | self._described
         facts |= facts_of(self.dataset, "data") | facts_of(self.model, "model")
-        for i, (weight, method) in enumerate(self.terms):
-            facts |= {f"weight of term {i}": weight} | facts_of(method, f"term {i}")
+        for i, term in enumerate(self.terms):
+            facts |= facts_of(term.method, f"term {i}")
         self._control.same(**facts)
 
     def _expect_copies(self, epoch: int) -> None:
@@ -365,8 +383,12 @@ class Trainer:
             "seconds": self.seconds,
             "processes": self.processes.size,
         }
-        facts |= {"config": asdict(self.config), "trained": type(self.model).__name__}
-        states = {"best": self.best}
+        facts |= {
+            "config": asdict(self.config),
+            "trained": type(self.model).__name__,
+            "objective": self._described,
+        }
+        states = {"best": self.best} | {f"best_teacher{i}": state for i, state in self._best_teachers.items()}
         states |= {f"term{i}": term.method.state_dict() for i, term in enumerate(self.terms)}
         self.held.save(self._control, self.folder, self.optimizers, states, facts)
 
@@ -393,6 +415,9 @@ class Trainer:
             for i, term in enumerate(self.terms):
                 term.method.load_state_dict(states.get(f"term{i}", {}))
             self.best, self.best_epoch = states.get("best", {}), facts["best_epoch"]
+            self._best_teachers = {
+                i: states[f"best_teacher{i}"] for i, _ in self._teachers() if f"best_teacher{i}" in states
+            }
             self.history, self.epoch, self.seconds = facts["history"], facts["epoch"], facts["seconds"]
             logger.info("resumed %s after epoch %d", self.folder, self.epoch - 1)
             before = facts.get("processes", 1)
@@ -414,15 +439,18 @@ class Trainer:
                 )
 
     def _expect_same(self, facts: dict) -> None:
-        """A checkpoint of this model and these settings."""
-        found, wanted = facts["config"], asdict(self.config)
+        """A checkpoint of this model, these settings and this objective."""
+        # A folder's checkpoint may be of a version that did not tell what the model learned from.
+        found = facts["config"] | facts.get("objective", self._described)
+        wanted = asdict(self.config) | self._described
         different = [
-            name for name in wanted if found.get(name) != wanted[name] and name not in ("epochs", "patience")
-        ]
+            name for name in {**wanted, **found}
+            if found.get(name) != wanted.get(name) and name not in ("epochs", "patience")
+        ]  # fmt: skip
         if different:
             name = different[0]
             raise ValueError(
-                f"Trainer: expected {name}={found.get(name)!r}, as the checkpoint in {self.folder}; got {wanted[name]!r}. "
+                f"Trainer: expected {name}={found.get(name)!r}, as the checkpoint in {self.folder}; got {wanted.get(name)!r}. "
                 "Choose another folder, or delete the checkpoint to start afresh"
             )
 
@@ -440,6 +468,10 @@ class Trainer:
 def held_by(model: nn.Module, processes: Processes) -> Copies | Slices:
     """What processes hold of a model: each the whole, or its rows of divided tables."""
     return Slices(model, processes) if tables_of(model) else Copies(model, processes)
+
+
+def copied_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
 def evaluations_since_best(history: Sequence[dict], key: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -26,22 +26,34 @@ def facts_of(thing: Dataset | Distillation | nn.Module, name: str) -> dict[str, 
     if isinstance(thing, Dataset):
         parts = {part: getattr(thing, part) for part in PARTS}
         return {f"{part} interactions": hashed(p.users, p.items) for part, p in parts.items()}
-    facts: dict[str, Fact] = {f"kind of {name}": type(thing).__name__}
-    for path, module in thing.named_modules():
-        own = vars(module) | module._buffers | module._parameters
-        for key, value in own.items():
-            if key.startswith("_") or key in getattr(module, "differ", ()):
-                continue
-            at = f"{name}.{path}.{key}" if path else f"{name}.{key}"
-            if isinstance(value, (bool, int, float, str)) or value is None:
-                facts[at] = value
-            elif isinstance(value, Tensor):
-                facts[at] = hashed(value)
-            elif isinstance(value, Rankings):
-                facts[at] = hashed(value.indices, value.lengths)
-            elif isinstance(value, CSR):
-                facts[at] = hashed(value.indptr, value.indices)
+    facts = plain_facts_of(thing, name)
+    for at, value in attributes(thing, name):
+        if isinstance(value, Tensor):
+            facts[at] = hashed(value)
+        elif isinstance(value, Rankings):
+            facts[at] = hashed(value.indices, value.lengths)
+        elif isinstance(value, CSR):
+            facts[at] = hashed(value.indptr, value.indices)
     return facts
+
+
+def plain_facts_of(thing: nn.Module, name: str) -> dict[str, Fact]:
+    """Its kind, and the numbers and names among its settings."""
+    facts: dict[str, Fact] = {f"kind of {name}": type(thing).__name__}
+    for at, value in attributes(thing, name):
+        if isinstance(value, tuple) and all(isinstance(part, Fact) for part in value):
+            value = str(value)
+        if isinstance(value, Fact):
+            facts[at] = value
+    return facts
+
+
+def attributes(thing: nn.Module, name: str) -> Iterator[tuple[str, object]]:
+    """All that it and its parts hold, by path, but for what is their own business or differs between processes."""
+    for path, module in thing.named_modules():
+        for key, value in (vars(module) | module._buffers | module._parameters).items():
+            if not key.startswith("_") and key not in getattr(module, "differ", ()):
+                yield f"{name}.{path}.{key}" if path else f"{name}.{key}", value
 
 
 def hashed(*tensors: Tensor) -> str:
