@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import get_args, get_type_hints
@@ -52,9 +53,27 @@ def test_help_is_fast_and_without_torch():
                 "bench-serving",
                 "tune",
                 "methods",
+                "reproduce",
             )
         )
     assert min(times) < 0.5
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "train", "distill", "extract", "evaluate", "recommend", "export", "reproduce"]
+)
+def test_help_says_what_the_options_are(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    options = re.findall(
+        r"^  (--[\w.]+) (.*?)(?=^  -|^\S|\Z)", capsys.readouterr().out, re.MULTILINE | re.DOTALL
+    )
+    told = {name: " ".join(text.partition("(")[0].split()[1:]) for name, text in options}
+    assert len(told) > 5
+    # Beside the value's name there is more than the type; "CONFIG" are groups, described by their own options.
+    assert not [
+        name for name, text in told.items() if not text and not re.search(rf"{name} CONFIG", str(options))
+    ]
 
 
 def test_methods_are_described_and_can_all_be_chosen(capsys):
