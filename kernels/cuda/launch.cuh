@@ -32,20 +32,35 @@ __device__ __forceinline__ int votes_before(unsigned votes) {
   return __popc(votes & ((1u << (threadIdx.x & 31u)) - 1u));
 }
 
-// A CUDA error code, 0 for success. More than 48 KiB of shared memory must be asked for.
+// Static shared memory included, a block has 48 KiB unless more is asked for. Always all that the device has: of two threads
+// that launch one kernel, neither takes from the other what it has asked for.
+inline cudaError_t allow_shared(const void* kernel, size_t dynamic) {
+  constexpr size_t kLargestOwn = 16 * 1024;  // no kernel here has more of its own
+  if (dynamic <= 48 * 1024 - kLargestOwn) return cudaSuccess;
+  cudaFuncAttributes own;
+  cudaError_t error = cudaFuncGetAttributes(&own, kernel);
+  if (error != cudaSuccess || dynamic + own.sharedSizeBytes <= 48 * 1024) return error;
+  int device = 0, most = 0;
+  error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) return error;
+  const int allowed = most - static_cast<int>(own.sharedSizeBytes);
+  if (own.maxDynamicSharedSizeBytes >= allowed) return cudaSuccess;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, allowed);
+}
+
+// A CUDA error code, 0 for success.
 template <class... Parameters, class... Arguments>
 inline int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared, void* stream,
                   Arguments... arguments) {
   if (blocks <= 0) return 0;
   if (blocks > 0x7fffffff) return static_cast<int>(cudaErrorInvalidConfiguration);
-  if (shared > 48 * 1024) {
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
-    if (error != cudaSuccess) return static_cast<int>(error);
-  }
+  const void* const address = reinterpret_cast<const void*>(kernel);
+  const cudaError_t error = allow_shared(address, shared);
+  if (error != cudaSuccess) return static_cast<int>(error);
 #if defined(RANKDISTILL_EMULATED)
   (void)stream;
-  return emulation::run(static_cast<unsigned>(blocks), threads, shared, [&] { kernel(arguments...); });
+  return emulation::run(address, static_cast<unsigned>(blocks), threads, shared, [&] { kernel(arguments...); });
 #else
   kernel<<<static_cast<unsigned>(blocks), threads, shared, static_cast<cudaStream_t>(stream)>>>(arguments...);
   return static_cast<int>(cudaGetLastError());

@@ -337,6 +337,30 @@ def test_bounds_hold_and_are_not_idle(emulated, hopper, dtype, scale):
         assert 0 <= min(above, below) < 0.5
 
 
+def test_plans_fit_the_shared_memory_of_every_device():
+    """A threshold's groups lie there, beside what the kernel has of its own."""
+    sizes = [9000, 70_000, 385_000, 820_000, 10**6, 1_500_000, 2 * 10**6, 10**7, 10**8, 2**32 - 2]
+    plans = [
+        (N, k, device_topk.filter_plan(N, 64, k))
+        for N in sizes
+        for k in (1, 10, 100, 1000, 2000, 4096, 5000, 9500, 13_000, 72_000, 170_000)
+    ]
+    for N, k, plan in plans:
+        if plan is not None:
+            groups = device_topk.up_to(N // plan.stride, device_topk.TILE) // plan.group
+            assert 4 * groups + 1168 <= 99 * 1024, (N, k, plan)
+            assert k * (N // plan.stride) / N < plan.rank <= groups / 2
+    filtered = {(N, k) for N, k, plan in plans if plan is not None}
+    assert {(385_000, 2000), (10**6, 5000), (2 * 10**6, 13_000), (10**7, 72_000)} <= filtered
+
+
+def test_a_sample_that_nearly_fills_what_a_block_has_unasked(emulated, request):
+    """48,640 bytes of groups: with the kernel's own shared memory more than 48 KiB."""
+    request.addfinalizer(lambda: emulated.library.probe_own_shared(0))
+    emulated.library.probe_own_shared(1168)
+    check_inner_products(randn(3, 4, seed=1), randn(24_200, 4, seed=2), 20, plan=FilterPlan(2, 1, 60, 600))
+
+
 @pytest.mark.parametrize(("N", "D", "k", "wgmma"), [
     (1_000_000, 32, 100, False),
     (1_000_000, 64, 100, True),

@@ -19,6 +19,7 @@ TILE = 128  # rows of a tile of an image
 LARGEST_WIDTH = 65536  # of tables that the filter's error bound covers
 LARGEST_COUNT = 2**32 - 1  # ids are 32 bits wide inside the kernels
 WORKSPACE_BYTES = 1 << 29  # of what grows with rows; more rows come in turns
+MOST_GROUPS = 24576  # of a row's sample: 96 KiB, which every device's shared memory has beside a kernel's own
 DENSE_ITEMS = 8192  # catalogues up to here are scored whole
 EXACT_ROWS, EXACT_SCORES = 64, 1 << 26  # rows, and rows times items, that are scored exactly at a time
 
@@ -54,13 +55,11 @@ def filter_plan(N: int, D: int, k: int) -> FilterPlan | None:
     rank = sampled_rank(k * count / N)
     capacity = 3 * rank * stride + 256
     # Excluded items take their groups with them: of the largest, some hundreds must be there.
+    allowed = [g for g in (1, 16, 64) if up_to(count, TILE) // g <= MOST_GROUPS]
     fits = [g for g, least in ((64, 512), (16, 128), (1, 512)) if count // g >= max(8 * rank, least)]
-    group = fits[0] if fits else next(g for g in (1, 16, 64) if count // g <= 12288)
-    return (
-        FilterPlan(stride, group, rank, capacity)
-        if 4 * capacity <= N and 2 * rank <= count // group
-        else None
-    )
+    group = next((g for g in fits if g in allowed), allowed[0])
+    pays = 4 * capacity <= N and 2 * rank <= count // group
+    return FilterPlan(stride, group, rank, capacity) if pays else None
 
 
 def sample_stride(N: int) -> int:

@@ -38,11 +38,13 @@ inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSucce
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaFuncSetAttribute(const void* kernel, int attribute, int value);
+struct cudaFuncAttributes { size_t sharedSizeBytes; int maxDynamicSharedSizeBytes; };
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel);
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 namespace emulation {
 
-int run(unsigned blocks, int threads, size_t shared, const std::function<void()>& kernel);
+int run(const void* called, unsigned blocks, int threads, size_t shared, const std::function<void()>& kernel);
 unsigned char* dynamic_shared();
 uint32_t shared_address(const void* shared);
 

@@ -7,6 +7,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,7 +18,9 @@ Dim3 blockDim, gridDim;
 namespace {
 
 constexpr size_t kStackBytes = 128 * 1024, kSharedBytes = 256 * 1024;
+size_t own_shared = 0;
 size_t largest_dynamic_shared = 227 * 1024;
+std::map<const void*, int> allowed_shared;  // by kernel, where more than 48 KiB was asked for
 
 struct Copy {
   void* to;
@@ -212,10 +215,26 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 // 227 KiB on the large devices, 99 on others.
 extern "C" __attribute__((visibility("default"))) void probe_limit_shared(int kibibytes) {
   largest_dynamic_shared = static_cast<size_t>(kibibytes) * 1024;
+  allowed_shared.clear();
 }
 
-cudaError_t cudaFuncSetAttribute(const void*, int, int value) {
-  return static_cast<size_t>(value) <= largest_dynamic_shared ? cudaSuccess : cudaErrorInvalidValue;
+// What a kernel has of its own is not known here: a test says for all of them.
+extern "C" __attribute__((visibility("default"))) void probe_own_shared(int bytes) {
+  own_shared = static_cast<size_t>(bytes);
+  allowed_shared.clear();
+}
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
+  const auto found = allowed_shared.find(kernel);
+  const int allowed = found == allowed_shared.end() ? static_cast<int>(48 * 1024 - own_shared) : found->second;
+  *attributes = {own_shared, allowed};
+  return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, int, int value) {
+  if (value < 0 || value + own_shared > largest_dynamic_shared) return cudaErrorInvalidValue;
+  allowed_shared[kernel] = value;
+  return cudaSuccess;
 }
 
 void __syncthreads() {
@@ -239,7 +258,10 @@ uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(offset);
 }
 
-int run(unsigned blocks, int threads, size_t shared, const std::function<void()>& kernel) {
+int run(const void* called, unsigned blocks, int threads, size_t shared, const std::function<void()>& kernel) {
+  cudaFuncAttributes own;
+  cudaFuncGetAttributes(&own, called);
+  if (static_cast<int>(shared) > own.maxDynamicSharedSizeBytes) return cudaErrorInvalidValue;
   static unsigned launches = 0;
   const bool backwards = ++launches % 2 == 0;  // both orders, turn by turn
   while (fibers.size() < static_cast<size_t>(threads)) {
