@@ -19,7 +19,7 @@ void bind_embedding_plackett_luce(py::module_& m) {
            int64_t K, int64_t L, int64_t D) {
           const EmbeddingPlackettLuceTable& table = embedding_plackett_luce_table();
           const int code = checked_dtype(dtype);
-          const int64_t doubles = max_threads() * (table.scratch_bytes[code](K, L) / 8);
+          const int64_t doubles = B ? max_threads() * (table.scratch_bytes[code](K, L) / 8) : 0;
           std::unique_ptr<double[]> scratch(new double[doubles]);
           table.forward[code](pointer<const void>(users), pointer<const int64_t>(user_ids), pointer<const void>(items),
                               pointer<const int64_t>(item_ids), pointer<const void>(item_bias),

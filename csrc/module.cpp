@@ -14,8 +14,7 @@
 #endif
 
 extern "C" {
-int rankdistill_forked_after_parallel = 0;
-int rankdistill_used_parallel = 0;
+int rankdistill_forked = 0;
 int rankdistill_filters = 0;  // FilterBit of kernels/cpu/score_tile.h
 }
 
@@ -63,7 +62,7 @@ int g_isa = 0;
 
 int team_size() {
 #ifdef _OPENMP
-  return rankdistill_forked_after_parallel ? 1 : omp_get_max_threads();
+  return rankdistill_forked ? 1 : omp_get_max_threads();
 #else
   return 1;
 #endif
@@ -84,13 +83,13 @@ void flush_denormals(bool on) {
 #ifdef _OPENMP
   const int threads = team_size();
   if (threads == 1) return;
-  rankdistill_used_parallel = 1;
 #pragma omp parallel num_threads(threads)
   flush_in_this_thread(on);
 #endif
 }
 
-void after_fork_in_child() { rankdistill_forked_after_parallel = rankdistill_used_parallel; }
+// Whoever used threads before the fork: libgomp is torch's too, and a team that the child inherits never comes.
+void after_fork_in_child() { rankdistill_forked = 1; }
 
 }  // namespace
 

@@ -14,8 +14,8 @@ namespace py = pybind11;
 
 namespace {
 
-std::unique_ptr<double[]> scratch_for(int64_t K) {
-  return std::unique_ptr<double[]>(new double[max_threads() * plackett_luce_table().scratch_size(K)]);
+std::unique_ptr<double[]> scratch_for(int64_t B, int64_t K) {
+  return std::unique_ptr<double[]>(new double[B ? max_threads() * plackett_luce_table().scratch_size(K) : 0]);
 }
 
 }  // namespace
@@ -28,7 +28,7 @@ void bind_plackett_luce(py::module_& m) {
           plackett_luce_table().forward[checked_dtype(dtype)](
               pointer<const void>(scores), stride_scores, pointer<const void>(tail), stride_tail,
               pointer<const int64_t>(lengths), pointer<void>(losses), pointer<void>(slopes), pointer<void>(tail_terms),
-              scratch_for(K).get(), B, K, L);
+              scratch_for(B, K).get(), B, K, L);
         },
         Unlocked());
   m.def("plackett_luce_backward",

@@ -85,6 +85,7 @@ struct CatalogueSweep {
     const int64_t row_bytes = 3 * (stride + 1) * static_cast<int64_t>(sizeof(T));
     chunk = rounded_up(kChunkBytes / row_bytes, kBlockRows);
     chunk = chunk < kMostChunkRows ? chunk : kMostChunkRows;
+    chunk = chunk > kBlockRows ? chunk : kBlockRows;
     const int64_t chunks = (B + chunk - 1) / chunk;
     chunk = chunks ? rounded_up((B + chunks - 1) / chunks, kBlockRows) : 0;
     threads = max_threads();
@@ -160,6 +161,12 @@ struct CatalogueSweep {
     for (int64_t i = 0; !(backward && kept) && i < block.count; i += P) {
       for (int64_t j = 0; j < P; ++j) panel[j] = block.rows + (i + j) * stride;
       transpose_rows(panel, P, D, block.panels + i * D);
+    }
+    // Gradients are weights times these rows: where an item has no part, whatever it was must not come out of 0 times it.
+    // Where it has one, its score made the weight NaN.
+    for (int64_t i = 0; backward && i < block.count * stride; i += W) {
+      const V x = load<V>(block.rows + i);
+      store(block.rows + i, x - x == V{} ? x : V{});
     }
   }
 

@@ -128,7 +128,8 @@ void gathered_inner_product_user_grads(const Acc* row_grads, const int64_t* user
   });
 }
 
-// grad_items [N, D] += grad_scores[b, k] * user of b, by item id, in order of (b, k).
+// grad_items [N, D] += grad_scores[b, k] * user of b, by item id, in order of (b, k). Of gradient 0 nothing is added, whatever
+// the user is.
 template <class Storage>
 void gathered_inner_product_item_grads(const typename Accumulator<Storage>::type* grad_scores, const Storage* users,
                                        const int64_t* user_ids, const int64_t* item_ids,
@@ -140,7 +141,8 @@ void gathered_inner_product_item_grads(const typename Accumulator<Storage>::type
       const int64_t* ids = item_ids + b * K;
       for (int64_t k = 0; k < K; ++k) {
         ask_for_row<true>(grad_items, ids + k, (B - b) * K - k, D);
-        if (ids[k] >= begin && ids[k] < end) add_scaled(grad_items + ids[k] * D, grad_scores[b * K + k], user, D);
+        if (ids[k] < begin || ids[k] >= end || grad_scores[b * K + k] == 0) continue;
+        add_scaled(grad_items + ids[k] * D, grad_scores[b * K + k], user, D);
       }
     }
   });
@@ -169,6 +171,7 @@ void gathered_inner_product_touched_grads(const typename Accumulator<Storage>::t
       for (int64_t i = starts[m]; i < starts[m + 1]; ++i) {
         if (i + kAhead < starts[M]) __builtin_prefetch(grad_scores + order[i + kAhead]);
         const int64_t b = order[i] / K;
+        if (grad_scores[order[i]] == 0) continue;
         add_scaled(grad, grad_scores[order[i]], users + (user_ids ? user_ids[b] : b) * D, D);
       }
     }

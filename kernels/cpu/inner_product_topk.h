@@ -88,7 +88,7 @@ struct TopK : TopKTiles<T> {
     capacity = min64(n, 3 * K + 64);
     const int64_t row_bytes = capacity * static_cast<int64_t>(sizeof(Candidate<T>)) +
                               2 * D * static_cast<int64_t>(sizeof(T)) + maxima_slots * P * static_cast<int64_t>(sizeof(T));
-    group_rows = min64(kMostGroupRows, max64(R, kGroupBytes / threads / row_bytes / R * R));
+    group_rows = min64(kMostGroupRows, max64(R, kGroupBytes / threads / max64(row_bytes, 1) / R * R));
     group_rows = min64(group_rows, rows_here);
   }
 
@@ -490,7 +490,8 @@ struct TopK : TopKTiles<T> {
   double exact_bound(const Row<T>& row, T threshold, int64_t first) const {
     if (!(threshold > -infinity()) || !(threshold < infinity())) return -__builtin_inf();
     const bool settled = row.settled && prepared == nullptr && first > row.last_id;
-    const T neighbour = score_of_key<T>(order_key(threshold) + (settled ? 1 : -1));
+    // +0 and -0 are one score: what is below it is below both.
+    const T neighbour = score_of_key<T>(order_key(threshold) + (settled ? 1 : threshold == 0 ? -2 : -1));
     return (static_cast<double>(threshold) + static_cast<double>(neighbour)) / 2;
   }
 };

@@ -63,7 +63,7 @@ __attribute__((noinline)) void take_cancelled(const DistanceTables<T>& x, const 
       const int64_t at = r * kPairColumns<T> + c, i = tile.row + r, j = tile.column + c;
       const T t = x.teacher_norms[i] + x.teacher_norms[j], s = x.student_norms[i] + x.student_norms[j];
       if (!(t - 2 * tile.teacher[at] <= kCancelled<T> * t || s - 2 * tile.student[at] <= kCancelled<T> * s)) continue;
-      teacher[at] = student[at] = 0;
+      teacher[at] = student[at] = i == j ? (t + s) * T{} : T{};  // of a row that is not finite: NaN
       if (i == j) continue;
       const int64_t t_width = x.exact.teacher_width, s_width = x.exact.student_width;
       pair(i, j, distance(x.exact.teacher + i * t_width, x.exact.teacher + j * t_width, t_width),

@@ -10,8 +10,7 @@
 #endif
 
 // Set in a forked child: an OpenMP team that existed before fork() is gone, and waiting for it hangs.
-extern "C" int rankdistill_forked_after_parallel;
-extern "C" int rankdistill_used_parallel;
+extern "C" int rankdistill_forked;
 
 namespace {
 
@@ -29,7 +28,7 @@ struct FloatEnvironment {
 
 inline int max_threads() {
 #ifdef _OPENMP
-  return rankdistill_forked_after_parallel ? 1 : omp_get_max_threads();
+  return rankdistill_forked ? 1 : omp_get_max_threads();
 #else
   return 1;
 #endif
@@ -49,7 +48,6 @@ inline void parallel_chunks(int64_t count, int64_t grain, const Body& body) {
     return;
   }
 #ifdef _OPENMP
-  rankdistill_used_parallel = 1;
 #pragma omp parallel for schedule(static, 1) num_threads(static_cast<int>(chunks))
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     FloatEnvironment environment;

@@ -24,7 +24,10 @@ def results():
     ranks = rd.inner_product_rank(users, items, ids[:, :9]), rd.masked_rank(scores, ids[:, :9] % 60)
     return *top, *rd.masked_topk(scores, 20), *ranks, scores, rd.plackett_luce(scores[:, :30], scores[:, 30:]), rd.catalogue_plackett_luce(users, items, ids[:, :9], exclude=(torch.arange(401), ids[:, 9])), rd.complement_sample(torch.arange(400), 4000, 9, seed=1)
 
+torch.set_num_threads(1)
 before = results()
+torch.set_num_threads(2)
+PARENT
 child = os.fork()
 if child == 0:
     code = 4  # an exception
@@ -45,9 +48,11 @@ assert all(torch.equal(a, b) for a, b in zip(before, results(), strict=True))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_forked_child_finishes_with_right_values():
+@pytest.mark.parametrize("parent", ["results()", "users @ items.t()"], ids=["our threads", "torch's threads"])
+def test_a_forked_child_finishes_with_right_values(parent):
+    """The runtime of threads is torch's too: whoever used them before the fork."""
     done = subprocess.run(
-        [sys.executable, "-P", "-c", SCRIPT],
+        [sys.executable, "-P", "-c", SCRIPT.replace("PARENT", parent)],
         env=with_tests(),
         cwd="/",
         capture_output=True,

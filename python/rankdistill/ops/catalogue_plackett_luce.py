@@ -14,7 +14,8 @@ from rankdistill.ops.gathered_inner_product import forward_native as gathered_sc
 from rankdistill.ops.gathered_inner_product import row_grads
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.plackett_luce import forward_native as list_forward
-from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
+from rankdistill.ops.registration import LIBRARY, asks_gradients, implement, no_double_backward
+from rankdistill.ops.slopes import weighted_rows
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import catalogue_plackett_luce as reference
 from rankdistill.reference.catalogue_plackett_luce import joined_exclusions, listed_items
@@ -194,9 +195,12 @@ def backward_native(
         call = Call(users, items, item_ids, lengths, exclude_indptr, exclude_indices, item_bias)
         grads, B = call.table_gradients(), len(grad)
         call.add_mass_gradients(
-            grad * mass_slopes, (None, tops.contiguous(), sums.contiguous()), grads, slice(0, B)
+            (grad * mass_slopes).masked_fill(grad == 0, 0),
+            (None, tops.contiguous(), sums.contiguous()),
+            grads,
+            slice(0, B),
         )
-        call.add_list_gradients((grad[:, None] * list_slopes).contiguous(), grads)
+        call.add_list_gradients(weighted_rows(grad, list_slopes.contiguous()), grads)
     return tuple(g.to(users.dtype) for g in grads)
 
 
@@ -288,7 +292,7 @@ def catalogue_plackett_luce(
         checks.expect(lengths.shape[0] == B, OP, f"lengths with {B} entries, as item_ids has rows", lengths)
     indptr, indices = exclusion_lists(OP, exclude, users)
     tables = (users, items) if item_bias is None else (users, items, item_bias)
-    with_slopes = torch.is_grad_enabled() and any(t.requires_grad for t in tables)
+    with_slopes = asks_gradients(*tables)
     return torch.ops.rankdistill.catalogue_plackett_luce_forward(
         users, items, item_ids, lengths, indptr, indices, item_bias, with_slopes
     )[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -45,6 +47,16 @@ def expect_same(op: str, first_name: str, first: Tensor, name: str, value: Tenso
         )
 
 
+def expect_layout(op: str, **tensors: tuple[Tensor, Sequence[int], torch.dtype]) -> None:
+    """Contiguous tensors by name, each of its shape and dtype: what a pointer does not know."""
+    for name, (tensor, shape, dtype) in tensors.items():
+        if tuple(tensor.shape) != tuple(shape) or tensor.dtype != dtype or not tensor.is_contiguous():
+            raise ValueError(
+                f"{op}: expected {name} contiguous, {dtype}, of shape {list(shape)}; got {tensor.dtype} of shape "
+                f"{list(tensor.shape)} and strides {list(tensor.stride())}"
+            )
+
+
 def expect_no_forward_ad(op: str, *tensors: Tensor | None) -> None:
     """Forward-mode derivatives would vanish without a word in a library op; refuse them."""
     if torch.autograd.forward_ad._current_level < 0:
@@ -64,9 +76,10 @@ def index_error(op: str, name: str, indices: Tensor, position: int, low: int, hi
 
 
 def first_out_of_range(indices: Tensor, low: int, high: int) -> int:
-    """The flat position of the first of `indices` (int64, contiguous, CPU) outside [low, high), or -1."""
+    """The flat position of the first of `indices` (int64, CPU) outside [low, high), or -1."""
     from rankdistill.ops.native import _native
 
+    indices = indices.contiguous()
     if _native is not None:
         return _native.first_out_of_range(indices.data_ptr(), indices.numel(), low, high)
     bad = ((indices < low) | (indices >= high)).reshape(-1)
@@ -74,7 +87,7 @@ def first_out_of_range(indices: Tensor, low: int, high: int) -> int:
 
 
 def check_indices(op: str, name: str, indices: Tensor, low: int, high: int) -> None:
-    """An IndexError naming the first of `indices` (int64, contiguous, CPU) outside [low, high)."""
+    """An IndexError naming the first of `indices` (int64, CPU) outside [low, high)."""
     position = first_out_of_range(indices, low, high)
     if position >= 0:
         raise index_error(op, name, indices, position, low, high)
@@ -83,7 +96,7 @@ def check_indices(op: str, name: str, indices: Tensor, low: int, high: int) -> N
 def check_given(op: str, name: str, indices: Tensor, low: int, high: int) -> None:
     """`check_indices` in a composition of ops: of a caller's CPU tensor; nothing while it is compiled or on a device."""
     if indices.device.type == "cpu" and not torch.compiler.is_compiling():
-        check_indices(op, name, indices.contiguous(), low, high)
+        check_indices(op, name, indices, low, high)
 
 
 def signed64(value: int) -> int:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.native import accumulator_dtype
-from rankdistill.ops.registration import call, implement
-from rankdistill.ops.slopes import define_loss, scale_slopes, wants_slopes
+from rankdistill.ops.registration import asks_gradients, call, implement
+from rankdistill.ops.slopes import define_loss, scale_slopes
 from rankdistill.reference import cross_relation_distance as reference
 from rankdistill.reference.relation import through_unit_rows, unit_rows
 
@@ -128,5 +128,5 @@ def cross_relation_distance(
     checks.expect_no_forward_ad(OP, *tables.values())
     return call(f"{OP}_forward", 
         teacher_rows, teacher_columns, student_rows, student_columns, left_out,
-        wants_slopes(student_rows, student_columns),
+        asks_gradients(student_rows, student_columns),
     )[0]  # fmt: skip

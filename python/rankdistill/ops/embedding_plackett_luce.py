@@ -14,10 +14,17 @@ from rankdistill.ops.gathered_inner_product import (
     dense_like,
     sparse_grads,
     sparse_tables,
-    wants_grad,
 )
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
-from rankdistill.ops.registration import LIBRARY, call, differentiate, implement, no_double_backward
+from rankdistill.ops.registration import (
+    LIBRARY,
+    asks_gradients,
+    call,
+    differentiate,
+    implement,
+    no_double_backward,
+)
+from rankdistill.ops.slopes import weighted_rows
 from rankdistill.ops.touched_rows import expect_eager
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import embedding_plackett_luce as reference
@@ -103,8 +110,15 @@ def backward_native(
 ):
     users, user_ids, items, item_ids = contiguous(users, user_ids, items, item_ids)
     check_ids(OP, users, user_ids, items, item_ids)
-    scale = grad_losses.to(slopes.dtype)[:, None]
-    return grads(scale * slopes, scale * user_slopes, users, user_ids, items, item_ids, item_bias)
+    wide, rows = accumulator_dtype(users.dtype), len(item_ids)
+    slopes, user_slopes = slopes.contiguous(), user_slopes.contiguous()
+    checks.expect_layout(
+        OP, slopes=(slopes, item_ids.shape, wide), user_slopes=(user_slopes, (rows, users.shape[1]), wide)
+    )
+    checks.expect(grad_losses.shape == (rows,), OP, f"grad_losses of shape {[rows]}", grad_losses)
+    scale = grad_losses.to(wide)
+    of_scores, of_users = weighted_rows(scale, slopes), weighted_rows(scale, user_slopes)
+    return grads(of_scores, of_users, users, user_ids, items, item_ids, item_bias)
 
 
 def sparse_backward_native(*args):
@@ -135,14 +149,11 @@ def counted_ids(item_ids: Tensor, lengths: Tensor | None, list_size: int) -> Ten
 
 
 def _setup(ctx, inputs, output):
-    users, user_ids, items, item_ids, lengths, list_size, with_slopes, item_bias, sparse_grad = inputs
+    users, user_ids, items, item_ids, _, _, with_slopes, item_bias, sparse_grad = inputs
     _, slopes, user_slopes = output
     ctx.mark_non_differentiable(slopes, user_slopes)
     ctx.set_materialize_grads(False)
     ctx.with_slopes, ctx.sparse_grad = with_slopes, sparse_grad
-    # On a device the order of a sum depends on what occurs, which must be the same for a dense gradient.
-    if sparse_grad or item_ids.is_cuda:
-        item_ids = counted_ids(item_ids, lengths, list_size)
     ctx.save_for_backward(users, user_ids, items, item_ids, slopes, user_slopes, item_bias)
 
 
@@ -226,7 +237,8 @@ def embedding_plackett_luce(
         checks.expect(
             lengths.device == users.device, OP, f"lengths on the device of users ({users.device})", lengths
         )
-    with_slopes = wants_grad(users, items, item_bias)
+        item_ids = counted_ids(item_ids, lengths, list_size)
+    with_slopes = asks_gradients(users, items, item_bias)
     sparse_grad = sparse_grad and with_slopes
     return call(
         f"{OP}_forward",

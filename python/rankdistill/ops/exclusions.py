@@ -39,7 +39,7 @@ def check_exclusions(op: str, indptr: Tensor, indices: Tensor, N: int) -> None:
     checks.expect(
         int(indptr[0]) == 0, op, "exclude indptr to begin with 0", f"{int(indptr[0])} at position [0]"
     )
-    position = first(indptr.diff() < 0) + 1
+    position = first(indptr[1:] < indptr[:-1]) + 1
     if position > 0:
         got = f"{int(indptr[position])} after {int(indptr[position - 1])} at position [{position}]"
         raise ValueError(f"{op}: expected exclude indptr that never descends; got {got}")

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
-from rankdistill.ops.registration import LIBRARY, call, differentiate, implement, no_double_backward
+from rankdistill.ops.registration import (
+    LIBRARY,
+    asks_gradients,
+    call,
+    differentiate,
+    implement,
+    no_double_backward,
+)
 from rankdistill.ops.touched_rows import as_sparse, expect_eager, occurrences, sum_rows
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import gathered_inner_product as reference
@@ -129,7 +136,9 @@ def sparse_grads(grad_scores, grad_rows, users, user_ids, items, item_ids, item_
 def backward_native(grad_scores, users, user_ids, items, item_ids, item_bias, *, grads=dense_grads):
     users, user_ids, items, item_ids = contiguous(users, user_ids, items, item_ids)
     check_ids(OP, users, user_ids, items, item_ids)
-    grad_scores = grad_scores.to(accumulator_dtype(users.dtype)).contiguous()
+    wide = accumulator_dtype(users.dtype)
+    grad_scores = grad_scores.to(wide).contiguous()
+    checks.expect_layout(OP, grad_scores=(grad_scores, item_ids.shape, wide))
     grad_rows = row_grads(grad_scores, items, item_ids)
     return grads(grad_scores, grad_rows, users, user_ids, items, item_ids, item_bias)
 
@@ -198,6 +207,11 @@ def check_arguments(
     checks.expect(
         item_ids.shape[0] == rows.shape[0], op, f"item_ids with {rows.shape[0]} rows, as users", item_ids
     )
+    for name, ids in (("item_ids", item_ids), ("user_ids", user_ids)):
+        if ids is not None:
+            checks.expect(
+                ids.device == users.device, op, f"{name} on the device of users ({users.device})", ids
+            )
     if item_bias is not None:
         checks.expect_tensor(op, "item_bias", item_bias, 1)
         checks.expect_same(op, "items", items, "item_bias", item_bias)
@@ -208,10 +222,6 @@ def check_arguments(
             item_bias,
         )
     checks.expect_no_forward_ad(op, users, items, item_bias)
-
-
-def wants_grad(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def gathered_inner_product(
@@ -256,5 +266,5 @@ def gathered_inner_product(
         tensor([[3., 1.]])
     """
     check_arguments(OP, users, items, item_ids, user_ids, item_bias)
-    sparse_grad = sparse_grad and wants_grad(users, items, item_bias)
+    sparse_grad = sparse_grad and asks_gradients(users, items, item_bias)
     return call(f"{OP}_forward", users, user_ids, items, item_ids, item_bias, sparse_grad)

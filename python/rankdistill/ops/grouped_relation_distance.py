@@ -8,9 +8,9 @@ from torch import Tensor
 from rankdistill.ops import checks
 from rankdistill.ops.native import _native, accumulator_dtype, address, native_or
 from rankdistill.ops.pair_tables import padded
-from rankdistill.ops.registration import call, implement
+from rankdistill.ops.registration import asks_gradients, call, implement
 from rankdistill.ops.relation_distance import forward_gram
-from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes, wants_slopes
+from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import grouped_relation_distance as reference
 from rankdistill.reference.relation import through_unit_rows, unit_rows
@@ -130,4 +130,4 @@ def grouped_relation_distance(
         groups.device == student.device, OP, f"groups on the device of student ({student.device})", groups
     )
     checks.expect(groups.shape[0] == student.shape[0], OP, f"groups with {student.shape[0]} entries", groups)
-    return call(f"{OP}_forward", teacher, student, groups, positive_only, wants_slopes(student))[0]
+    return call(f"{OP}_forward", teacher, student, groups, positive_only, asks_gradients(student))[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from rankdistill.ops import checks
 from rankdistill.ops.native import DTYPE_CODES, _native, address, native_or
 from rankdistill.ops.registration import LIBRARY, implement
 from rankdistill.reference import hidden_layer as reference
@@ -27,14 +28,9 @@ LIBRARY.define(f"{OP}_kept(Tensor(a!) x, Tensor kept) -> ()")
 
 
 def expect_alike(layer: torch.Tensor, **others: tuple[torch.Tensor, torch.Size]) -> None:
-    """Contiguous tensors, of the layer's dtype but for masks, and of the shapes that go with it: pointers know neither."""
+    """Contiguous tensors, of the layer's dtype but for masks, and of the shapes that go with it."""
     for name, (tensor, shape) in {"layer": (layer, layer.shape), **others}.items():
-        dtype = torch.bool if name == "kept" else layer.dtype
-        if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_contiguous():
-            raise ValueError(
-                f"{OP}: expected {name} contiguous, {dtype}, of shape {list(shape)}; got {tensor.dtype} of shape "
-                f"{list(tensor.shape)} and strides {list(tensor.stride())}"
-            )
+        checks.expect_layout(OP, **{name: (tensor, shape, torch.bool if name == "kept" else layer.dtype)})
 
 
 def weighted_native(layer, bias, shares, weighted):

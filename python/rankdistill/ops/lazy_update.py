@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from rankdistill.ops import checks
-from rankdistill.ops.native import DTYPE_CODES, _native, address, native_or
+from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.registration import LIBRARY, implement
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import lazy_update as reference
@@ -27,9 +27,18 @@ def width_of(table: torch.Tensor) -> int:
     return table[:1].numel() if len(table) else 0
 
 
+def expect_steps(table: torch.Tensor, ids: torch.Tensor, grads: torch.Tensor, **states: torch.Tensor) -> None:
+    """Contiguous tensors of the shapes that go with the table, whose pointers know neither; ids that are its rows."""
+    wide = accumulator_dtype(table.dtype)
+    checks.expect_layout(OP, table=(table, table.shape, table.dtype))
+    checks.expect_layout(OP, **{name: (state, table.shape, wide) for name, state in states.items()})
+    checks.expect_layout(OP, grads=(grads, (len(ids), *table.shape[1:]), table.dtype))
+    checks.check_indices(OP, "ids", ids, 0, len(table))
+
+
 def adam_native(table, means, squares, ids, grads, beta1, beta2, step_size, eps):
     ids, grads = ids.contiguous(), grads.contiguous()
-    checks.check_indices(OP, "ids", ids, 0, len(table))
+    expect_steps(table, ids, grads, means=means, squares=squares)
     _native.lazy_adam_step(
         DTYPE_CODES[table.dtype], address(table), address(means), address(squares), address(ids), address(grads),
         len(ids), width_of(table), beta1, beta2, step_size, eps,
@@ -38,7 +47,8 @@ def adam_native(table, means, squares, ids, grads, beta1, beta2, step_size, eps)
 
 def sgd_native(table, marks, ids, grads, rate, kept, log_decay, log_decay_after):
     ids, grads = ids.contiguous(), grads.contiguous()
-    checks.check_indices(OP, "ids", ids, 0, len(table))
+    expect_steps(table, ids, grads)
+    checks.expect_layout(OP, marks=(marks, (len(table),), torch.float64))
     _native.lazy_sgd_step(
         DTYPE_CODES[table.dtype], address(table), address(marks), address(ids), address(grads), len(ids),
         width_of(table), rate, kept, log_decay, log_decay_after,
@@ -46,6 +56,9 @@ def sgd_native(table, marks, ids, grads, rate, kept, log_decay, log_decay_after)
 
 
 def catch_up_native(table, marks, ids, log_decay):
+    checks.expect_layout(
+        OP, table=(table, table.shape, table.dtype), marks=(marks, (len(table),), torch.float64)
+    )
     if ids is not None:
         ids = ids.contiguous()
         checks.check_indices(OP, "ids", ids, -1, len(table))

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from rankdistill.ops.native import _native, accumulator_dtype, address, native_or
 from rankdistill.ops.pair_tables import centred, in_single, padded
-from rankdistill.ops.registration import call, implement
-from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes, wants_slopes
+from rankdistill.ops.registration import asks_gradients, call, implement
+from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import pair_distance_huber as reference
 
@@ -84,4 +84,4 @@ def pair_distance_huber(teacher: Tensor, student: Tensor) -> Tensor:
         tensor(0.)
     """
     check_tables(OP, teacher, student)
-    return call(f"{OP}_forward", teacher, student, wants_slopes(student))[0]
+    return call(f"{OP}_forward", teacher, student, asks_gradients(student))[0]

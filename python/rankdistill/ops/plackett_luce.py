@@ -7,7 +7,14 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
-from rankdistill.ops.registration import LIBRARY, call, differentiate, implement, no_double_backward
+from rankdistill.ops.registration import (
+    LIBRARY,
+    asks_gradients,
+    call,
+    differentiate,
+    implement,
+    no_double_backward,
+)
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import plackett_luce as reference
 
@@ -87,6 +94,12 @@ def backward_native(grad_losses, scores, tail, lengths, slopes, tail_terms):
     tail, grad_losses = rows(tail), grad_losses.to(wide).contiguous()
     lengths = None if lengths is None else lengths.contiguous()
     check_lengths(scores, lengths)
+    slopes, tail_terms = slopes.contiguous(), tail_terms.contiguous()
+    (B, _), terms = scores.shape, empty_slopes(scores, True)[1].shape
+    checks.expect_layout(
+        OP, grad_losses=(grad_losses, (B,), wide), slopes=(slopes, scores.shape, slopes.dtype),
+        tail_terms=(tail_terms, terms, tail_terms.dtype),
+    )  # fmt: skip
     grad_scores, grad_tail = torch.empty(scores.shape, dtype=wide), torch.empty(tail.shape, dtype=wide)
     _native.plackett_luce_backward(
         DTYPE_CODES[scores.dtype], address(grad_losses), address(tail), tail.stride(0), address(lengths),
@@ -191,5 +204,5 @@ def plackett_luce(scores: Tensor, tail: Tensor | None = None, lengths: Tensor | 
         )
         checks.expect(lengths.shape[0] == B, OP, f"lengths with {B} entries, as scores has rows", lengths)
     checks.expect_no_forward_ad(OP, scores, tail)
-    with_slopes = torch.is_grad_enabled() and (scores.requires_grad or tail.requires_grad)
+    with_slopes = asks_gradients(scores, tail)
     return call(f"{OP}_forward", scores, tail, lengths, with_slopes)[0]

@@ -12,6 +12,7 @@ from rankdistill.ops.native import DTYPE_CODES, _native, address
 from rankdistill.ops.registration import CHOICES
 
 OP = "prepare_items"
+SAMPLED = 64  # rows whose bits are compared, to twice as many
 NORMED = 1 << 20  # values that are widened at a time
 
 
@@ -23,6 +24,7 @@ class PreparedItems:
     item_bias: Tensor | None
     buffer: Tensor | None  # uint8, read by the compiled kernels of its device only; None without them
     versions: tuple[int, ...]
+    sample: tuple[Tensor, ...]  # bits of some rows: fused optimisers raise no version
 
     @property
     def n_items(self) -> int:
@@ -30,7 +32,10 @@ class PreparedItems:
 
     def tables(self) -> tuple[Tensor, Tensor | None]:
         """The items and their biases, unless they have changed since."""
-        if versions_of(self.items, self.item_bias) != self.versions:
+        tables = self.items, self.item_bias
+        if versions_of(*tables) != self.versions or not all(
+            map(torch.equal, sample_of(*tables), self.sample)
+        ):
             raise ValueError(
                 f"{OP}: expected items as they were when prepared; got a table written since. Prepare it again"
             )
@@ -39,6 +44,12 @@ class PreparedItems:
 
 def versions_of(*tensors: Tensor | None) -> tuple[int, ...]:
     return tuple(t._version for t in tensors if t is not None and not t.is_inference())
+
+
+def sample_of(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """Copies of the bits of evenly spread rows; of none on a device, which would have to be waited for."""
+    found = (t[:: max(1, len(t) // SAMPLED)] for t in tensors if t is not None and t.device.type == "cpu")
+    return tuple(rows.contiguous().flatten().view(torch.uint8).clone() for rows in found)
 
 
 def checked_bias(op: str, items: Tensor, item_bias: Tensor | None) -> None:
@@ -65,6 +76,10 @@ def prepare_items(items: Tensor, item_bias: Tensor | None = None) -> PreparedIte
     Raises:
         TypeError, ValueError: wrong dtypes or shapes.
 
+    Contract:
+        A table that was written since is refused. A write that torch does not count (a fused optimiser's, one through
+        `.data`) is noticed on a CPU where it meets one of some 64 rows that are compared, and not on CUDA: prepare anew.
+
     Cost:
         O(N·D + N·log N) time; N·(D + 9) bytes where the processor multiplies bytes (AVX-512 VNNI), else 9·N (to 20·N
         in float64), and 28·N more while it sorts. On CUDA devices 2·N·D + 16·N bytes (half-precision tiles), a
@@ -79,18 +94,21 @@ def prepare_items(items: Tensor, item_bias: Tensor | None = None) -> PreparedIte
     checked_bias(OP, items, item_bias)
     items = items.detach()
     item_bias = None if item_bias is None else item_bias.detach()
-    versions = versions_of(items, item_bias)
+    versions, sample = versions_of(items, item_bias), sample_of(items, item_bias)
     if items.device.type == "cuda" and CHOICES["inner_product_topk", "CUDA"].backend == "native":
-        return PreparedItems(items, item_bias, device_topk.prepared_buffer(items, item_bias), versions)
+        return PreparedItems(
+            items, item_bias, device_topk.prepared_buffer(items, item_bias), versions, sample
+        )
     if items.device.type != "cpu" or _native is None:
-        return PreparedItems(items, item_bias, None, versions)
+        return PreparedItems(items, item_bias, None, versions, sample)
     (N, D), code = items.shape, DTYPE_CODES[items.dtype]
     rows = items.contiguous()
     wide = torch.float64 if items.dtype == torch.float64 else torch.float32
     blocks = rows.split(max(1, NORMED // max(1, D))) if N else ()
-    norms = torch.cat([block.to(wide).norm(dim=1) for block in blocks]) if N else torch.zeros(0)
+    norms = torch.cat([block.to(wide).norm(dim=1) for block in blocks]) if N else items.new_zeros(0)
     order = norms.argsort(descending=True, stable=True)
-    buffer = torch.empty(_native.prepared_items_bytes(code, N, D, item_bias is not None), dtype=torch.uint8)
+    size = _native.prepared_items_bytes(code, N, D, item_bias is not None)
+    buffer = torch.empty(size, dtype=torch.uint8, device=items.device)
     bias = None if item_bias is None else item_bias.contiguous()
     _native.prepare_items(code, address(rows), address(bias), address(order), N, D, address(buffer))
-    return PreparedItems(items, item_bias, buffer, versions)
+    return PreparedItems(items, item_bias, buffer, versions, sample)

@@ -160,6 +160,14 @@ def plain_keys(device: str) -> int:
 NOBODY = key_set("BackendSelect", "ADInplaceOrView")  # what a thread includes where no mode is active
 
 
+def asks_gradients(*tensors: torch.Tensor | None) -> bool:
+    """Whether a backward may come: what is asked within torch.func's transforms, a tensor there does not tell."""
+    if not torch.is_grad_enabled():
+        return False
+    within = not torch.compiler.is_compiling() and _C._functorch.peek_interpreter_stack() is not None
+    return within or any(t is not None and t.requires_grad for t in tensors)
+
+
 def call(schema: str, *args):
     """torch.ops.rankdistill.<schema>(*args), straight from its function where nobody could tell (DESIGN.md DC-1)."""
     if torch.compiler.is_compiling():

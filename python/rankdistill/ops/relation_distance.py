@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from rankdistill.ops.native import accumulator_dtype
-from rankdistill.ops.registration import call, implement
+from rankdistill.ops.registration import asks_gradients, call, implement
 from rankdistill.ops.relation import check_kind
-from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes, wants_slopes
+from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes
 from rankdistill.reference import relation_distance as reference
 from rankdistill.reference.relation import through_unit_rows, unit_rows
 
@@ -30,7 +30,7 @@ def features(x: Tensor, kind: str, centre: Tensor | None) -> tuple[Tensor, Tenso
     if kind == "inner_product":
         return x, None
     x = x - centre
-    return torch.cat([x, x.square().sum(1, keepdim=True), torch.ones_like(x[:, :1])], 1), None
+    return torch.cat([x, x.square().sum(1, keepdim=True), x.new_ones((len(x), 1))], 1), None
 
 
 def rows_at_a_time(width: int, device: torch.device) -> int:
@@ -162,4 +162,4 @@ def relation_distance(
     """
     check_tables(OP, teacher, student)
     check_kind(OP, kind)
-    return call(f"{OP}_forward", teacher, student, kind, teacher_term, wants_slopes(student))[0]
+    return call(f"{OP}_forward", teacher, student, kind, teacher_term, asks_gradients(student))[0]

@@ -56,8 +56,10 @@ def define_loss(op: str, arguments: str, differentiable: tuple[int, ...]) -> Non
     torch.library.register_autograd(f"rankdistill::{op}_backward", no_double_backward(op), lib=LIBRARY)
 
 
-def wants_slopes(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+def weighted_rows(weights: Tensor, rows: Tensor) -> Tensor:
+    """[B, W] rows times weights [B]; a row of weight 0 is 0, whatever it was."""
+    found, none = weights[:, None] * rows, weights == 0
+    return found.masked_fill_(none[:, None], 0) if bool(none.any()) else found
 
 
 def check_tables(op: str, teacher: Tensor, student: Tensor) -> None:

@@ -8,8 +8,8 @@ from torch import Tensor
 from rankdistill.ops import checks
 from rankdistill.ops.native import _native, accumulator_dtype, address, native_or
 from rankdistill.ops.pair_tables import DOUBLES, SINGLES, centred, in_single, padded
-from rankdistill.ops.registration import call, implement
-from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes, wants_slopes
+from rankdistill.ops.registration import asks_gradients, call, implement
+from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import triplet_angle_huber as reference
 
@@ -102,4 +102,4 @@ def triplet_angle_huber(teacher: Tensor, student: Tensor, anchors: Tensor | None
             f"anchors on the device of student ({student.device})",
             anchors,
         )
-    return call(f"{OP}_forward", teacher, student, anchors, wants_slopes(student))[0]
+    return call(f"{OP}_forward", teacher, student, anchors, asks_gradients(student))[0]

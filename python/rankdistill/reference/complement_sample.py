@@ -30,7 +30,7 @@ def complement_sample(
     for r, user in enumerate(users.tolist()):
         free = torch.ones(n_items, dtype=torch.bool)
         taken = taken_items(user, exclude_indptr, exclude_indices, listed)
-        free[taken[taken >= 0]] = False
+        free[taken[(taken >= 0) & (taken < n_items)]] = False
         for j in range(n_samples):
             if not free.any():
                 break
