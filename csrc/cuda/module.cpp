@@ -2,6 +2,7 @@
 #include <cuda_runtime_api.h>
 #include <pybind11/pybind11.h>
 
+#include <sstream>
 #include <string>
 
 #include "csrc/cuda/launchers.h"
@@ -13,6 +14,34 @@ namespace {
 
 std::string error_text(int code) {
   return code == 0 ? std::string() : std::string(cudaGetErrorString(static_cast<cudaError_t>(code)));
+}
+
+// Whether code as CMake names it (80, 90a-real, 90-virtual) runs on a device: machine code on its own major version from its
+// minor one on, and, of a virtual architecture, compiled there, on any later device. 90a is for 9.0 alone and no whole module.
+bool runs_on(const std::string& code, int capability) {
+  int built = 0;
+  size_t digits = 0;
+  for (; digits < code.size() && code[digits] >= '0' && code[digits] <= '9'; ++digits) built = 10 * built + (code[digits] - '0');
+  if (digits == 0) return true;  // not a number, such as "native" or "all": who chose it knows
+  const std::string kind = code.substr(digits);
+  if (kind == "-virtual" || kind.empty()) return built <= capability;
+  return kind == "-real" && built / 10 == capability / 10 && built <= capability;
+}
+
+// Why no device that the runtime sees can run this module; empty where one can.
+std::string without_code(int devices) {
+  std::string seen;
+  for (int device = 0; device < devices; ++device) {
+    int major = 0, minor = 0;
+    const cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (error != cudaSuccess) return error_text(error);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    std::istringstream built(RANKDISTILL_CUDA_ARCHITECTURES);
+    for (std::string code; built >> code;)
+      if (runs_on(code, 10 * major + minor)) return "";
+    seen += (seen.empty() ? "" : ", ") + std::to_string(major) + "." + std::to_string(minor);
+  }
+  return "built for " RANKDISTILL_CUDA_ARCHITECTURES ", which compute capability " + seen + " does not run";
 }
 
 TopKTables topk_tables(uintptr_t users, uintptr_t items, uintptr_t bias, int64_t D) {
@@ -32,9 +61,11 @@ PYBIND11_MODULE(_cuda, m) {
     cudaGetDeviceCount(&count);
     return count;
   }, "Devices that this module's runtime sees.");
+  m.def("runs_on", runs_on, "Whether a code object, as CMake names it, runs on a compute capability, as 10·major + minor.");
   m.def("unusable", [] {
     int count = 0;
-    return error_text(cudaGetDeviceCount(&count));
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    return error == cudaSuccess ? without_code(count) : error_text(error);
   }, "Why this module's runtime cannot be used here; empty where it can.");
 
   typedef py::call_guard<py::gil_scoped_release> Unlocked;

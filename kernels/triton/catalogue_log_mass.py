@@ -114,14 +114,18 @@ def catalogue_log_mass_join_kernel(
     real = rows < B
     dtype: tl.constexpr = tops_ptr.dtype.element_ty
     top = tl.full([BLOCK], LOWEST, dtype)
-    for segment in range(SEGMENTS):
-        top = tl.maximum(top, tl.load(part_tops_ptr + segment * B + rows, mask=real, other=LOWEST))
+    at = rows
+    for _ in range(SEGMENTS):
+        top = tl.maximum(top, tl.load(part_tops_ptr + at, mask=real, other=LOWEST))
+        at += B
     safe = tl.where(top == LOWEST, 0.0, top)
     total = tl.zeros([BLOCK], dtype)
-    for segment in range(SEGMENTS):
-        part_top = tl.load(part_tops_ptr + segment * B + rows, mask=real, other=LOWEST)
-        part = tl.load(part_sums_ptr + segment * B + rows, mask=real, other=0.0)
+    at = rows
+    for _ in range(SEGMENTS):
+        part_top = tl.load(part_tops_ptr + at, mask=real, other=LOWEST)
+        part = tl.load(part_sums_ptr + at, mask=real, other=0.0)
         total += part * tl.exp(part_top - safe)
+        at += B
     if HAS_FAULTS:
         faulty = tl.load(faulty_ptr + rows, mask=real, other=0) != 0
         total = tl.where(faulty, float("nan"), total)

@@ -10,6 +10,7 @@ from rankdistill.kernels.triton.gathered_inner_product import Call, call_of
 from rankdistill.kernels.triton.plackett_luce import plackett_luce_forward, plackett_luce_slopes
 from torch import Tensor
 
+NO_ITEM = tl.constexpr(1 << 62)  # in no catalogue
 NO_SLOPES = ((0, 0), (0,), (0,), (0,), (0, 0), (0, 0), (0,))
 
 
@@ -23,6 +24,7 @@ def catalogue_plackett_luce_lists_kernel(
     ids = tl.load(ids_ptr + row * stride_row + slots * stride_column, mask=slots < K, other=-1)
     if HAS_LENGTHS:
         count = tl.load(lengths_ptr + row)
+        ids = tl.where(ids == -1, NO_ITEM, ids)  # one that should be there: the row becomes NaN
     else:
         count = tl.min(tl.where((ids == -1) & (slots < K), slots, K), 0).to(tl.int64)
     tl.store(listed_ptr + row * K + slots, tl.where(slots < count, ids, -1), mask=slots < K)

@@ -93,7 +93,7 @@ def pair_distance_huber_kernel(
     losses, moments = tl.zeros((BLOCK_I,), dtype), tl.zeros((BLOCK_I,), dtype)
     bends, means = tl.zeros((BLOCK_I,), dtype), tl.zeros((BLOCK_I,), dtype)
     bent, meant = tl.zeros((BLOCK_I, BLOCK_S), dtype), tl.zeros((BLOCK_I, BLOCK_S), dtype)
-    column = 0
+    column = tl.full((), 0, tl.int64)
     while column < B:
         columns = column + tl.arange(0, BLOCK_J)
         t = distance_tile(

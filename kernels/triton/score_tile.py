@@ -18,8 +18,16 @@ BITS_BYTES = 64 << 20  # of the bits that a chunk's scores become
 WHOLE_TILES = 128  # a multiple of the rows and of the columns of every tile
 LARGEST_WIDTH = 1 << 16
 LEAST_NORM, LARGEST_NORM = 2.0**-40, 1e18
+DEEP_BYTES = 160 << 10  # of shared memory that three stages of the largest tile fit into; of two, 99 KiB
 PROGRAMS = 2048  # enough to fill a device several times over
 MOST_TILES_PER_PROGRAM = 16
+
+
+def shared_bytes(device: torch.device) -> int:
+    """Shared memory that a block of the device may have; that of the large ones for tensors on no device."""
+    if device.type != "cuda":
+        return DEEP_BYTES
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
 class TileShape(NamedTuple):
@@ -45,7 +53,7 @@ class TileShape(NamedTuple):
             "D_BLOCKS": self.D_BLOCKS,
             "WIDEN": widen,
             "num_warps": 8 if self.BLOCK_R > 64 else 4,
-            "num_stages": 3,
+            "num_stages": 3 if shared_bytes(device) >= DEEP_BYTES else 2,
         }
 
     def tiles_per_program(self, rows: int, columns: int) -> int:

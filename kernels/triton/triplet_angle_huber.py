@@ -38,7 +38,7 @@ def triplet_angle_huber_kernel(
     rows = program * BLOCK_I + tl.arange(0, BLOCK_I)
     sums = tl.zeros((BLOCK_I, BLOCK_J), dtype)
     grad = tl.zeros((BLOCK_I, BLOCK_S), dtype)
-    column = 0
+    column = tl.full((), 0, tl.int64)
     while column < B:
         columns = column + tl.arange(0, BLOCK_J)
         wanted = product_tile(teacher_ptr, rows, columns, B, B, D_T, dtype, BLOCK_I, BLOCK_J, BLOCK_D)

@@ -337,6 +337,15 @@ def test_bounds_hold_and_are_not_idle(emulated, hopper, dtype, scale):
         assert 0 <= min(above, below) < 0.5
 
 
+@pytest.mark.parametrize(("code", "capability", "runs"), [
+    ("80-real", 80, True), ("80-real", 86, True), ("80-real", 75, False), ("80-real", 90, False), ("86-real", 80, False),
+    ("90-virtual", 90, True), ("90-virtual", 120, True), ("90-virtual", 89, False), ("90", 100, True), ("90a-real", 100, False),
+    ("native", 75, True),
+])  # fmt: skip
+def test_which_code_runs_where(emulated, code, capability, runs):
+    assert emulated.module.runs_on(code, capability) == runs
+
+
 def test_plans_fit_the_shared_memory_of_every_device():
     """A threshold's groups lie there, beside what the kernel has of its own."""
     sizes = [9000, 70_000, 385_000, 820_000, 10**6, 1_500_000, 2 * 10**6, 10**7, 10**8, 2**32 - 2]

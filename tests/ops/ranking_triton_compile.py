@@ -37,6 +37,7 @@ CALLS = {
     torch.bfloat16: ((300, 20), (300, 200)),
 }
 N = 20_000
+SHARED_KIB = {80: 163, 86: 99, 90: 227}  # of a block, by compute capability
 
 
 class Driver:
@@ -65,6 +66,7 @@ def launched(capability: int) -> list[tuple]:
 
     JITFunction.run = compile_only
     score_tile.TileShape.options = lambda self, device: options(self, torch.device("cuda"))
+    score_tile.shared_bytes = lambda device: SHARED_KIB[capability] << 10
     for dtype, shapes in CALLS.items():
         storage = str(dtype).removeprefix("torch.")
         for B, D in shapes:

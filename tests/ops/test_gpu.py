@@ -20,10 +20,11 @@ from rankdistill import (
     position_sample,
     routed_experts,
 )
-from rankdistill.ops.registration import CHOICES
+from rankdistill.ops.registration import CHOICES, Unavailable
 from tests.case import randint, randn, widened
 from tests.cases import CASES
 from tests.ops.test_properties import assert_within, differentiable, float_outputs, sampled
+from tests.process import output
 
 pytestmark = [
     pytest.mark.gpu,
@@ -109,9 +110,12 @@ def test_same_bits_twice_and_on_another_stream(case, dtype, sample):
 @sampled(dtypes=False)
 def test_every_cuda_backend_has_the_references_values(case, dtype, sample):
     """Backends are called directly, whichever of them serves the dispatcher."""
-    backends = [name for name in ("CUDA", "TRITON") if hasattr(case.module, name)]
+    backends = [
+        name for name in ("CUDA", "TRITON")
+        if hasattr(case.module, name) and not isinstance(getattr(case.module, name), Unavailable)
+    ]  # fmt: skip
     if not backends:
-        pytest.skip("the reference is the only backend on CUDA")
+        pytest.skip("the reference is the only backend on CUDA, or the others were not built")
     for overload, args in case.overload_calls(sample.args, sample.kwargs):
         suffix = overload.removeprefix(case.op).removeprefix("_")
         wanted = as_tuple(case.module.REFERENCE[suffix](*moved(args)))
@@ -267,6 +271,7 @@ def test_samplers_compile():
 
 @pytest.mark.parametrize("op", sorted(CASES))
 def test_smallest_call_of_a_case(op):
+    """What it must not do is for the sanitizer to see; values are the other tests'."""
     case = CASES[op]
     sample = next(iter(case.samples(torch.float32)))
     args = moved(differentiable(sample, case)[0])
@@ -274,6 +279,26 @@ def test_smallest_call_of_a_case(op):
     if outputs:
         torch.autograd.backward(outputs, [torch.ones_like(o) for o in outputs])
     torch.cuda.synchronize()
+
+
+def test_ids_out_of_range_are_errors_where_that_is_asked_for():
+    code = """
+import pytest, torch
+from rankdistill import catalogue_log_mass, embedding_plackett_luce, gathered_inner_product, masked_rank
+users, items = torch.ones(2, 3).cuda(), torch.ones(5, 3).cuda()
+bad = torch.tensor([[0, 1], [9, -1]]).cuda()
+for call in (
+    lambda: gathered_inner_product(users, items, bad),
+    lambda: embedding_plackett_luce(users, items, bad, list_size=1),
+    lambda: masked_rank(users, bad),
+):
+    with pytest.raises(IndexError, match=r"expected item_ids in .*; got 9 at position"):
+        call()
+with pytest.raises(IndexError, match="expected exclude indices in"):
+    catalogue_log_mass(users, items, exclude=(torch.tensor([0, 1, 1]).cuda(), torch.tensor([5]).cuda()))
+print("all refused")
+"""
+    assert output(code, RANKDISTILL_CHECK_INDICES="1") == "all refused"
 
 
 @pytest.mark.parametrize("op", ["inner_product_topk", "masked_topk", "inner_product_rank", "masked_rank"])

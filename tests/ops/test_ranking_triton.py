@@ -42,8 +42,8 @@ def test_paths_under_the_interpreter(op):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
-def test_compiles_ahead_of_time_without_spills(capability, tmp_path):
+@pytest.mark.parametrize(("capability", "shared_kib"), [(80, 160), (86, 99), (90, 160)])
+def test_compiles_ahead_of_time_without_spills(capability, shared_kib, tmp_path):
     variables = {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     results = json.loads(run("ranking_triton_compile", str(capability), **variables))
     assert len({r["kernel"] for r in results}) == 22
@@ -53,7 +53,7 @@ def test_compiles_ahead_of_time_without_spills(capability, tmp_path):
         allowed = 16 if result["kernel"] == "inner_product_rank_count_kernel" else 0
         assert result["STACK"] <= allowed, result
         assert result["LOCAL"] == 0, result
-        assert result["shared"] <= 160 << 10, result
+        assert result["shared"] <= shared_kib << 10, result
         tiles = result["kernel"] in ("inner_product_topk_filter_kernel", "inner_product_topk_sample_kernel")
         assert result["tensor_core"] or not tiles, result
 

@@ -188,7 +188,7 @@ def catalogue_log_mass(
         tensor([1.0986])
     """
     check_tables(OP, users, items, item_bias)
-    indptr, indices = exclusion_lists(OP, exclude, users)
+    indptr, indices = exclusion_lists(OP, exclude, users, items.shape[0])
     check_share(OP, skipped_mass)
     return torch.ops.rankdistill.catalogue_log_mass_forward(
         users, items, indptr, indices, item_bias, float(skipped_mass)

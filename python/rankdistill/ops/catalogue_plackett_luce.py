@@ -14,7 +14,7 @@ from rankdistill.ops.gathered_inner_product import forward_native as gathered_sc
 from rankdistill.ops.gathered_inner_product import row_grads
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.plackett_luce import forward_native as list_forward
-from rankdistill.ops.registration import LIBRARY, asks_gradients, implement, no_double_backward
+from rankdistill.ops.registration import LIBRARY, WAITS, asks_gradients, implement, no_double_backward
 from rankdistill.ops.slopes import weighted_rows
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import catalogue_plackett_luce as reference
@@ -37,7 +37,8 @@ LIBRARY.define(
 )
 LIBRARY.define(
     f"{OP}_backward(Tensor grad_losses, {ARGUMENTS}Tensor list_slopes, Tensor mass_slopes, Tensor tops, Tensor sums, "
-    "Tensor user_slopes, Tensor item_slopes, Tensor bias_slopes) -> (Tensor, Tensor, Tensor)"
+    "Tensor user_slopes, Tensor item_slopes, Tensor bias_slopes) -> (Tensor, Tensor, Tensor)",
+    tags=WAITS,
 )
 
 
@@ -290,7 +291,8 @@ def catalogue_plackett_luce(
         checks.expect_tensor(OP, "lengths", lengths, 1, (torch.int64,))
         checks.expect(lengths.device == users.device, OP, f"lengths on {users.device}", lengths)
         checks.expect(lengths.shape[0] == B, OP, f"lengths with {B} entries, as item_ids has rows", lengths)
-    indptr, indices = exclusion_lists(OP, exclude, users)
+    checks.check_if_asked(OP, "item_ids", item_ids, -1, items.shape[0])
+    indptr, indices = exclusion_lists(OP, exclude, users, items.shape[0])
     tables = (users, items) if item_bias is None else (users, items, item_bias)
     with_slopes = asks_gradients(*tables)
     return torch.ops.rankdistill.catalogue_plackett_luce_forward(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+# Read once. On a device an index out of range is suppressed and spoils its row; so is it an error at the call.
+CHECKS_DEVICE = os.environ.get("RANKDISTILL_CHECK_INDICES", "0") not in ("", "0")
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -94,9 +97,19 @@ def check_indices(op: str, name: str, indices: Tensor, low: int, high: int) -> N
 
 
 def check_given(op: str, name: str, indices: Tensor, low: int, high: int) -> None:
-    """`check_indices` in a composition of ops: of a caller's CPU tensor; nothing while it is compiled or on a device."""
+    """`check_indices` in a composition of ops: of a caller's CPU tensor, not while it is compiled; else `check_if_asked`."""
     if indices.device.type == "cpu" and not torch.compiler.is_compiling():
         check_indices(op, name, indices, low, high)
+    check_if_asked(op, name, indices, low, high)
+
+
+def check_if_asked(op: str, name: str, indices: Tensor | None, low: int, high: int) -> None:
+    """`check_indices` of a device's, which has to be waited for: only under `RANKDISTILL_CHECK_INDICES=1`."""
+    if not CHECKS_DEVICE or indices is None or indices.device.type == "cpu" or torch.compiler.is_compiling():
+        return
+    bad = ((indices < low) | (indices >= high)).flatten()
+    if bool(bad.any()):
+        raise index_error(op, name, indices, int(bad.to(torch.uint8).argmax()), low, high)
 
 
 def signed64(value: int) -> int:

@@ -25,8 +25,7 @@ def cuda_or(functions: dict) -> dict | Unavailable:
     """`functions` where the CUDA module was built and its runtime finds a device it has code for, else why not."""
     if _cuda is None:
         return MISSING
-    reason = _cuda.unusable()
-    if torch.cuda.is_available() and reason:
+    if torch.cuda.is_available() and (reason := _cuda.unusable()):
         return Unavailable(
             reason, "Update the driver, or reinstall with -C cmake.define.CMAKE_CUDA_ARCHITECTURES=…"
         )

@@ -19,17 +19,25 @@ def exclusion_tensors(
         checks.expect(exclude.shape == scores.shape, op, f"exclude of shape {shape}, as scores", exclude)
         checks.expect(exclude.device == scores.device, op, f"exclude on {scores.device}", exclude)
         return None, None, exclude
-    return *exclusion_lists(op, exclude, scores), None
+    return *exclusion_lists(op, exclude, scores, scores.shape[1]), None
 
 
-def exclusion_lists(op: str, exclude: object, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """indptr [B + 1] and indices [nnz] of int64 for the rows of a tensor [B, …], or None twice."""
+def exclusion_lists(
+    op: str, exclude: object, rows: Tensor, N: int | None = None
+) -> tuple[Tensor | None, Tensor | None]:
+    """indptr [B + 1] and indices [nnz] of int64 for the rows of a tensor [B, …], or None twice.
+
+    On a device they are checked against the catalogue's N items only where that is asked for (`checks.CHECKS_DEVICE`).
+    """
     indptr, indices = checks.csr_tensors(op, "exclude", exclude, rows.device)
     if indptr is not None:
         entries = rows.shape[0] + 1
         checks.expect(
             indptr.shape[0] == entries, op, f"exclude indptr of {entries} entries, one more than rows", indptr
         )
+        asked = checks.CHECKS_DEVICE and indptr.device.type != "cpu" and not torch.compiler.is_compiling()
+        if asked and N is not None:
+            check_exclusions_anywhere(op, indptr, indices, N)
     return indptr, indices
 
 

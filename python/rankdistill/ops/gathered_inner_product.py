@@ -212,6 +212,8 @@ def check_arguments(
             checks.expect(
                 ids.device == users.device, op, f"{name} on the device of users ({users.device})", ids
             )
+    checks.check_if_asked(op, "user_ids", user_ids, 0, users.shape[0])
+    checks.check_if_asked(op, "item_ids", item_ids, -1, items.shape[0])
     if item_bias is not None:
         checks.expect_tensor(op, "item_bias", item_bias, 1)
         checks.expect_same(op, "items", items, "item_bias", item_bias)

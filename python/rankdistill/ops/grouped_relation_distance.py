@@ -8,7 +8,7 @@ from torch import Tensor
 from rankdistill.ops import checks
 from rankdistill.ops.native import _native, accumulator_dtype, address, native_or
 from rankdistill.ops.pair_tables import padded
-from rankdistill.ops.registration import asks_gradients, call, implement
+from rankdistill.ops.registration import WAITS, asks_gradients, call, implement
 from rankdistill.ops.relation_distance import forward_gram
 from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes
 from rankdistill.ops.triton_kernels import triton_or
@@ -17,7 +17,9 @@ from rankdistill.reference.relation import through_unit_rows, unit_rows
 
 OP = "grouped_relation_distance"
 
-define_loss(OP, "Tensor teacher, Tensor student, Tensor groups, bool positive_only", differentiable=(1,))
+define_loss(
+    OP, "Tensor teacher, Tensor student, Tensor groups, bool positive_only", differentiable=(1,), tags=WAITS
+)
 
 
 def sorted_groups(groups: Tensor) -> tuple[Tensor, Tensor]:

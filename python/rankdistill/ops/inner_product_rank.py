@@ -9,7 +9,7 @@ from rankdistill.ops import checks
 from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhere, exclusion_lists
 from rankdistill.ops.native import DTYPE_CODES, _native, address, native_or
 from rankdistill.ops.prepared_items import PreparedItems, checked_bias
-from rankdistill.ops.registration import LIBRARY, implement
+from rankdistill.ops.registration import LIBRARY, WAITS, implement
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import inner_product_rank as reference
 
@@ -17,7 +17,8 @@ OP = "inner_product_rank"
 
 LIBRARY.define(
     f"{OP}(Tensor users, Tensor items, Tensor item_ids, Tensor? exclude_indptr, Tensor? exclude_indices, "
-    "Tensor? item_bias) -> Tensor"
+    "Tensor? item_bias) -> Tensor",
+    tags=WAITS,
 )
 
 
@@ -110,7 +111,8 @@ def inner_product_rank(
     checks.expect(item_ids.device == users.device, OP, f"item_ids on {users.device}", item_ids)
     B = users.shape[0]
     checks.expect(item_ids.shape[0] == B, OP, f"item_ids with {B} rows, as users", item_ids)
-    indptr, indices = exclusion_lists(OP, exclude, users)
+    checks.check_if_asked(OP, "item_ids", item_ids, -1, items.shape[0])
+    indptr, indices = exclusion_lists(OP, exclude, users, items.shape[0])
     checked_bias(OP, items, item_bias)
     item_bias = None if item_bias is None else item_bias.detach()
     return torch.ops.rankdistill.inner_product_rank(

@@ -12,7 +12,7 @@ from rankdistill.ops.cuda import cuda_or
 from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhere, exclusion_lists
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
 from rankdistill.ops.prepared_items import PreparedItems, checked_bias
-from rankdistill.ops.registration import LIBRARY, implement, not_differentiable
+from rankdistill.ops.registration import LIBRARY, WAITS, implement, not_differentiable
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import inner_product_topk as reference
 
@@ -22,9 +22,9 @@ BEST, WIDE, BF16, INT8 = range(4)  # the compiled kernel's filters; they differ 
 ARGUMENTS = (
     "Tensor users, Tensor items, SymInt k, Tensor? exclude_indptr, Tensor? exclude_indices, Tensor? item_bias"
 )
-LIBRARY.define(f"{OP}({ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define(f"{OP}({ARGUMENTS}) -> (Tensor, Tensor, Tensor)", tags=WAITS)
 # `prepared` is the buffer of a PreparedItems.
-LIBRARY.define(f"{OP}_prepared({ARGUMENTS}, Tensor prepared) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define(f"{OP}_prepared({ARGUMENTS}, Tensor prepared) -> (Tensor, Tensor, Tensor)", tags=WAITS)
 
 
 @torch.library.register_fake(f"rankdistill::{OP}", lib=LIBRARY)
@@ -151,7 +151,7 @@ def inner_product_topk(
     if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
         raise TypeError(f"{OP}: expected k as an int; got {checks.describe(k)}")
     checks.expect(k >= 0, OP, "k >= 0", k)
-    indptr, indices = exclusion_lists(OP, exclude, users)
+    indptr, indices = exclusion_lists(OP, exclude, users, items.shape[0])
     checked_bias(OP, items, item_bias)
     checks.expect_no_forward_ad(OP, users, items, item_bias)
     if buffer is not None:

@@ -93,4 +93,5 @@ def masked_rank(scores: Tensor, item_ids: Tensor, exclude: object = None) -> Ten
     B = scores.shape[0]
     checks.expect(item_ids.shape[0] == B, OP, f"item_ids with {B} rows, as scores", item_ids)
     exclusions = exclusion_tensors(OP, exclude, scores)
+    checks.check_if_asked(OP, "item_ids", item_ids, -1, scores.shape[1])
     return torch.ops.rankdistill.masked_rank(scores.detach(), item_ids, *exclusions)

@@ -12,7 +12,7 @@ from rankdistill.ops import checks, device_topk
 from rankdistill.ops.cuda import cuda_or
 from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhere, exclusion_tensors
 from rankdistill.ops.native import DTYPE_CODES, _native, address, native_or
-from rankdistill.ops.registration import LIBRARY, implement, not_differentiable
+from rankdistill.ops.registration import LIBRARY, WAITS, implement, not_differentiable
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import masked_topk as reference
 
@@ -21,7 +21,8 @@ COPIED = 1 << 22  # scores that are copied at a time where a row's do not stand 
 
 LIBRARY.define(
     f"{OP}(Tensor scores, SymInt k, Tensor? exclude_indptr, Tensor? exclude_indices, Tensor? exclude_mask) "
-    "-> (Tensor, Tensor, Tensor)"
+    "-> (Tensor, Tensor, Tensor)",
+    tags=WAITS,
 )
 
 

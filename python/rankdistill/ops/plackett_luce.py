@@ -127,7 +127,8 @@ def triton_kernels():
 REFERENCE = {"forward": forward_reference, "backward": backward_reference}
 NATIVE = {"forward": forward_native, "backward": backward_native}
 implement(OP, "CPU", {"native": native_or(NATIVE), "reference": REFERENCE})
-implement(OP, "CUDA", {"triton": triton_kernels(), "reference": REFERENCE})
+TRITON = triton_kernels()
+implement(OP, "CUDA", {"triton": TRITON, "reference": REFERENCE})
 
 
 def _setup(ctx, inputs, output):

@@ -10,14 +10,15 @@ from torch import Tensor
 from rankdistill.ops import checks
 from rankdistill.ops.cuda import cuda_or
 from rankdistill.ops.native import _native, address, native_or
-from rankdistill.ops.registration import LIBRARY, implement
+from rankdistill.ops.registration import LIBRARY, WAITS, implement
 from rankdistill.reference import position_sample as reference
 
 OP = "position_sample"
 
 LIBRARY.define(
     f"{OP}(Tensor users, Tensor lengths, SymInt n_samples, float temperature, int seed, int epoch, int stream)"
-    " -> Tensor"
+    " -> Tensor",
+    tags=WAITS,
 )
 
 

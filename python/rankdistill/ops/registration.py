@@ -19,6 +19,9 @@ from torch.overrides import has_torch_function
 
 LIBRARY = torch.library.Library("rankdistill", "DEF")
 BACKENDS = ("native", "triton", "reference")
+WAITS = (
+    torch.Tag.cudagraph_unsafe,
+)  # tags of an op that reads something back from a device: no CUDA graph may hold it
 
 
 class Unavailable(NamedTuple):

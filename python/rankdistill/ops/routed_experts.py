@@ -8,7 +8,7 @@ from torch import Tensor
 import rankdistill.ops.hidden_layer  # noqa: F401 (registers what the layers go through)
 from rankdistill.ops import checks
 from rankdistill.ops.native import accumulator_dtype
-from rankdistill.ops.registration import LIBRARY, call, differentiate, implement, no_double_backward
+from rankdistill.ops.registration import LIBRARY, WAITS, call, differentiate, implement, no_double_backward
 from rankdistill.reference import routed_experts as reference
 
 OP = "routed_experts"
@@ -17,10 +17,11 @@ LAYERS = torch.ops.rankdistill
 DEVICE_BYTES = 256 << 20  # of hidden layers at a time on a device, where a block costs launches
 ARGUMENTS = "Tensor x, Tensor routing, Tensor weight_in, Tensor bias_in, Tensor weight_out, Tensor bias_out"
 
-LIBRARY.define(f"{OP}_forward({ARGUMENTS}) -> (Tensor, Tensor)")
+LIBRARY.define(f"{OP}_forward({ARGUMENTS}) -> (Tensor, Tensor)", tags=WAITS)
 LIBRARY.define(
     f"{OP}_backward(Tensor grad, {ARGUMENTS}, Tensor hidden)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    tags=WAITS,
 )
 
 

@@ -15,13 +15,15 @@ def scale_slopes(grad_loss: Tensor, rows: Tensor, slopes: Tensor) -> Tensor:
     return (grad_loss.to(slopes.dtype) * slopes).to(rows.dtype)
 
 
-def define_loss(op: str, arguments: str, differentiable: tuple[int, ...]) -> None:
-    """Schemas, fakes and autograd of `<op>_forward(arguments, bool with_slopes)` and `<op>_backward`.
+def define_loss(
+    op: str, arguments: str, differentiable: tuple[int, ...], tags: tuple[torch.Tag, ...] = ()
+) -> None:
+    """Schemas, fakes and autograd of `<op>_forward(arguments, bool with_slopes)`, which has the tags, and `<op>_backward`.
 
     The forward returns the loss and the slopes of each argument at `differentiable`, of no rows without slopes.
     """
     outputs = ", ".join(["Tensor"] * (1 + len(differentiable)))
-    LIBRARY.define(f"{op}_forward({arguments}, bool with_slopes) -> ({outputs})")
+    LIBRARY.define(f"{op}_forward({arguments}, bool with_slopes) -> ({outputs})", tags=tags)
     LIBRARY.define(f"{op}_backward(Tensor grad_loss, Tensor rows, Tensor slopes) -> Tensor")
 
     def fake_forward(*inputs):

@@ -208,7 +208,10 @@ const char* cudaGetErrorString(cudaError_t error) {
 }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 3 : static_cast<int>(largest_dynamic_shared);
+  *value = attribute == cudaDevAttrMultiProcessorCount      ? 3
+           : attribute == cudaDevAttrComputeCapabilityMajor ? 9
+           : attribute == cudaDevAttrComputeCapabilityMinor ? 0
+                                                            : static_cast<int>(largest_dynamic_shared);
   return cudaSuccess;
 }
 
