@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rankdistill.ops.slopes import wants_slopes
+from rankdistill.ops.registration import asks_gradients
 from tests.case import BadSample, Case, Sample, randint, randn, storage_rounding, unit
 
 
@@ -178,7 +178,7 @@ def slopes_calls(op, defaults=()):
 
     def calls(args, kwargs):
         args = (*args, *defaults[len(args) - 2 :])
-        yield f"{op}_forward", (*args, wants_slopes(args[1]))
+        yield f"{op}_forward", (*args, asks_gradients(args[1]))
         student = args[1].detach()
         wide = torch.float64 if student.dtype == torch.float64 else torch.float32
         slopes = randn(*student.shape, seed=8, dtype=wide)
@@ -278,7 +278,7 @@ def cross_oracle(t, p, s, q, left_out=None):
 
 
 def cross_calls(args, kwargs):
-    yield "cross_relation_distance_forward", (*args, wants_slopes(args[2], args[3]))
+    yield "cross_relation_distance_forward", (*args, asks_gradients(args[2], args[3]))
     for rows in (args[2].detach(), args[3].detach()):
         wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
         slopes = randn(*rows.shape, seed=8, dtype=wide)

@@ -118,6 +118,7 @@ def ranking_metrics(
         O(B·K·log nnz) time, O(B·K) memory.
 
     Example:
+        >>> from rankdistill.data import CSR
         >>> truth = CSR.from_pairs(torch.tensor([0]), torch.tensor([5]), n_rows=1, n_columns=9)
         >>> ranking_metrics(torch.tensor([[3, 5]]), truth, cutoffs=[2], metrics=["mrr"])
         {'mrr@2': tensor([0.5000], dtype=torch.float64)}

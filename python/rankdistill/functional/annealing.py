@@ -16,6 +16,15 @@ def annealed_temperature(epoch: float, n_epochs: int, start: float = 1.0, end: f
         n_epochs: > 0.
         start, end: dimensionless, > 0.
 
+    Returns:
+        A float.
+
+    Raises:
+        ValueError: n_epochs below 1, temperatures not above 0.
+
+    Cost:
+        O(1).
+
     Source:
         Kang et al., DE-RRD, CIKM 2020, section 4.1.3.
 

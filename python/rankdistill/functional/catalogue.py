@@ -40,6 +40,9 @@ def catalogue_cross_entropy(
     Returns:
         A scalar, or [B] for "none".
 
+    Raises:
+        TypeError, ValueError: wrong dtypes, shapes or exclusions. IndexError: ids out of range (on a CPU).
+
     Cost:
         That of `catalogue_plackett_luce` with lists of one item.
 
@@ -64,6 +67,12 @@ def joined_log_mass(log_masses: list[Tensor]) -> Tensor:
     Returns:
         [B] float. Any order of the parts gives the same to the sum's rounding; one order, the same bits.
 
+    Raises:
+        ValueError: no log-mass.
+
+    Cost:
+        O(R·B) time and memory for R parts.
+
     Example:
         >>> joined_log_mass([torch.tensor([0.0]), torch.tensor([-torch.inf])])
         tensor([0.])
@@ -87,6 +96,9 @@ def multinomial_likelihood(users: Tensor, items: Tensor, observed: object) -> Te
 
     Returns:
         A scalar: the sum over rows and items.
+
+    Raises:
+        ValueError, IndexError: malformed lists, ids out of range.
 
     Cost:
         That of `catalogue_log_mass`, and O(observed·D) time and memory; no [B, N] scores.
@@ -122,6 +134,12 @@ def unordered_ranking_distillation(listed: Tensor, rest: Tensor, lengths: Tensor
 
     Returns:
         [B], float32 (float64 for float64 scores). Finite for finite scores: no floor under the mass.
+
+    Raises:
+        ValueError: shapes that do not fit. IndexError: a length outside [0, K] (on a CPU).
+
+    Cost:
+        O(B·K) time and memory.
 
     Source:
         Kang et al., Distillation from Heterogeneous Models for Top-K Recommendation (HetComp), WWW 2023.
@@ -171,6 +189,9 @@ def heterogeneous_compression(
     Contract:
         Masses are summed directly: nothing cancels when the ranked items hold nearly all of it, where the released
         total less a part is 87 % wrong. Scores are neither clamped to ±40 nor masses floored at 1e-5, as released.
+
+    Raises:
+        TypeError, ValueError: wrong dtypes or shapes, a top with -1. IndexError: ids out of range (on a CPU).
 
     Cost:
         O(B·N·D) time once for the smallest mass; larger ones add the items between to it.

@@ -27,6 +27,9 @@ def ranking_discrepancy(
     Returns:
         [...] float64 in [0, 1].
 
+    Raises:
+        ValueError: lists of two widths.
+
     Cost:
         O(k·log k) time and O(k) memory per pair.
 
@@ -82,11 +85,21 @@ def advance_checkpoints(
     Returns:
         versions [M, U] and last [M, U] float64, new tensors.
 
+    Raises:
+        ValueError: tensors whose shapes do not fit.
+
     Cost:
         O(M·U·k·log k) time, O(M·U·k) memory.
 
     Source:
         Kang et al., HetComp, WWW 2023, section 4.2.2, and its released code.
+
+    Example:
+        >>> easy, hard = torch.tensor([[0, 1]]), torch.tensor([[2, 3]])  # two checkpoints of one teacher, for one user
+        >>> teachers, first = torch.stack([easy, hard])[None], torch.zeros(1, 1, dtype=torch.int64)
+        >>> versions, last = advance_checkpoints(first, None, easy, teachers, step=0)
+        >>> advance_checkpoints(versions, last, torch.tensor([[2, 0]]), teachers, step=1)[0]  # nearer to the second
+        tensor([[1]])
     """
     op = "advance_checkpoints"
     M, V, U, _ = teachers.shape

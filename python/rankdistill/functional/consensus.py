@@ -31,6 +31,12 @@ def consensus_learning(
     Returns:
         A scalar, or [H] for "none".
 
+    Raises:
+        ValueError: shapes that do not fit, another reduction.
+
+    Cost:
+        O(H·B·K) time and memory for H heads.
+
     Source:
         Kang et al., Consensus Learning from Heterogeneous Objectives for One-Class Collaborative Filtering, WWW 2022.
 
@@ -63,6 +69,12 @@ def balanced_gradient_norms(norms: Tensor, relative_losses: Tensor, asymmetry: f
 
     Returns:
         [H] float, without gradient.
+
+    Raises:
+        ValueError: shapes that differ.
+
+    Cost:
+        O(H).
 
     Source:
         Chen et al., GradNorm, ICML 2018, equation 2, as in the released code of ConCF.

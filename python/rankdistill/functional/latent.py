@@ -63,6 +63,12 @@ def hint_regression(
     Returns:
         A scalar, or [B] for "none": float32, float64 for float64.
 
+    Raises:
+        ValueError: shapes that do not fit, another reduction.
+
+    Cost:
+        O(B·D) time and memory.
+
     Source:
         Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, equation 3 (which halves it); summed as in the
         released code of Preference-Consistent Knowledge Distillation.
@@ -98,6 +104,12 @@ def expert_routing(logits: Tensor, noise: Tensor | None = None, temperature: flo
     Returns:
         [B, M] float32 (float64 for float64 logits), rows summing to 1. Shares below 2^-40 (2^-98 in float64), which are
         far below the rounding of any sum of experts, are 0, and have no gradient.
+
+    Raises:
+        ValueError: a temperature not above 0.
+
+    Cost:
+        O(B·M) time and memory.
 
     Source:
         Kang et al., DE-RRD, CIKM 2020, equation 3; the 1e-10 is the released code's.
@@ -144,6 +156,9 @@ def distillation_experts(
 
     Returns:
         A scalar, or [B] for "none": float32, float64 for float64.
+
+    Raises:
+        ValueError: shapes that do not fit, another form or reduction.
 
     Cost:
         O(B·M·H·(D_s + D_t)) time, O(B·M·H) memory; O(P·H·(D_s + D_t)) and O(P·(H + D_t)) for P shares in few experts.
@@ -201,6 +216,9 @@ def personalized_hint_regression(
     Returns:
         A scalar, or [B] for "none": float32, float64 for float64.
 
+    Raises:
+        ValueError: shapes that do not fit, another reduction.
+
     Cost:
         O(B·H·D_t·D_s) time, O(B·(D_t·D_s + H)) memory.
 
@@ -242,6 +260,12 @@ def frequency_distillation(
 
     Returns:
         A scalar, or [B] for "none": float32, float64 for float64.
+
+    Raises:
+        ValueError: shapes that differ, another reduction.
+
+    Cost:
+        O(B·D) time and memory.
 
     Source:
         Zhu and Zhang, Exploring Feature-based Knowledge Distillation for Recommender System: A Frequency Perspective,

@@ -45,6 +45,9 @@ def reduce_rows(op: str, losses: Tensor, counted: Tensor | None, reduction: str)
     Raises:
         ValueError: another reduction.
 
+    Cost:
+        O(rows).
+
     Example:
         >>> reduce_rows("mine", torch.tensor([2.0, 0.0]), torch.tensor([True, False]), "mean")
         tensor(2.)

@@ -41,6 +41,12 @@ def full_topology_distillation(
     Returns:
         A scalar, float32 (float64 for a float64 student).
 
+    Raises:
+        ValueError: tables of different rows, another kind or reduction.
+
+    Cost:
+        O(B·(D_t + D_s)²) time; memory for rows in float64, a block at a time, and nothing of B².
+
     Source:
         Kang et al., Topology Distillation for Recommender System, KDD 2021, equation 3. With inner products and the
         mean it is the relation loss of later benchmark code that goes by the name RKD.
@@ -63,6 +69,9 @@ def group_means(x: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         means [G, D] in the dtype of x, groups by ascending id, those that occur; index [B] int64 in [0, G).
 
+    Raises:
+        ValueError: another number of groups than rows.
+
     Cost:
         O(B·D + B·log B) time; the rows once in float64. The same bits on every run: no atomics.
 
@@ -71,6 +80,7 @@ def group_means(x: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
         (tensor([[8.],
                 [3.]]), tensor([1, 0, 1]))
     """
+    checks.expect(groups.shape == x.shape[:1], "group_means", f"groups of shape {[len(x)]}", groups)
     _, index, counts = torch.unique(groups, return_inverse=True, return_counts=True)
     order = torch.argsort(index, stable=True)
     means = torch.segment_reduce(x[order].double(), "mean", lengths=counts, axis=0, unsafe=True)
@@ -104,6 +114,9 @@ def hierarchical_topology_distillation(
 
     Returns:
         A scalar, float32 (float64 for a float64 student).
+
+    Raises:
+        ValueError: tables of different rows, another group_term.
 
     Cost:
         O(Σ_g n_g²·(D_t + D_s)) time within groups of n_g entities, O(B·G·(D_t + D_s)) across; nothing of B².
@@ -151,6 +164,9 @@ def relational_knowledge_distillation(
 
     Returns:
         A scalar, float32 (float64 for a float64 student).
+
+    Raises:
+        ValueError: tables of different rows. IndexError: angle_rows or anchors out of range (on a CPU).
 
     Cost:
         O(B²·(D_t + D_s)) time for distances and O(A·R²·(D_t + D_s)) for angles; nothing of B² in memory.

@@ -104,10 +104,10 @@ class ConsensusLearning(Distillation):
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Adds the student's state and makes the consensus anew, every `period` epochs after epoch 0."""
         if not hasattr(student, "head_vectors"):
-            expected = (
-                f"{type(self).__name__}: expected a student with heads, MultiHeadFactorization (multi_head)"
+            raise TypeError(
+                f"{type(self).__name__}: expected a student with heads, MultiHeadFactorization (multi_head); "
+                f"got {type(student).__name__}"
             )
-            raise TypeError(f"{expected}; got {type(student).__name__}")
         student.recommend_by(self.recommends)
         self._epoch = epoch
         self._dropout.begin(epoch, student.user_table.device)

@@ -138,7 +138,9 @@ class Rankings:
             U/batch_size calls of `score`; O(batch_size·N) memory.
 
         Example:
-            >>> rankings = Rankings.from_score_function(lambda users: table[users], *table.shape, k=100)
+            >>> table = torch.tensor([[0.0, 2.0, 1.0]])  # or a network's scores of a batch of users
+            >>> Rankings.from_score_function(lambda users: table[users], *table.shape, k=2).indices.tolist()
+            [[1, 2]]
         """
 
         def rank(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
