@@ -22,8 +22,10 @@ from rankdistill import (
     Term,
     Trainer,
 )
+from rankdistill import trainer as trainer_module
 from rankdistill.config import TrainingConfig
 from rankdistill.data import CSR, Dataset, generate
+from rankdistill.data.interactions import Interactions
 from rankdistill.losses import Distillation
 from rankdistill.sampling import sample_negatives, within_row_positions
 
@@ -217,6 +219,90 @@ def test_a_checkpoint_of_another_objective_is_refused(dataset, tmp_path, what, t
     make(dataset, replace(CONFIG, epochs=1), folder=tmp_path).fit()
     with pytest.raises(ValueError, match=told):
         other_objective(make(dataset, folder=tmp_path), what).fit()
+
+
+def test_a_checkpoint_of_other_data_or_another_model_is_refused(dataset, tmp_path):
+    """Or what is held out here was learned there."""
+    make(dataset, replace(CONFIG, epochs=2), folder=tmp_path).fit()
+    other = generate(
+        200, 150, mean_interactions=20, min_interactions=8, n_groups=6, groups_per_user=2, seed=4
+    )
+    with pytest.raises(
+        ValueError, match="expected train interactions='.*', as the checkpoint in .*; got '.*'"
+    ):
+        make(other, folder=tmp_path).fit()
+    changed = make(dataset, folder=tmp_path)
+    rankings = changed.terms[0].method.rankings
+    rankings.indices[0] = rankings.indices[0].flip(0)
+    with pytest.raises(ValueError, match="expected term 0.rankings='.*', as the checkpoint in .*; got '.*'"):
+        make_again(changed).fit()
+    wide = MatrixFactorization(dataset.n_users, dataset.n_items, 9, seed=1)
+    with pytest.raises(
+        ValueError,
+        match=r"expected shape of model.user_table='\[200, 8\]', as the checkpoint in .*; got '\[200, 9\]'",
+    ):
+        Trainer(wide, dataset, CONFIG, make(dataset).terms, folder=tmp_path).fit()
+    with pytest.raises(
+        ValueError, match="expected epochs of 2 or more, as many as the checkpoint in .* has; got 1"
+    ):
+        make(dataset, replace(CONFIG, epochs=1), folder=tmp_path).fit()
+
+
+def make_again(trainer):
+    return Trainer(trainer.model, trainer.dataset, trainer.config, trainer.terms, folder=trainer.folder)
+
+
+@pytest.mark.parametrize("every", [0, 100])
+def test_a_run_without_evaluations_is_kept_by_time(dataset, tmp_path, monkeypatch, every):
+    """An interruption then loses a minute, and not everything."""
+    config = replace(CONFIG, epochs=5, evaluate_every=every)
+    epochs = []
+
+    def interrupt(epoch, model):
+        epochs.append(epoch)
+        if len(epochs) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer_module, "SECONDS_WITHOUT_CHECKPOINT", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        make(dataset, config, folder=tmp_path, after_epoch=interrupt).fit()
+    resumed = make(dataset, config, folder=tmp_path, after_epoch=lambda epoch, model: epochs.append(epoch))
+    resumed.fit()
+    assert epochs == [0, 1, 2, 3, 3, 4]
+    whole = make(dataset, config)
+    whole.fit()
+    assert all(map(torch.equal, weights(whole), weights(resumed)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"metric": "foo@20"}, "expected training.metric of "),
+        ({"evaluate_test": True}, "expected a test part for evaluate_test"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_an_epoch(dataset, changes, told):
+    parts = (
+        dataset.train,
+        dataset.valid,
+        Interactions(dataset.test.users[:0], dataset.test.items[:0], 200, 150),
+    )
+    without = Dataset(*parts, dataset.users, dataset.items)
+    with pytest.raises(ValueError, match=told):
+        make(without, replace(CONFIG, **changes), distil=False)
+
+
+def test_interactions_with_some_negatives_train():
+    """More negatives asked for than there are: as many as there are count, and nobody is left out."""
+    users, items = torch.arange(4).repeat_interleave(6), torch.arange(24) % 8
+    data = Dataset.from_arrays((users.tolist(), items.tolist()))
+    trainer = Trainer(
+        MatrixFactorization(4, 8, 2, seed=1, init_std=0.5), data, replace(CONFIG, epochs=1, n_negatives=5)
+    )
+    drawn = trainer._epoch_interactions(0)[2]
+    assert len(drawn) == 24
+    assert ((drawn >= 0).sum(1) == 2).all()
+    assert trainer.fit()[0]["loss"] > 0
 
 
 def test_a_teacher_that_trains_along_is_of_the_same_epoch(dataset, tmp_path):

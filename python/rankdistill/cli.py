@@ -101,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         getattr(commands, name.replace("-", "_"))(config)
     except KeyboardInterrupt:
-        sys.stderr.write("rankdistill: interrupted; the same command goes on from the last checkpoint\n")
+        sys.stderr.write(
+            "rankdistill: interrupted; the same command goes on from its last checkpoint, if it has one\n"
+        )
         return 130
     except (
         ValueError,
@@ -111,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         MemoryError,
         ModuleNotFoundError,
         FloatingPointError,
+        ImportError,
+        EOFError,
+        *errors_of_libraries(),
     ) as error:
         if os.environ.get("RANKDISTILL_DEBUG"):
             raise
@@ -118,6 +123,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"rankdistill: error: {text}\n")
         return 1
     return 0
+
+
+def errors_of_libraries() -> tuple[type[Exception], ...]:
+    """What libraries raise for a file, a disk or a database that is not as it should be, of those that are in use."""
+    named = {
+        "safetensors": "SafetensorError",
+        "polars.exceptions": "PolarsError",
+        "sqlalchemy.exc": "SQLAlchemyError",
+        "zipfile": "BadZipFile",
+    }
+    return tuple(
+        getattr(sys.modules[module], name) for module, name in named.items() if module in sys.modules
+    )
 
 
 def run() -> NoReturn:

@@ -9,6 +9,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -28,7 +30,7 @@ from rankdistill.config import (
     TuneConfig,
 )
 from rankdistill.data import Dataset
-from rankdistill.files import SETTINGS, expect_settings, replacing, write_text
+from rankdistill.files import SETTINGS, alone_in, expect_settings, replacing, write_text
 from rankdistill.fitting import (
     bar,
     fit,
@@ -69,10 +71,13 @@ TEACHER_FILE = "teacher.safetensors"  # a teacher that trained along
 
 def run(config: RunConfig) -> None:
     expect_one_process("run")
+    with alone(Path(config.out), "run"):
+        run_alone(config)
+
+
+def run_alone(config: RunConfig) -> None:
     dataset = open_dataset(config.data)
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     print(f"{dataset}\n")
     rows, curves, models = [], {}, {}
 
@@ -153,7 +158,16 @@ def run(config: RunConfig) -> None:
         "latency_ms": times,
     }
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
+    write_text(out / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     print(f"{markdown(compared(rows, teacher=0, undistilled=1))}\n\n{lists} Everything is in {out}/")
+
+
+@contextmanager
+def alone(out: Path, command: str) -> Iterator[None]:
+    """No other command writes into the folder meanwhile; of processes that train together, the first one sees to it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out, command, "run") if is_first_process() else nullcontext():
+        yield
 
 
 def train(config: TrainConfig) -> None:
@@ -190,6 +204,10 @@ def extract(config: ExtractConfig) -> None:
             "extract: expected either model, or user_vectors and item_vectors; got neither or both"
         )
     if config.model is not None:
+        if config.item_bias is not None:
+            raise ValueError(
+                f"extract: expected item_bias beside item_vectors; got {config.item_bias} beside a model"
+            )
         teacher = as_teacher(load_teacher(config.model, dataset))
         if isinstance(teacher, ScoreTeacher) or teacher.user_bias is not None:
             return extract_in_memory(teacher, dataset, config)
@@ -264,6 +282,11 @@ def distill_together(config: DistillConfig) -> None:
 
 def once_or_by_seed(config: TrainConfig | DistillConfig, dataset: Dataset, train_one) -> None:
     """`train_one` (seed, folder) gives a trained model, which it has saved."""
+    with alone(Path(config.out), "distill" if isinstance(config, DistillConfig) else "train"):
+        once_or_by_seed_alone(config, dataset, train_one)
+
+
+def once_or_by_seed_alone(config: TrainConfig | DistillConfig, dataset: Dataset, train_one) -> None:
     out = Path(config.out)
     if config.seeds is None:
         if config.compare is not None:

@@ -92,6 +92,13 @@ class DataConfig:
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        given = {part: getattr(self, part) for part in ("valid", "test") if getattr(self, part) is not None}
+        expected = "data.train beside data.valid and data.test, which replace data.source"
+        _expect(self.train is not None or not given, expected, given)
+        expected = "either data.source or data.train"
+        _expect(self.train is None or self.source == EMBEDDED, expected, f"{self.source} and {self.train}")
+
 
 @dataclass
 class ModelConfig:
@@ -150,7 +157,8 @@ class MethodConfig:
     Args:
         name: rrd is relaxed ranking distillation; `rankdistill methods` describes all.
         weight: of its loss beside the student's own; the method's published weight by default.
-        list_length: items per user in the teacher's rankings.
+        list_length: items per user in the teacher's rankings, where they are made here; of several methods the longest. Lists
+            from a file are used as they are.
         options: more of the method's settings, such as {temperature: 5.0, n_interesting: 50}.
     """
 
@@ -380,12 +388,16 @@ class BenchServingConfig:
     seed: int = 0
     out: str = "runs/serving"
 
+    def __post_init__(self) -> None:
+        _expect(self.threads is None or self.threads >= 1, "threads of 1 or more", self.threads)
+
 
 @dataclass
 class TuneConfig:
     """`rankdistill tune`: the weight and settings of a method that are best on the validation part.
 
-    An interrupted search goes on where it was when the same command is given again; the test part is never looked at.
+    An interrupted search goes on where it was when the same command is given again. Nothing is measured on the test part, whose
+    items validation leaves out of its lists as always.
 
     Args:
         out: the folder of the search, with trials.md, trials.json and best.yaml, settings for `distill --config`.
@@ -489,6 +501,11 @@ class ReproduceConfig:
     def chosen_widths(self, known: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(self.widths) or known
 
+    def chosen_width(self, known: int) -> int:
+        """Of a study with students of one width."""
+        _expect(len(self.widths) <= 1, f"one of widths for {self.study}", self.widths)
+        return self.chosen_widths((known,))[0]
+
 
 @dataclass
 class MethodsConfig:
@@ -527,14 +544,14 @@ class RecommendConfig:
     Args:
         model: a model's folder or file, or anything that `distill` takes as a teacher.
         data: the interactions.
-        users: external user ids; all users by default.
+        users: external user ids, numbers or names; all users by default. An id such as 007 is a name in quotes: '["007"]'.
         k: items per user.
         out: a csv file to write (user, position, item, score); printed by default.
     """
 
     model: str
     data: DataConfig = field(default_factory=DataConfig)
-    users: list[int | str] = field(default_factory=list)
+    users: list[str | int] = field(default_factory=list)
     k: int = 10
     out: str | None = None
 

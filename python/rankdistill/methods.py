@@ -36,7 +36,7 @@ from rankdistill.losses import (
 from rankdistill.losses.settings import expect_options
 from rankdistill.models import as_teacher
 from rankdistill.models.ranked import unseen_rankings
-from rankdistill.models.saved import build_model, load_teacher
+from rankdistill.models.saved import build_model, load_teacher, warn_of_another_split
 from rankdistill.models.trajectory import KeptTrajectory, evenly
 from rankdistill.rankings import Rankings, rankings_from_table
 from rankdistill.rankings.ensemble import ensemble_rankings
@@ -155,6 +155,7 @@ def given_for(
     elif config.rankings is not None:
         vocabularies = {"user_vocabulary": dataset.users, "item_vocabulary": dataset.items}
         rankings = Rankings.load(config.rankings, **vocabularies)
+        warn_of_another_split(config.rankings, rankings.metadata.get("train"), dataset)
     elif teacher is not None and any(
         "rankings" in inspect.signature(METHODS[m.name]).parameters for m in chosen
     ):

@@ -40,7 +40,7 @@ def capped_recall(hits: Tensor, relevant: Tensor, cutoff: int) -> Tensor:
 
 def precision(hits: Tensor, relevant: Tensor, cutoff: int) -> Tensor:
     """hits in the first `cutoff` / cutoff."""
-    return hits[:, :cutoff].sum(1) / cutoff
+    return hits[:, :cutoff].sum(1).double() / cutoff
 
 
 def ndcg(hits: Tensor, relevant: Tensor, cutoff: int) -> Tensor:
@@ -335,8 +335,8 @@ def candidate_metrics(
             f"got {list(relevant.shape)} and {list(candidates.shape)}"
         )
     own = relevant[:, None]
-    # A NaN of the relevant item is worse than everything; a candidate's NaN is worse than nothing.
-    better = (candidates > own) | (own.isnan() & ~candidates.isnan())
+    # A NaN of the relevant item is worse than everything that is there, another NaN included; a candidate's is worse than nothing.
+    better = (candidates > own) | (own.isnan() & (candidates != -torch.inf))
     position = 1 + better.sum(1).double() + (candidates == own).sum(1).double() / 2
     result = {}
     for cutoff in cutoffs:

@@ -26,7 +26,7 @@ from rankdistill.losses.distillation import Distillation
 from rankdistill.metrics import CUTOFFS, METRICS
 from rankdistill.optim import LazySGD, make_optimizers
 from rankdistill.optim.choice import LAZY
-from rankdistill.parallel.agreement import Fact, checksum, facts_of, plain_facts_of
+from rankdistill.parallel.agreement import Fact, checksum, facts_of, lasting_facts_of, plain_facts_of
 from rankdistill.parallel.copies import CHECKPOINT, Copies
 from rankdistill.parallel.gradients import gather_ids, reduce_gradients
 from rankdistill.parallel.objective import Objective, Term, expect_divided
@@ -41,6 +41,8 @@ logger = logging.getLogger("rankdistill")
 __all__ = ["CHECKPOINT", "LOG", "Trainer"]
 
 LOG = "log.jsonl"
+SECONDS_WITHOUT_CHECKPOINT = 60.0  # at the most, where evaluations are further apart
+UNTOLD = {"training", "sparse_grad"}  # attributes that are of the moment
 
 
 class Trainer:
@@ -65,7 +67,8 @@ class Trainer:
         watched: the metrics that `patience` waits for, any of them; the one of `config` by default.
         folder: where the checkpoint and the log go; None to keep nothing. A checkpoint of other settings, methods or weights
             is refused.
-        seconds_between_checkpoints: the fewest, beside the last one; an interrupted run repeats what came after.
+        seconds_between_checkpoints: the fewest, beside the last one; an interrupted run repeats what came after. There is one
+            after an evaluation, and else after a minute.
         progress: wraps the range of epochs (such as tqdm).
         group: processes that train together, each with a copy of the model, or its rows of divided tables; None for all of
             torch.distributed's. The model's loss must be a sum over interactions.
@@ -108,6 +111,7 @@ class Trainer:
         self.seconds_between_checkpoints = seconds_between_checkpoints
         self._kept_at = time.monotonic()
         self.progress = progress
+        self._expect_measurable()
         self.processes = self._control = Processes("Trainer", group)
         self.held = held_by(model, self.processes)
         for term in self.terms:
@@ -124,7 +128,7 @@ class Trainer:
                 expect_divided(term.method)
         self.objective = Objective(model, self.terms, base_weight)
         # A seed from here on would not change the model that was handed in: the caller seeds that.
-        self._described = self._describe_objective()
+        self._described = self._describe()
         self.parameters = [p for part in (model, *(t.method for t in self.terms)) for p in part.parameters()]
         self.optimizers = self._optimizers()
         self.history: list[dict] = []
@@ -136,6 +140,16 @@ class Trainer:
         self._train = dataset.train.csr()
         self._users, self._positives = dataset.train.users, dataset.train.items
         self._positions = within_row_positions(self._users)
+
+    def _expect_measurable(self) -> None:
+        """Before an epoch is spent."""
+        name = self.config.metric.partition("@")[0]
+        if self.evaluation is None and name not in METRICS:
+            raise ValueError(f"config: expected training.metric of {', '.join(METRICS)}; got {name}")
+        if self.evaluation is None and self.config.evaluate_test and not len(self.dataset.test):
+            raise ValueError(
+                f"config: expected a test part for evaluate_test; got none in {self.dataset.name}"
+            )
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         config, lazy = self.config, self.config.optimizer in LAZY
@@ -260,8 +274,6 @@ class Trainer:
         name, _, cutoff = self.config.metric.partition("@")
         cutoffs = sorted({*CUTOFFS, int(cutoff)})
         metrics = list(dict.fromkeys(("recall", "ndcg", "hit_rate", "mrr", "precision", name)))
-        if name not in METRICS:
-            raise ValueError(f"config: expected training.metric of {', '.join(METRICS)}; got {name}")
         parts = ["valid"] * (len(self.dataset.valid) > 0) + ["test"] * self.config.evaluate_test
         self.model.eval()
         return {
@@ -288,9 +300,10 @@ class Trainer:
         if drawn is None:
             n = self.config.n_negatives
             drawn = sample_negatives(self._users, self._positions, self._train, n, seed=seed, epoch=epoch)
-            # A user who has every item has no negative: such interactions train nothing.
-            if bool((drawn < 0).any()):
-                kept = (drawn >= 0).all(1)
+            # A user who has every item has no negative: such interactions train nothing. Fewer than asked for will do.
+            none = (drawn < 0).all(1)
+            if bool(none.any()):
+                kept = ~none
                 return self._shuffled(epoch, self._users[kept], self._positives[kept], drawn[kept])
         return self._shuffled(epoch, self._users, self._positives, drawn)
 
@@ -326,12 +339,16 @@ class Trainer:
         found = ((i, term.method.trained_teacher) for i, term in enumerate(self.terms))
         return ((i, teacher) for i, teacher in found if teacher is not None)
 
-    def _describe_objective(self) -> dict[str, Fact]:
-        """What the model learns from, as far as numbers and names say it."""
-        facts: dict[str, Fact] = {"base_weight": self.base_weight, "number of terms": len(self.terms)}
+    def _describe(self) -> dict[str, Fact]:
+        """What is trained, on what, and what it learns from: as far as that is there before the training."""
+        facts = {"base_weight": self.base_weight, "number of terms": len(self.terms)}
+        facts |= plain_facts_of(self.model, "model") | facts_of(self.dataset, "data")
+        facts |= {
+            f"shape of model.{key}": str(list(tensor.shape)) for key, tensor in self.model.named_parameters()
+        }
         for i, (weight, method) in enumerate(self.terms):
-            facts |= {f"weight of term {i}": weight} | plain_facts_of(method, f"term {i}")
-        return facts
+            facts |= {f"weight of term {i}": weight} | lasting_facts_of(method, f"term {i}")
+        return {at: fact for at, fact in facts.items() if at.rpartition(".")[2] not in UNTOLD}
 
     def _finished(self) -> bool:
         waited = (evaluations_since_best(self.history, f"valid/{metric}") for metric in self.watched)
@@ -352,7 +369,7 @@ class Trainer:
             return
         facts = {f"training.{name}": value for name, value in asdict(self.config).items()}
         facts |= {"folder or none": self.folder is not None} | self._described
-        facts |= facts_of(self.dataset, "data") | facts_of(self.model, "model")
+        facts |= facts_of(self.model, "model")
         for i, term in enumerate(self.terms):
             facts |= facts_of(term.method, f"term {i}")
         self._control.same(**facts)
@@ -371,8 +388,9 @@ class Trainer:
         if self.folder is None:
             return
         last = record["epoch"] == self.config.epochs - 1 or self._finished()
-        due = time.monotonic() - self._kept_at >= self.seconds_between_checkpoints
-        wanted = last or (due and "valid/" + self.config.metric in record)
+        waited, least = time.monotonic() - self._kept_at, self.seconds_between_checkpoints
+        evaluated = "valid/" + self.config.metric in record
+        wanted = last or waited >= (least if evaluated else max(least, SECONDS_WITHOUT_CHECKPOINT))
         if not self._control.share(wanted)[0]:  # clocks differ
             return
         self._kept_at = time.monotonic()
@@ -386,7 +404,7 @@ class Trainer:
         facts |= {
             "config": asdict(self.config),
             "trained": type(self.model).__name__,
-            "objective": self._described,
+            "described": self._described,
         }
         states = {"best": self.best} | {f"best_teacher{i}": state for i, state in self._best_teachers.items()}
         states |= {f"term{i}": term.method.state_dict() for i, term in enumerate(self.terms)}
@@ -439,10 +457,8 @@ class Trainer:
                 )
 
     def _expect_same(self, facts: dict) -> None:
-        """A checkpoint of this model, these settings and this objective."""
-        # A folder's checkpoint may be of a version that did not tell what the model learned from.
-        found = facts["config"] | facts.get("objective", self._described)
-        wanted = asdict(self.config) | self._described
+        """A checkpoint of this model, these data, settings and methods, and of no more epochs."""
+        found, wanted = facts["config"] | facts["described"], asdict(self.config) | self._described
         different = [
             name for name in {**wanted, **found}
             if found.get(name) != wanted.get(name) and name not in ("epochs", "patience")
@@ -452,6 +468,11 @@ class Trainer:
             raise ValueError(
                 f"Trainer: expected {name}={found.get(name)!r}, as the checkpoint in {self.folder}; got {wanted.get(name)!r}. "
                 "Choose another folder, or delete the checkpoint to start afresh"
+            )
+        if facts["epoch"] > self.config.epochs:
+            raise ValueError(
+                f"Trainer: expected epochs of {facts['epoch']} or more, as many as the checkpoint in {self.folder} has; "
+                f"got {self.config.epochs}. Choose another folder"
             )
 
     def _tensorboard(self):

@@ -21,12 +21,19 @@ logger = logging.getLogger("rankdistill")
 OP = "tune"
 WEIGHT, TEMPERATURE = "weight", "temperature"
 WEIGHT_FACTOR, TEMPERATURE_FACTOR = 100.0, 10.0
+REAL = (
+    WEIGHT,
+    TEMPERATURE,
+    "training.learning_rate",
+    "training.weight_decay",
+)  # beside settings with such a default
 TRAINING = ("learning_rate", "weight_decay", "batch_size", "n_negatives", "epochs")
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where a parameter is sought: from low to high (integers if both are), evenly or in logarithms; or some choices."""
+    """Where a parameter is sought: from low to high, evenly or in logarithms, or some choices. Whole numbers where both are and
+    the setting is one."""
 
     low: float | int | None = None
     high: float | int | None = None
@@ -92,6 +99,10 @@ def ranges_of(method: str, weight: float | None, options: dict, search: dict) ->
         ranges.pop(name, None)
         if given is not None:
             ranges[name] = Range.of(name, given)
+            default = known.get(name, 0.0 if name in REAL else None)
+            if isinstance(default, float) and ranges[name].choices is None:
+                low, high = float(ranges[name].low), float(ranges[name].high)
+                ranges[name] = replace(ranges[name], low=low, high=high)
     if not ranges:
         raise ValueError(f"{OP}: expected something to search; got {search!r} for {method}")
     return ranges
@@ -154,6 +165,11 @@ def search(
             except FloatingPointError as error:
                 logger.info("trial %d: %s", trial.number, error)
                 opened.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            except (ValueError, TypeError) as error:
+                opened.tell(
+                    trial, state=optuna.trial.TrialState.FAIL
+                )  # or it would be the first to be tried again, for good
+                raise type(error)(f"{error} (trial {trial.number}: {parameters})") from error
             else:
                 opened.tell(trial, value)
                 logger.info("trial %d: %.5f with %s", trial.number, value, parameters)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -51,6 +53,12 @@ class Dataset:
     users: Vocabulary
     items: Vocabulary
     name: str = "unnamed"
+
+    @cached_property
+    def train_sha256(self) -> str:
+        """Tells train parts apart: another split of the same ids has another one."""
+        csr = self.train.csr()
+        return hashlib.sha256(csr.indptr.numpy().tobytes() + csr.indices.numpy().tobytes()).hexdigest()
 
     def __post_init__(self) -> None:
         if not len(self.train):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 
@@ -90,9 +91,10 @@ def export_program(factors: Factors, path: str | os.PathLike, k: int, *, exclude
         for name in ("user_ids", "item_ids")
         if (found := getattr(factors, name)) is not None
     }
+    written = io.BytesIO()  # torch's writer aborts the process where a disk is full
+    torch.export.save(program, written, extra_files=ids)
     with replacing(path) as temporary:
-        with open(temporary, "wb") as file:
-            torch.export.save(program, file, extra_files=ids)
+        temporary.write_bytes(written.getbuffer())
         _expect_equal(temporary, factors, k, exclude)
 
 

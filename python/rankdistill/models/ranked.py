@@ -19,6 +19,7 @@ def rankings_metadata(dataset: Dataset) -> dict[str, str]:
         "user_vocabulary": dataset.users.sha256,
         "item_vocabulary": dataset.items.sha256,
         "data": dataset.name,
+        "train": dataset.train_sha256,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from rankdistill.models.factors import Factors
 from rankdistill.models.kinds import MODELS, make_model, model_settings
 from rankdistill.models.self_attentive_recommendation import LENGTH, histories_of
 from rankdistill.models.teachers import ScoreTeacher, as_teacher
+
+logger = logging.getLogger("rankdistill")
 
 MODEL_FILE = "model.safetensors"
 
@@ -63,6 +66,7 @@ def described_model(model: nn.Module, name: str, dataset: Dataset) -> tuple[dict
         "options": {key: getattr(model, key) for key in model_settings(name)},
         "user_vocabulary": dataset.users.sha256,
         "item_vocabulary": dataset.items.sha256,
+        "train": dataset.train_sha256,
     }
     return facts, ids_as_tensor("user_ids", dataset.users.ids) | ids_as_tensor("item_ids", dataset.items.ids)
 
@@ -87,7 +91,18 @@ def load_model(path: str | os.PathLike, dataset: Dataset) -> nn.Module:
                 f"load_model: expected a model of this data set's {side}s ({len(vocabulary)} ids, SHA-256 "
                 f"{vocabulary.sha256[:12]}…); got {facts[f'{side}_vocabulary'][:12]}… in {path}"
             )
+    warn_of_another_split(str(path), facts.get("train"), dataset)
     return model_of(groups["model"], facts)
+
+
+def warn_of_another_split(what: str, train: str | None, dataset: Dataset) -> None:
+    """What was learned from other interactions of the same users and items may know those that this data set holds out."""
+    if train is not None and train != dataset.train_sha256:
+        logger.warning(
+            "%s comes from another train part of these users and items, by another split or seed: it may have learned from "
+            "what is held out here",
+            what,
+        )
 
 
 def load_teacher(source: str, dataset: Dataset) -> nn.Module | Factors | ScoreTeacher:

@@ -48,6 +48,17 @@ def plain_facts_of(thing: nn.Module, name: str) -> dict[str, Fact]:
     return facts
 
 
+def lasting_facts_of(thing: nn.Module, name: str) -> dict[str, Fact]:
+    """What it is made with and training leaves alone: plain facts, and hashes of what its state does not hold."""
+    trained = {f"{name}.{key}" for key in thing.state_dict()} | {
+        f"{name}.{key}" for key, _ in thing.named_parameters()
+    }
+    plain = plain_facts_of(thing, name)
+    return plain | {
+        at: fact for at, fact in facts_of(thing, name).items() if at not in plain and at not in trained
+    }
+
+
 def attributes(thing: nn.Module, name: str) -> Iterator[tuple[str, object]]:
     """All that it and its parts hold, by path, but for what is their own business or differs between processes."""
     for path, module in thing.named_modules():

@@ -70,7 +70,7 @@ def rankings_from_table(
         key = int(keys[counts.argmax()])
         user, item = dataset.users.decode([key // N])[0], dataset.items.decode([key % N])[0]
         raise ValueError(f"{OP}: expected an item once in a list; got {item} twice for user {user} in {name}")
-    scores = torch.from_numpy(raw.ratings).float()
+    scores = torch.from_numpy(raw.ratings).double()
     if leave_out_train:
         kept = ~dataset.train.csr().contains(users, items)
         if not bool(kept.all()):
@@ -81,7 +81,7 @@ def rankings_from_table(
     k = int(lists.counts.max()) if U else 0
     listed = torch.arange(k) < lists.counts[:, None]  # row by row, as the sorted rows are
     indices, best = torch.full((U, k), -1, dtype=torch.int32), torch.full((U, k), -torch.inf)
-    indices[listed], best[listed] = items[order].int(), scores[order]
+    indices[listed], best[listed] = items[order].int(), scores[order].float()
     empty = int((lists.counts == 0).sum())
     if empty:
         logger.info("%s: no list for %d of %d users", name, empty, U)

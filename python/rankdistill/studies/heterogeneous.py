@@ -80,7 +80,7 @@ def plan(config: ReproduceConfig) -> tuple[Plan, str]:
               trajectory=every(shorter(training)))
         for name, (model, training) in TEACHERS.items()
     ]  # fmt: skip
-    width = config.chosen_widths((STUDENT_WIDTH,))[0]
+    width = config.chosen_width(STUDENT_WIDTH)
     model, small = ModelConfig(width=width), f"D = {width}"
     alone = shorter(base_training(EPOCHS, evaluate_every=EVERY, patience=5, weight_decay=1e-3))
     distilled = replace(alone, weight_decay=1e-5)

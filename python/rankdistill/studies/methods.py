@@ -65,7 +65,7 @@ def plan(config: ReproduceConfig, dataset: Dataset) -> Plan:
         patience=PATIENCE,
         metric=METRIC,
     )
-    width = config.chosen_widths((STUDENT_WIDTH,))[0]
+    width = config.chosen_width(STUDENT_WIDTH)
     chosen = config.chosen_methods(tuple(METHODS))
     entries = [
         Entry(

@@ -106,7 +106,7 @@ def plan(config: ReproduceConfig) -> tuple[Plan, str]:
         epochs=config.epochs or EPOCHS, evaluate_every=1, patience=PATIENCE, metric=METRIC
     )
     entries = [Entry("teacher", f"teacher, D = {TEACHER_WIDTH}", ModelConfig(width=TEACHER_WIDTH), training)]
-    width = config.chosen_widths((STUDENT_WIDTH,))[0]
+    width = config.chosen_width(STUDENT_WIDTH)
     for name in config.chosen_methods(tuple(METHODS)):
         methods = METHODS[name]
         teachers = ("teacher",) if methods else ()

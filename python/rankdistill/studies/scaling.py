@@ -119,7 +119,7 @@ def over_batches(trainer: Trainer, batches: list[Batch], n_batches: int, optimiz
 
 
 def reproduce(config: ReproduceConfig, out: Path) -> dict[str, list[Cost]]:
-    width = config.chosen_widths((STUDENT_WIDTH,))[0]
+    width = config.chosen_width(STUDENT_WIDTH)
     out.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[], Dataset]] = {}
     for size in sorted(set(config.sizes)):
