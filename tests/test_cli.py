@@ -76,6 +76,80 @@ def test_help_says_what_the_options_are(command, capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["train", "--data.source=a.csv", "--data.test=b.csv"],
+            "expected data.train beside data.valid and data.test",
+        ),
+        (["train", "--data.source=a.csv", "--data.train=b.csv"], "expected either data.source or data.train"),
+        (
+            ["extract", "--model=m", "--item_bias=b.npy", "--k=5", *DATA],
+            "expected item_bias beside item_vectors",
+        ),
+        (["reproduce", "methods", "--widths=[4,8]", "--data=none"], "expected one of widths for methods"),
+        (["bench-serving", "--student=s", "--threads=-2"], "expected threads of 1 or more"),
+        (["recommend", "--model=none", "--data.options={n_users: 40.5}"], "expected"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(arguments, told, tmp_path, capsys):
+    out = [] if arguments[0] in ("bench-serving", "recommend") else [f"--out={tmp_path}/out"]
+    try:
+        assert main([*arguments, *out]) == 1
+    except SystemExit as exit:
+        assert exit.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_ids_are_taken_as_they_are_written(tmp_path, capsys):
+    """007 is neither 7 nor octal."""
+    path = tmp_path / "d.csv"
+    pairs = [(user, item) for user in ("007", "7", "a b") for item in "abcdefgh"]
+    path.write_text("user,item\n" + "\n".join(f"{u},{i}" for u, i in pairs[:-3]) + "\n")
+    data = [f"--data.source={path}", "--data.split=none"]
+    assert (
+        main(
+            [
+                "train",
+                *data,
+                "--model.width=4",
+                "--training.epochs=1",
+                f"--out={tmp_path}/m",
+                "--progress=false",
+            ]
+        )
+        == 0
+    )
+    capsys.readouterr()
+    for users, wanted in (('["007"]', "007"), ('["7"]', "7"), ("[7]", "7"), ('["a b"]', "a b")):
+        assert main(["recommend", f"--model={tmp_path}/m", *data, f"--users={users}", "--k=1"]) == 0
+        assert {line.split(",")[0] for line in capsys.readouterr().out.splitlines()[1:]} <= {wanted}
+
+
+def test_another_split_is_told(tmp_path, caplog):
+    """Its test items may have been learned; lists that were made by another one, too."""
+    path = tmp_path / "d.csv"
+    path.write_text(
+        "user,item\n" + "".join(f"u{u},i{(u * k) % 29}\n" for u in range(40) for k in range(1, 13))
+    )
+    data, out = [f"--data.source={path}", "--progress=false"], f"{tmp_path}/m"
+    assert main(["train", *data, *TRAINING, "--model.width=4", f"--out={out}"]) == 0
+    assert main(["extract", *data, f"--model={out}", "--k=9", f"--out={tmp_path}/r.safetensors"]) == 0
+    distill = [
+        "distill",
+        *data,
+        *TRAINING,
+        f"--rankings={tmp_path}/r.safetensors",
+        "--method.options={n_interesting: 3, n_uninteresting: 3}",
+    ]
+    for seed, told in ((0, False), (1, True)):
+        for command in (["evaluate", f"--model={out}", data[0]], [*distill, f"--out={tmp_path}/s{seed}"]):
+            caplog.clear()
+            assert main([*command, f"--data.seed={seed}"]) == 0
+            assert ("comes from another train part of these users and items" in caplog.text) == told
+
+
 def test_methods_are_described_and_can_all_be_chosen(capsys):
     assert main(["methods"]) == 0
     printed = capsys.readouterr().out

@@ -40,6 +40,13 @@ def test_a_table_that_a_human_can_check(tmp_path, caplog):
     assert kept.metadata["item_vocabulary"] == DATASET.items.sha256
 
 
+def test_scores_that_are_equal_in_float32_keep_their_order(tmp_path):
+    path = written(
+        tmp_path / "lists.csv", "dan,1,plum,0.99999999", "dan,2,kiwi,0.99999998", "dan,3,pear,0.99999997"
+    )
+    assert rankings_from_table(path, DATASET).indices[3].tolist() == [3, 1, 2]
+
+
 def test_lists_in_any_order_are_the_teachers(tmp_path):
     dataset = generate(60, 80, mean_interactions=12, min_interactions=6, n_groups=5)
     teacher = as_teacher((randn(60, 8, seed=1), randn(80, 8, seed=2)), dataset)

@@ -194,6 +194,22 @@ def test_ties_do_not_favour_low_ids():
     assert half["mrr@3"].item() == pytest.approx(1 / 3)
 
 
+def test_a_model_of_nan_alone_finds_nothing():
+    nan = torch.full((1, 4), torch.nan)
+    found = candidate_metrics(nan[:, 0], nan, cutoffs=[1, 4])
+    assert {name: value.item() for name, value in found.items() if name.endswith("@4")} == {
+        "hit_rate@4": 0, "ndcg@4": 0, "mrr@4": 0,
+    }  # fmt: skip
+    lone = candidate_metrics(nan[:, 0], torch.full((1, 4), -torch.inf), cutoffs=[1])
+    assert lone["hit_rate@1"].item() == 1, "no candidate is there to be better"
+
+
+def test_precision_is_in_float64():
+    indices = torch.tensor([[3, 5, 7, 8, 9]])
+    truth = CSR.from_pairs(torch.tensor([0]), torch.tensor([5]), n_rows=1, n_columns=10)
+    assert ranking_metrics(indices, truth, cutoffs=[5], metrics=["precision"])["precision@5"].item() == 0.2
+
+
 def test_a_nan_score_ranks_last():
     truth = CSR.from_pairs(torch.tensor([0]), torch.tensor([1]), 1, 3)
     scores = torch.tensor([[0.0, float("nan"), -1.0]])

@@ -35,6 +35,34 @@ RANGES = {"x": Range(-10.0, 10.0), "kind": Range(choices=("a", "b", "c"))}
 
 
 @needs_optuna
+def test_a_value_that_cannot_be_tried_does_not_block_the_search(tmp_path):
+    """It is told, and the next call goes on with the next trial."""
+    tried = []
+
+    def picky(folder, parameters):
+        tried.append(parameters["x"])
+        if len(tried) == 2:
+            raise ValueError("expected another x; got this one")
+        return quadratic(folder, parameters)
+
+    with pytest.raises(ValueError, match=r"expected another x; got this one \(trial 1: \{'x': "):
+        search(tmp_path, RANGES, picky, trials=4, study="picky")
+    assert len(search(tmp_path, RANGES, picky, trials=4, study="picky")) == 4
+    assert len(set(tried)) == len(tried) == 5
+
+
+def test_real_settings_are_sought_among_real_numbers():
+    """[0, 1] of a weight are not two weights."""
+    found = ranges_of("rrd", None, {}, {"weight": [0, 1], "temperature": [1, 20], "n_interesting": [10, 80]})
+    kinds = {name: type(range_.low) for name, range_ in found.items()}
+    assert kinds == {"weight": float, "temperature": float, "n_interesting": int}
+    assert (
+        type(ranges_of("rrd", None, {}, {"training.learning_rate": [1, 2]})["training.learning_rate"].high)
+        is float
+    )
+
+
+@needs_optuna
 @pytest.mark.parametrize("storage", [None, "study.journal", "sqlite:///other.db"])
 def test_it_finds_the_best_and_goes_on_as_if_never_stopped(tmp_path, monkeypatch, storage):
     monkeypatch.chdir(tmp_path)

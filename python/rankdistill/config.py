@@ -483,6 +483,9 @@ class ReproduceConfig:
 
     def __post_init__(self) -> None:
         _expect(self.device == "cpu" or self.study != "scaling", "device=cpu for scaling", self.device)
+        _expect(
+            len(self.widths) <= 1 or self.study == "topology", f"one of widths for {self.study}", self.widths
+        )
         _expect(not self.datasets or self.study == "methods", f"no datasets for {self.study}", self.datasets)
         for name in ("epochs", "threads"):
             value = getattr(self, name)
@@ -503,7 +506,6 @@ class ReproduceConfig:
 
     def chosen_width(self, known: int) -> int:
         """Of a study with students of one width."""
-        _expect(len(self.widths) <= 1, f"one of widths for {self.study}", self.widths)
         return self.chosen_widths((known,))[0]
 
 
