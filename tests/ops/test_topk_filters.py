@@ -10,6 +10,7 @@ import torch
 
 from rankdistill import inner_product_topk, prepare_items
 from rankdistill.ops.inner_product_topk import BF16, INT8, WIDE, forward_native, forward_reference
+from rankdistill.ops.prepared_items import sample_of, versions_of
 from tests.case import DTYPES, generator, randint, randn, widened
 from tests.cases import topk_oracle
 from tests.ops.test_inner_product_topk import SCALES, attacks, bits, csr
@@ -200,9 +201,8 @@ def test_a_prepared_table_must_be_as_it_was():
 )
 def test_a_buffer_of_another_table_is_refused(change):
     prepared = change(prepare_items(randn(50, 4, seed=1)))
-    prepared = replace(
-        prepared, versions=tuple(t._version for t in (prepared.items, prepared.item_bias) if t is not None)
-    )
+    tables = prepared.items, prepared.item_bias
+    prepared = replace(prepared, versions=versions_of(*tables), sample=sample_of(*tables))
     with pytest.raises(ValueError, match="expected items as prepared here for this table; got"):
         inner_product_topk(randn(3, 4, dtype=prepared.items.dtype), prepared, 5)
 

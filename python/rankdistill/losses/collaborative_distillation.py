@@ -16,7 +16,6 @@ from rankdistill.losses.settings import (
     expect_choice,
     expect_reduction,
     expect_sizes,
-    expect_within,
     fits_at_hand,
 )
 from rankdistill.losses.whole_catalogue import Ranker, catalogue_ranker
@@ -92,8 +91,7 @@ class CollaborativeDistillation(Distillation):
         expect_choice(name, "guide", guide, GUIDES)
         if guide == "student" and teacher is None:
             raise ValueError(f"{name}: expected a teacher with score(users, items) for that guide; got None")
-        expect_at_least(name, 1, n_samples=n_samples)
-        expect_within(name, "k of rankings", rankings.k, 1, rankings.n_items)
+        expect_at_least(name, 1, n_samples=n_samples, **{"k of rankings": rankings.k})
         expect_above_zero(name, softness=softness)
         expect_reduction(name, reduction)
         object.__setattr__(self, "teacher", teacher)  # no part of the module: neither trained nor saved

@@ -15,7 +15,6 @@ from rankdistill.losses.settings import (
     expect_choice,
     expect_reduction,
     expect_sizes,
-    expect_within,
 )
 from rankdistill.rankings import Rankings
 
@@ -82,10 +81,9 @@ class DualCorrection(Distillation):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        expect_at_least(name, 1, n_samples=n_samples, period=period)
+        expect_at_least(name, 1, n_samples=n_samples, period=period, **{"k of rankings": rankings.k})
         expect_choice(name, "among", among, ("list", "catalogue"))
         expect_reduction(name, reduction)
-        expect_within(name, "k of rankings", rankings.k, 1, rankings.n_items)
         expect_above_zero(name, sharpness=sharpness)
         if item_rankings is not None:
             swapped = item_rankings.n_items, item_rankings.n_users
