@@ -69,7 +69,10 @@ def expect_settings(op: str, path: Path, settings: dict) -> None:
     if not path.exists():
         write_text(path, json.dumps(settings, indent=2) + "\n")
         return
-    found = dict(_flat(json.loads(path.read_text(encoding="utf-8"))))
+    try:
+        found = dict(_flat(json.loads(path.read_text(encoding="utf-8"))))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{op}: expected settings in JSON in {path}; got a damaged file: {error}") from error
     wanted = dict(_flat(json.loads(json.dumps(settings))))
     for name in wanted | found:
         if found.get(name) != wanted.get(name):

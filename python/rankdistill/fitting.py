@@ -26,9 +26,14 @@ from rankdistill.trainer import Term, Trainer
 
 def open_dataset(config: DataConfig) -> Dataset:
     options = {**config.options, **({"format": config.format} if config.format else {})}
-    if config.train is not None:
-        return Dataset.from_files(config.train, config.valid, config.test, **options)
-    return load(config.source, split=config.split, ratios=config.ratios, seed=config.seed, **options)
+    try:
+        if config.train is not None:
+            return Dataset.from_files(config.train, config.valid, config.test, **options)
+        return load(config.source, split=config.split, ratios=config.ratios, seed=config.seed, **options)
+    except TypeError as error:  # of a function that has no such setting, or not of this kind
+        raise ValueError(
+            f"data: expected settings of the reader or the generator; got {options}: {error}"
+        ) from error
 
 
 def fit(
