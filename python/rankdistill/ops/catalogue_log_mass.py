@@ -170,7 +170,8 @@ def catalogue_log_mass(
     Contract:
         The complement itself is summed, never the total less a part: nothing cancels. Scores of any size that are
         finite in the result's dtype give finite values and gradients. A score of -inf has no mass; NaN or +inf makes
-        its row NaN, and the gradients that it has part in. Row b's value and gradient do not depend on other rows.
+        its row NaN, and the gradients that it has part in (on CUDA a coordinate of ±inf makes NaN of every row that the item
+        is not excluded from). Row b's value and gradient do not depend on other rows.
         Same bits for any number of threads.
 
     Raises:

@@ -118,7 +118,9 @@ def complement_sample(
         items [R, L] int64, in the order drawn; -1 where fewer than L items are left.
 
     Contract:
-        Exactly uniform. The same draws on every device, for any batch and any number of threads.
+        Exactly uniform. The same draws on every device, for any batch and any number of threads. Listed ids that the
+        catalogue has not exclude nothing. On CUDA a row of `exclude` that does not ascend is not noticed: reads stay
+        inside, but what it excludes may be drawn.
 
     Raises:
         IndexError: an id or a user out of range (CPU; on CUDA such a row is all -1).
