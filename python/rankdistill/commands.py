@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -166,8 +166,12 @@ def run_alone(config: RunConfig) -> None:
 def alone(out: Path, command: str) -> Iterator[None]:
     """No other command writes into the folder meanwhile; of processes that train together, the first one sees to it."""
     out.mkdir(parents=True, exist_ok=True)
-    with alone_in(out, command, "run") if is_first_process() else nullcontext():
-        yield
+    try:
+        with alone_in(out, command, "run") if is_first_process() else nullcontext():
+            yield
+    finally:
+        with suppress(OSError):  # of a folder that holds something
+            out.rmdir()
 
 
 def train(config: TrainConfig) -> None:

@@ -343,9 +343,11 @@ class Trainer:
         """What is trained, on what, and what it learns from: as far as that is there before the training."""
         facts = {"base_weight": self.base_weight, "number of terms": len(self.terms)}
         facts |= plain_facts_of(self.model, "model") | facts_of(self.dataset, "data")
-        facts |= {
-            f"shape of model.{key}": str(list(tensor.shape)) for key, tensor in self.model.named_parameters()
-        }
+        whole = {
+            id(tensor) for tensor in self.held.equal(self.model.parameters())
+        }  # of divided tables any share will do
+        shapes = {key: list(p.shape) for key, p in self.model.named_parameters() if id(p) in whole}
+        facts |= {f"shape of model.{key}": str(shape) for key, shape in shapes.items()}
         for i, (weight, method) in enumerate(self.terms):
             facts |= {f"weight of term {i}": weight} | lasting_facts_of(method, f"term {i}")
         return {at: fact for at, fact in facts.items() if at.rpartition(".")[2] not in UNTOLD}

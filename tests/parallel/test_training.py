@@ -86,6 +86,6 @@ def test_what_cannot_be_divided_or_disagrees_is_an_error_on_all(answers):
         settings = "ValueError: Trainer: expected the same training.learning_rate on all processes; got 0.1 on rank 0, 0.5 on"
         assert found["settings"].startswith(settings)
         assert found["model"].startswith(
-            "ValueError: Trainer: expected the same model.user_table on all processes; got "
+            "ValueError: Trainer: expected the same shape of model.user_table on all processes; got "
         )
         assert found["method"].startswith("ValueError: Trainer: expected the same ")
