@@ -111,7 +111,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         KeyError,
         OSError,
         MemoryError,
-        ModuleNotFoundError,
         FloatingPointError,
         ImportError,
         EOFError,

@@ -128,7 +128,9 @@ class Trainer:
                 expect_divided(term.method)
         self.objective = Objective(model, self.terms, base_weight)
         # A seed from here on would not change the model that was handed in: the caller seeds that.
-        self._described = self._describe()
+        # Before anything has learned; hashes of tables in files are for those who compare them.
+        compared = self.folder is not None or self.share is not None
+        self._described = self._describe() if compared else {}
         self.parameters = [p for part in (model, *(t.method for t in self.terms)) for p in part.parameters()]
         self.optimizers = self._optimizers()
         self.history: list[dict] = []
@@ -343,9 +345,8 @@ class Trainer:
         """What is trained, on what, and what it learns from: as far as that is there before the training."""
         facts = {"base_weight": self.base_weight, "number of terms": len(self.terms)}
         facts |= plain_facts_of(self.model, "model") | facts_of(self.dataset, "data")
-        whole = {
-            id(tensor) for tensor in self.held.equal(self.model.parameters())
-        }  # of divided tables any share will do
+        # Of divided tables any share will do.
+        whole = {id(tensor) for tensor in self.held.equal(self.model.parameters())}
         shapes = {key: list(p.shape) for key, p in self.model.named_parameters() if id(p) in whole}
         facts |= {f"shape of model.{key}": str(shape) for key, shape in shapes.items()}
         for i, (weight, method) in enumerate(self.terms):

@@ -21,12 +21,8 @@ logger = logging.getLogger("rankdistill")
 OP = "tune"
 WEIGHT, TEMPERATURE = "weight", "temperature"
 WEIGHT_FACTOR, TEMPERATURE_FACTOR = 100.0, 10.0
-REAL = (
-    WEIGHT,
-    TEMPERATURE,
-    "training.learning_rate",
-    "training.weight_decay",
-)  # beside settings with such a default
+# Real numbers, beside settings with such a default.
+REAL = (WEIGHT, TEMPERATURE, "training.learning_rate", "training.weight_decay")
 TRAINING = ("learning_rate", "weight_decay", "batch_size", "n_negatives", "epochs")
 
 
@@ -166,10 +162,9 @@ def search(
                 logger.info("trial %d: %s", trial.number, error)
                 opened.tell(trial, state=optuna.trial.TrialState.PRUNED)
             except (ValueError, TypeError) as error:
-                opened.tell(
-                    trial, state=optuna.trial.TrialState.FAIL
-                )  # or it would be the first to be tried again, for good
-                raise type(error)(f"{error} (trial {trial.number}: {parameters})") from error
+                # Or it would be the first to be tried again, for good.
+                opened.tell(trial, state=optuna.trial.TrialState.FAIL)
+                raise ValueError(f"{error} (trial {trial.number}: {parameters})") from error
             else:
                 opened.tell(trial, value)
                 logger.info("trial %d: %.5f with %s", trial.number, value, parameters)

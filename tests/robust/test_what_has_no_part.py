@@ -15,6 +15,7 @@ from rankdistill import (
     prepare_items,
     relation_distance,
 )
+from rankdistill.ops.registration import CHOICES
 from rankdistill.reference import catalogue_log_mass as reference
 from tests.case import randint, randn
 
@@ -53,6 +54,7 @@ def test_an_item_that_every_row_excludes(broken, backend):
     def gradients(table):
         leaves = [t.clone().requires_grad_() for t in (users, table)]
         if backend == "native":
+            assert CHOICES["catalogue_log_mass", "CPU"].backend == "native"
             masses = catalogue_log_mass(*leaves, exclude=exclude)
             masses.sum().backward()
             return masses.detach(), *(leaf.grad for leaf in leaves)

@@ -19,9 +19,8 @@ from torch.overrides import has_torch_function
 
 LIBRARY = torch.library.Library("rankdistill", "DEF")
 BACKENDS = ("native", "triton", "reference")
-WAITS = (
-    torch.Tag.cudagraph_unsafe,
-)  # tags of an op that reads something back from a device: no CUDA graph may hold it
+# Tags of an op that reads something back from a device: no CUDA graph may hold it.
+WAITS = (torch.Tag.cudagraph_unsafe,)
 
 
 class Unavailable(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,9 @@ WHOLE = 1 << 24  # numbers up to which a tensor is hashed whole; of more, so man
 Fact = int | float | str | bool | None
 
 
-def facts_of(thing: Dataset | Distillation | nn.Module, name: str) -> dict[str, Fact]:
+def facts_of(
+    thing: Dataset | Distillation | nn.Module, name: str, left_out: Container[str] = ()
+) -> dict[str, Fact]:
     """What a data set's interactions, a method's settings and teacher, or a model's state are told apart by.
 
     Cost:
@@ -28,6 +30,8 @@ def facts_of(thing: Dataset | Distillation | nn.Module, name: str) -> dict[str, 
         return {f"{part} interactions": hashed(p.users, p.items) for part, p in parts.items()}
     facts = plain_facts_of(thing, name)
     for at, value in attributes(thing, name):
+        if at in left_out:
+            continue
         if isinstance(value, Tensor):
             facts[at] = hashed(value)
         elif isinstance(value, Rankings):
@@ -50,13 +54,8 @@ def plain_facts_of(thing: nn.Module, name: str) -> dict[str, Fact]:
 
 def lasting_facts_of(thing: nn.Module, name: str) -> dict[str, Fact]:
     """What it is made with and training leaves alone: plain facts, and hashes of what its state does not hold."""
-    trained = {f"{name}.{key}" for key in thing.state_dict()} | {
-        f"{name}.{key}" for key, _ in thing.named_parameters()
-    }
-    plain = plain_facts_of(thing, name)
-    return plain | {
-        at: fact for at, fact in facts_of(thing, name).items() if at not in plain and at not in trained
-    }
+    parameters = (key for key, _ in thing.named_parameters())
+    return facts_of(thing, name, {f"{name}.{key}" for key in (*thing.state_dict(), *parameters)})
 
 
 def attributes(thing: nn.Module, name: str) -> Iterator[tuple[str, object]]:

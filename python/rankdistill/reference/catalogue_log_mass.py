@@ -68,9 +68,8 @@ def catalogue_log_mass_backward(
         scale = (grad / sums[rows].double()).masked_fill((sums[rows] == 0) | (grad == 0), 0)
         weights = scale[:, None] * (scores - tops[rows, None].double()).exp()
         weights = weights.masked_fill((scale == 0)[:, None], 0)
-        grad_users[rows] = (
-            weights @ torch.where(items.isfinite(), items, 0).double()
-        )  # 0 times what has no part is 0
+        # 0 times what has no part is 0.
+        grad_users[rows] = weights @ torch.where(items.isfinite(), items, 0).double()
         grad_items += weights.t() @ users[rows].double().masked_fill((scale == 0)[:, None], 0)
         if biases:
             grad_bias += weights.sum(0)
