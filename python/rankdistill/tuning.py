@@ -164,7 +164,8 @@ def search(
             except (ValueError, TypeError) as error:
                 # Or it would be the first to be tried again, for good.
                 opened.tell(trial, state=optuna.trial.TrialState.FAIL)
-                raise ValueError(f"{error} (trial {trial.number}: {parameters})") from error
+                where = f"trial {trial.number} with {parameters}"
+                raise ValueError(f"{where}: {error}") from error
             else:
                 opened.tell(trial, value)
                 logger.info("trial %d: %.5f with %s", trial.number, value, parameters)
