@@ -8,7 +8,7 @@ from statistics import mean
 
 import torch
 
-from rankdistill import serving
+from rankdistill import __version__, serving
 from rankdistill.document import Document
 from rankdistill.files import write_text
 from rankdistill.models.teachers import as_teacher
@@ -34,7 +34,7 @@ def begun(title: str, what: Sequence[str], results: Results, chosen: Sequence[in
     page.text(
         f"{sizes.name}: {sizes.n_users:,} users, {sizes.n_items:,} items, {len(sizes.train):,} train interactions. "
         f"Seeds {', '.join(map(str, chosen))}; {done} of {wanted} models are trained. "
-        f"{serving.processor()}, threads: {torch.get_num_threads()}, torch {torch.__version__}. "
+        f"{serving.processor()}, threads: {torch.get_num_threads()}, rankdistill {__version__}, torch {torch.__version__}. "
         "Seconds are those of a machine that may have done other work too."
     )
     on_gpus: dict[str, list[str]] = {}
