@@ -229,6 +229,21 @@ def test_run_compares_teacher_student_and_distilled(tmp_path, capsys):
     assert json.loads((out / "results.json").read_text())["rows"] == results["rows"]
 
 
+def test_run_without_a_test_part_says_whose_numbers_they_are(tmp_path):
+    """And a student as large as its teacher is not the teacher again."""
+    out = tmp_path / "out"
+    arguments = ["run", *SMALL, *TRAINING, f"--out={out}", "--teacher.width=4", "--student.width=4",
+                 "--data.ratios=[0.8,0.2,0.0]", "--method.list_length=500"]  # fmt: skip
+    assert main(arguments) == 0
+    text = (out / "results.md").read_text()
+    assert "There is no test part" in text
+    assert "Validation recall@" in text
+    assert "Test recall@" not in text
+    assert "Rankings: 120 items per user" in text
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert rows[0]["metrics"] != rows[1]["metrics"]
+
+
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")

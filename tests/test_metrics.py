@@ -137,18 +137,15 @@ def test_metrics_of_ranks_are_brute_forces():
     for user in range(U):
         rankable = [i for i in order if not excluded[user, i] and scores[user, i] == scores[user, i]]
         best = sorted(rankable, key=lambda i: -scores[user, i].item())  # stable: equal ones as in `order`
-        candidates = N - int(excluded[user].sum())
+        candidates = N - int((excluded[user] & ~truth[user]).sum())
         relevant = truth[user].nonzero().flatten().tolist()
         positions = [best.index(i) + 1 if i in best else candidates for i in relevant]
         totals["mean_position"] += sum(positions) / len(relevant)
         totals["reciprocal_rank"] += max(1 / (best.index(i) + 1) if i in best else 0.0 for i in relevant)
-        # What has no rank stands behind everything, one after another.
-        unranked = sum(i not in best for i in relevant)
-        order_of = [best.index(i) for i in relevant if i in best]
-        order_of += [candidates - unranked + i for i in range(unranked)]
-        pairs = len(relevant) * (candidates - len(relevant))
-        inverted = sum(r - i for i, r in enumerate(sorted(order_of)))
-        totals["auc"] += 1 - inverted / pairs if pairs > 0 else 1.0
+        others = [i for i in order if not excluded[user, i] and not truth[user, i]]
+        behind = lambda i: best.index(i) if i in best else N  # noqa: B023
+        right = sum(i in best and behind(i) < behind(j) for i in relevant for j in others)
+        totals["auc"] += right / (len(relevant) * len(others)) if others else 1.0
     arguments = (CSR.from_any(truth), CSR.from_any(excluded), [5], names)
     values = evaluate(Vectors(users, items), *arguments)
     assert values == pytest.approx({name: total / U for name, total in totals.items()})

@@ -36,6 +36,16 @@ def test_numbers_that_a_human_can_check():
     assert 1 < found.low < 3 < found.high < 5
 
 
+def test_means_over_seeds_that_are_equal_are_ties():
+    pytest.importorskip("scipy", reason="scipy is not installed: no p-values")
+    # 3/3 − 2/3 and 0/3 − 1/3 are a third but for a rounding: fifteen users better by as much as fifteen are worse.
+    first = torch.tensor([[1, 1, 1]] * 15 + [[0, 0, 0]] * 15).double().mean(1)
+    second = torch.tensor([[1, 1, 0]] * 15 + [[1, 0, 0]] * 15).double().mean(1)
+    assert len((first - second).abs().unique()) == 2
+    found = compare_paired(first, second)
+    assert (found.t_test, found.wilcoxon) == (pytest.approx(1.0), pytest.approx(1.0))
+
+
 def test_equal_runs_and_single_pairs():
     pytest.importorskip("scipy", reason="scipy is not installed: no p-values")
     same = compare_paired(torch.ones(9), torch.ones(9))

@@ -300,9 +300,9 @@ def test_the_ensembles_numbers_are_those_of_its_lists(data, tmp_path):
     for user, item in zip(dataset.test.users.tolist(), dataset.test.items.tolist()):
         sums: dict[int, float] = {}
         for lists in teachers:
-            for position, listed in enumerate(lists[user].tolist()):
-                if listed >= 0 and listed != valid[user]:
-                    sums[listed] = sums.get(listed, 0.0) + math.exp(-position / 10)
+            ranked = [listed for listed in lists[user].tolist() if listed >= 0 and listed != valid[user]]
+            for position, listed in enumerate(ranked):
+                sums[listed] = sums.get(listed, 0.0) + math.exp(-position / 10)
         hits.append(float(item in sorted(sums, key=sums.get, reverse=True)[:10]))
     assert found.tolist() == hits
 
@@ -321,6 +321,26 @@ def test_every_method_on_two_data_sets(data, tmp_path):
     assert "DE has 5 experts, fewer than published; PHR has a hidden width of 256" in text
     assert "PCKD" not in text
     assert (tmp_path / "curves-ml-1m.png").is_file()
+
+
+def test_a_student_as_wide_as_its_teacher_is_another_model(data, tmp_path):
+    reproduce(
+        data,
+        tmp_path,
+        "methods",
+        "--epochs=3",
+        "--seeds=0..1",
+        "--methods=[rrd]",
+        "--widths=[16]",
+        "--datasets=[citeulike]",
+    )
+    tables = [
+        load_file(tmp_path / "citeulike" / name / f"seed-{seed}" / "model.safetensors")["model/user_table"]
+        for name in ("teacher", "student")
+        for seed in (0, 1)
+    ]
+    correlations = torch.corrcoef(torch.stack([table.flatten() for table in tables]))
+    assert float((correlations - torch.eye(4)).abs().max()) < 0.5
 
 
 def test_methods_on_interactions_of_ones_own(data, tmp_path):

@@ -27,6 +27,7 @@ from rankdistill.config import TrainingConfig
 from rankdistill.data import CSR, Dataset, generate
 from rankdistill.data.interactions import Interactions
 from rankdistill.losses import Distillation
+from rankdistill.models.saved import build_model
 from rankdistill.sampling import sample_negatives, within_row_positions
 
 CONFIG = TrainingConfig(epochs=6, batch_size=256, learning_rate=0.01, evaluate_every=2, metric="recall@20")
@@ -231,6 +232,12 @@ def test_a_checkpoint_of_other_data_or_another_model_is_refused(dataset, tmp_pat
         ValueError, match="expected train interactions='.*', as the checkpoint in .*; got '.*'"
     ):
         make(other, folder=tmp_path).fit()
+    times = torch.arange(len(dataset.train))
+    timed = replace(dataset, train=replace(dataset.train, timestamps=times))
+    with pytest.raises(
+        ValueError, match="expected train interactions='.*', as the checkpoint in .*; got '.*'"
+    ):
+        make(timed, folder=tmp_path).fit()
     changed = make(dataset, folder=tmp_path)
     rankings = changed.terms[0].method.rankings
     rankings.indices[0] = rankings.indices[0].flip(0)
@@ -356,6 +363,14 @@ def test_a_user_with_every_item_trains_nothing():
     Trainer(model, data, TrainingConfig(epochs=2, weight_decay=0.0, metric="recall@1")).fit()
     moved = (model.user_table != before).any(1)
     assert moved.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["multvae", "item_autoencoder"])
+def test_a_model_of_whole_users_or_items_learns_also_from_who_has_every_item(kind):
+    data = Dataset.from_csr(CSR.from_any(torch.ones(2, 4, dtype=torch.bool)))
+    model = build_model(kind, data, 4, 0, {})
+    trainer = Trainer(model, data, TrainingConfig(epochs=1, metric="recall@1"))
+    assert trainer.train_epoch(0) > 0
 
 
 def test_methods_may_choose_negatives_and_train_their_teacher(dataset):

@@ -64,6 +64,7 @@ from rankdistill.rankings.shards import remove_folder
 from rankdistill.rankings.tables import Table
 from rankdistill.report import Row, compared, markdown
 from rankdistill.run_report import run_report
+from rankdistill.sampling import role_seed
 from rankdistill.trainer import CHECKPOINT, Trainer, held_by
 
 TEACHER_FILE = "teacher.safetensors"  # a teacher that trained along
@@ -110,13 +111,16 @@ def run_alone(config: RunConfig) -> None:
     )
 
     started = time.perf_counter()
-    k = max(m.list_length for m in chosen)
+    k = min(max(m.list_length for m in chosen), dataset.n_items)
     rankings = unseen_rankings(teacher, dataset, k, bar("rankings", config.progress))
     rankings.save(out / "rankings.safetensors")
     extraction = time.perf_counter() - started
 
     trajectories = [KeptTrajectory.load(trajectory.folder, dataset)] if trajectory else []
     given = Given(dataset, rankings, config.student.width, teacher, config.training.seed, trajectories)
+    learning = config.training
+    if config.student == config.teacher:  # with the same seed the student would be the teacher again
+        learning = dataclasses.replace(learning, seed=role_seed(learning.seed, "student"))
     names = " + ".join(m.name for m in chosen)
     for label, folder, terms, weight in (
         ("student", "student", (), 1.0),
@@ -130,7 +134,7 @@ def run_alone(config: RunConfig) -> None:
         model, trainer, history = fit(
             dataset,
             config.student,
-            config.training,
+            learning,
             terms,
             out / folder,
             folder,

@@ -13,7 +13,8 @@ class TrainingConfig:
     """How a model is trained.
 
     Args:
-        epochs: passes over the train interactions, > 0.
+        epochs: passes over the train interactions, > 0. A run may be resumed with more; that its last epoch was evaluated
+            stays in its history, where an uninterrupted one has no evaluation.
         batch_size: interactions per step, > 0; for multvae and sasrec users, for item_autoencoder items, with all of
             their interactions.
         optimizer: adam is fused Adam on every row; lazy_adam is Adam on the rows that a batch touches, without decay;

@@ -41,6 +41,7 @@ from rankdistill.models.trajectory import KeptTrajectory, evenly
 from rankdistill.rankings import Rankings, rankings_from_table
 from rankdistill.rankings.ensemble import ensemble_rankings
 from rankdistill.rankings.listed import is_table
+from rankdistill.sampling import role_seed
 
 METHODS: dict[str, type[Distillation]] = {
     "rrd": RelaxedRankingDistillation,
@@ -129,7 +130,11 @@ class Given:
         teacher = self.teacher
         if new_teacher is not None:
             teacher = build_model(
-                new_teacher.name, self.dataset, new_teacher.width, seed + 1, new_teacher.options
+                new_teacher.name,
+                self.dataset,
+                new_teacher.width,
+                role_seed(seed, "new teacher"),
+                new_teacher.options,
             )
         return replace(self, seed=seed, teacher=teacher)
 

@@ -262,7 +262,10 @@ def _evaluated(
                 values |= ranking_metrics(top(max(cutoffs)), relevant, cutoffs, listed)
             if ranked:
                 ranks, counts = rank(_padded(relevant)), relevant.counts.double()
-                candidates = n_items - excluded.counts.double()
+                # What is relevant and excluded has no rank, but is one of the candidates.
+                unranked = excluded.contains(*relevant.pairs()).long()
+                both = torch.zeros_like(relevant.counts).index_add_(0, relevant.pairs()[0], unranked)
+                candidates = (n_items - excluded.counts + both).double()
                 values |= {name: RANK_METRICS[name](ranks, counts, candidates) for name in ranked}
         yield batch, values
 

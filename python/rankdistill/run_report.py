@@ -27,6 +27,7 @@ def run_report(
 ) -> dict[str, float]:
     """results.md and results.html; gives the milliseconds of one user's list, by model."""
     k, exclude = min(LISTED, dataset.n_items), dataset.train.csr()
+    part = "test" if len(dataset.test) else "validation"
     served = serving.measure(
         {label: as_teacher(model) for label, model in models.items()}, k, (1,), queries=serving.LEAST_QUERIES,
         exclude=exclude, warmup=0.05,
@@ -35,6 +36,10 @@ def run_report(
     page = Document(f"Distillation on {dataset.name}")
     page.table(compared(rows, teacher=0, undistilled=1))
     page.text(lists)
+    if part != "test":
+        page.text(
+            "There is no test part: the numbers are of the validation part, which chose the weights too."
+        )
     if not has_matplotlib():
         page.text(WITHOUT_MATPLOTLIB)
     drawn = [
@@ -54,11 +59,11 @@ def run_report(
         points = [
             Point(r.model, {"parameters": r.parameters, cost: times[r.model]}, r.metrics[found]) for r in rows
         ]
-        alt = f"Test {found} of every model against parameters and latency. " + " ".join(
+        alt = f"{part.capitalize()} {found} of every model against parameters and latency. " + " ".join(
             f"{p.label}: {p.value:.4f}, {p.costs['parameters']:,} parameters, {p.costs[cost]:.3f} ms."
             for p in points
         )
-        page.picture(draw_costs("costs", alt, points, f"test {found}"))
+        page.picture(draw_costs("costs", alt, points, f"{part} {found}"))
         page.text(
             f"Latency: median of {serving.LEAST_QUERIES} queries of the exact top {k}, train items left out."
         )

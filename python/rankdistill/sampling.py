@@ -6,6 +6,7 @@ neither batches, threads nor devices change it (kernels/random.h has the words).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
@@ -66,6 +67,11 @@ def within_row_positions(rows: Tensor) -> Tensor:
     positions = torch.empty_like(rows)
     positions[order] = index - torch.cummax(starts, 0).values if len(rows) else index
     return positions
+
+
+def role_seed(seed: int, role: str) -> int:
+    """A seed of 32 bits for a part of a run, which no other part has, nor that part of a run with another seed."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {role}".encode(), digest_size=4).digest(), "little")
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

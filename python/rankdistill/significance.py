@@ -80,13 +80,12 @@ def compare_paired(
 def _p_values(differences: Tensor) -> tuple[float | None, float | None]:
     if len(differences) < 2 or not has_scipy():
         return None, None
-    if not bool(differences.any()):
-        return 1.0, 1.0
     from scipy import stats
 
-    values = differences.numpy()
+    # Means over seeds that are equal are told apart by a rounding, and ranks with them.
+    values = differences.round(decimals=12).numpy()
+    if not values.any():
+        return 1.0, 1.0
     # Equal differences have no spread: t is infinite.
-    t_test = (
-        0.0 if bool((differences == differences[0]).all()) else float(stats.ttest_1samp(values, 0).pvalue)
-    )
+    t_test = 0.0 if bool((values == values[0]).all()) else float(stats.ttest_1samp(values, 0).pvalue)
     return t_test, float(stats.wilcoxon(values[values != 0]).pvalue)

@@ -302,9 +302,9 @@ class Trainer:
         if drawn is None:
             n = self.config.n_negatives
             drawn = sample_negatives(self._users, self._positions, self._train, n, seed=seed, epoch=epoch)
-            # A user who has every item has no negative: such interactions train nothing. Fewer than asked for will do.
+            # A user who has every item has no negative: no pair of such an interaction. Fewer than asked for will do.
             none = (drawn < 0).all(1)
-            if bool(none.any()):
+            if self.batch_by == "interactions" and bool(none.any()):
                 kept = ~none
                 return self._shuffled(epoch, self._users[kept], self._positives[kept], drawn[kept])
         return self._shuffled(epoch, self._users, self._positives, drawn)

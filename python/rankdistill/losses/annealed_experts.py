@@ -8,7 +8,7 @@ from rankdistill import functional
 from rankdistill.experts import SelectedExperts
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
 from rankdistill.ops import gumbel_noise
-from rankdistill.sampling import STREAMS
+from rankdistill.sampling import STREAMS, role_seed
 
 
 class AnnealedExperts(VectorDistillation):
@@ -34,7 +34,8 @@ class AnnealedExperts(VectorDistillation):
         functional.annealed_temperature(0, *schedule)  # complains
         self.schedule, self.seed = schedule, seed
         self.user, self.item = (
-            SelectedExperts(n_experts, student_width, self.teacher_width, seed=seed + at) for at in (0, 2)
+            SelectedExperts(n_experts, student_width, self.teacher_width, role_seed(seed, f"{side} experts"))
+            for side in ("user", "item")
         )
         self._epoch, self._step = 0, 0
 

@@ -16,7 +16,7 @@ from rankdistill.losses.settings import expect_sizes, expect_within
 from rankdistill.ops import dropout_mask
 from rankdistill.ops.dropout_mask import in_sixteen_bits
 from rankdistill.ops.native import accumulator_dtype
-from rankdistill.sampling import STREAMS
+from rankdistill.sampling import STREAMS, role_seed
 
 
 class FrequencyDistillation(VectorDistillation):
@@ -88,7 +88,9 @@ class FrequencyDistillation(VectorDistillation):
             self.register_buffer(f"{side}_indices", graph.col_indices(), persistent=False)
             self.register_buffer(f"{side}_values", graph.values(), persistent=False)
         widths = student_width, self.teacher_width, self.teacher_width
-        self.user, self.item = (Experts(n_experts, *widths, seed=seed + side) for side in (0, 1))
+        self.user, self.item = (
+            Experts(n_experts, *widths, seed=role_seed(seed, f"{side} experts")) for side in ("user", "item")
+        )
         self.alpha, self.normalized = alpha, normalized
         self.graph_dropout, self.dropout = graph_dropout, dropout
         self.seed, self._epoch, self._calls = seed, 0, 0

@@ -23,7 +23,8 @@ class SelfAttentiveRecommendation(NoisyRecommender):
     each behind a layer norm and beside what it changes. A user's vector is the last position's; scores are its inner
     products with the items' vectors e. Places count from the latest item backwards. loss = Σ over positions of
     −log softmax over all items of the next one: the cross entropy of the whole catalogue, where the paper draws one
-    negative and classifies, which is known to rank worse.
+    negative and classifies, which is known to rank worse. Users are ranked for from their train items alone, as by every model
+    here; the paper's test adds the validation item to the history, which ranks better.
 
     Args:
         histories: [U, H] int64, the train items of every user, the earliest first, -1 behind the last; the latest

@@ -27,7 +27,10 @@ def facts_of(
     """
     if isinstance(thing, Dataset):
         parts = {part: getattr(thing, part) for part in PARTS}
-        return {f"{part} interactions": hashed(p.users, p.items) for part, p in parts.items()}
+        columns = {part: (p.users, p.items, p.timestamps) for part, p in parts.items()}
+        return {
+            f"{part} interactions": hashed(*(c for c in of if c is not None)) for part, of in columns.items()
+        }
     facts = plain_facts_of(thing, name)
     for at, value in attributes(thing, name):
         if at in left_out:

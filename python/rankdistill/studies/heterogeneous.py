@@ -22,7 +22,7 @@ from rankdistill.pictures import Curve, Panel, Point, draw_costs, draw_panels
 from rankdistill.rankings.ensemble import ensemble_rankings
 from rankdistill.seeds import Protocol, Spread, Values, seeds_of
 from rankdistill.studies import accounts
-from rankdistill.studies.runner import Entry, Plan, Results, Runner, trajectory_length
+from rankdistill.studies.runner import Entry, Plan, Results, Runner, offset_beside, trajectory_length
 from rankdistill.studies.sources import CITEULIKE_FULL
 
 SOURCE = (
@@ -86,17 +86,19 @@ def plan(config: ReproduceConfig) -> tuple[Plan, str]:
     distilled = replace(alone, weight_decay=1e-5)
     listed = min(100, dataset.n_items // 2)
     options = {"n_listed": listed, "n_compared": max(1, listed // 2)}
+    offset = offset_beside(width, TEACHERS["mf"][0].width)
     students = {
-        "student": Entry("student", f"student, {small}", model, alone),
+        "student": Entry("student", f"student, {small}", model, alone, seed_offset=offset),
         **{
             f"rrd-{teacher}": Entry(
-                f"rrd-{teacher}", f"RRD of {teacher}, {small}", model, alone, (MethodConfig("rrd"),), (teacher,)
+                f"rrd-{teacher}", f"RRD of {teacher}, {small}", model, alone, (MethodConfig("rrd"),), (teacher,),
+                seed_offset=offset,
             )
             for teacher in TEACHERS
         },
         "hetcomp": Entry(
             "hetcomp", f"HetComp of all, {small}", model, distilled, (MethodConfig("hetcomp", options=options),),
-            tuple(TEACHERS),
+            tuple(TEACHERS), seed_offset=offset,
         ),
     }  # fmt: skip
     chosen = config.chosen_methods(tuple(students))
@@ -112,24 +114,25 @@ def reproduce(config: ReproduceConfig, out: Path) -> Results:
     return runner.carry_out(chosen, lambda results: report(results, runner, chosen, origin).write(out))
 
 
+def without(lists: Tensor, excluded: CSR) -> Tensor:
+    """Lists [U, K] of items, -1 for none, without the excluded ones of each row; what follows one moves up."""
+    rows = torch.arange(len(lists))[:, None].expand_as(lists)
+    dropped = (lists >= 0) & excluded.contains(rows.flatten(), lists.clamp_min(0).flatten()).view_as(lists)
+    order = dropped.long().sort(dim=1, stable=True).indices
+    return lists.masked_fill(dropped, -1).gather(1, order)
+
+
 def ensemble_values(results: Results, runner: Runner, seed: int) -> Values:
     """Of the ensemble's list of every user with test items, by the teachers' kept rankings."""
     dataset = results.plan.dataset
     kept = [
         KeptTrajectory.load(runner.folder(name, seed) / "trajectory", dataset, least=0) for name in TEACHERS
     ]
-    length = trajectory_length(results.plan)
-    lists = torch.stack([trajectory.checkpoints[-1].indices[:, :length].long() for trajectory in kept])
-    merged = ensemble_rankings(lists, min(2 * length, dataset.n_items))
-    part = results.plan.protocol.part
-    # Train items are in no list; the other held-out items of a user are not ranked either.
+    length, part = trajectory_length(results.plan), results.plan.protocol.part
+    # Train items are in no list; the other held-out items of a user are not ranked either, as a model alone has none.
     other = dataset.held_out_exclude(part)
-    rows = torch.arange(len(merged)).repeat_interleave(merged.shape[1])
-    known = merged.flatten()
-    dropped = torch.zeros_like(known, dtype=torch.bool)
-    dropped[known >= 0] = other.contains(rows[known >= 0], known[known >= 0])
-    order = dropped.view_as(merged).long().sort(dim=1, stable=True).indices
-    merged = merged.masked_fill(dropped.view_as(merged), -1).gather(1, order)
+    lists = [without(trajectory.checkpoints[-1].indices[:, :length].long(), other) for trajectory in kept]
+    merged = ensemble_rankings(torch.stack(lists), min(2 * length, dataset.n_items))
     truth = getattr(dataset, part).csr()
     users = (truth.counts > 0).nonzero().flatten()
     names = [metric.partition("@") for metric in results.plan.protocol.metrics]

@@ -14,7 +14,7 @@ from rankdistill.methods import METHODS, STUDENTS
 from rankdistill.pictures import Curve, Panel, draw_panels
 from rankdistill.seeds import Protocol, Spread, seeds_of
 from rankdistill.studies import accounts
-from rankdistill.studies.runner import Entry, Plan, Results, Runner
+from rankdistill.studies.runner import Entry, Plan, Results, Runner, offset_beside
 from rankdistill.studies.sources import CITEULIKE_FULL, MOVIELENS
 
 METRIC, METRICS = "recall@50", ("recall@50", "ndcg@50", "recall@10", "ndcg@10")
@@ -67,19 +67,20 @@ def plan(config: ReproduceConfig, dataset: Dataset) -> Plan:
     )
     width = config.chosen_width(STUDENT_WIDTH)
     chosen = config.chosen_methods(tuple(METHODS))
+    offset = offset_beside(width, TEACHER_WIDTH)
     entries = [
         Entry(
             "teacher", f"teacher, D = {TEACHER_WIDTH}", ModelConfig(width=TEACHER_WIDTH), training,
             trajectory=max(1, epochs // 8) if "hetcomp" in chosen else 0,
         ),
-        Entry("student", f"student, D = {width}", ModelConfig(width=width), training),
+        Entry("student", f"student, D = {width}", ModelConfig(width=width), training, seed_offset=offset),
     ]  # fmt: skip
     length = min(LISTED, max(1, dataset.n_items // 2))
     for name in chosen:
         model = ModelConfig(STUDENTS.get(name, "mf"), width * WIDTHS.get(name, 1))
         own = dataclasses.replace(training, **TRAINING.get(name, {}))
         method = MethodConfig(name, list_length=length, options=options_of(name, dataset))
-        entries.append(Entry(name, name, model, own, (method,), ("teacher",)))
+        entries.append(Entry(name, name, model, own, (method,), ("teacher",), seed_offset=offset))
     return Plan(dataset, tuple(entries), Protocol.of(dataset, METRIC))
 
 
@@ -132,10 +133,11 @@ def report(found: dict[str, tuple[Results, Runner, str]], chosen: Sequence[int])
     names = [results.plan.dataset.name for results, _, _ in found.values()]
     page = Document(f"Every method on {' and '.join(names)}")
     run = {entry.name for results, _, _ in found.values() for entry in results.plan.entries}
+    (every,) = {results.plan.entries[0].training.evaluate_every for results, _, _ in found.values()}
     stated = "; ".join(text for name, text in STATED.items() if name in run)
     page.text(
         "The whole catalogue ranked; matrix factorisation by BPR, Adam 1e-3, decay 1e-3, batches of 1024, teacher of width "
-        f"{TEACHER_WIDTH}; the weights of the best validation Recall@50, looked at every {EVERY} epochs, and no further "
+        f"{TEACHER_WIDTH}; the weights of the best validation Recall@50, looked at every {every} epochs, and no further "
         f"after {PATIENCE} times without a better one. Settings are as published and untuned{stated and ', but '}{stated}. "
         "Memory is what "
         "training needed beside what stood before, the method's own tables made before not counted."

@@ -17,7 +17,7 @@ from rankdistill.pictures import Curve, Panel, draw_panels
 from rankdistill.sampling import sample_candidates
 from rankdistill.seeds import Protocol, Spread, Values, seeds_of
 from rankdistill.studies import accounts
-from rankdistill.studies.runner import Entry, Plan, Results, Runner
+from rankdistill.studies.runner import Entry, Plan, Results, Runner, offset_beside
 from rankdistill.studies.sources import CITEULIKE_CANDIDATES
 
 SOURCE = (
@@ -111,7 +111,15 @@ def plan(config: ReproduceConfig) -> tuple[Plan, str]:
         methods = METHODS[name]
         teachers = ("teacher",) if methods else ()
         entries.append(
-            Entry(name, f"{name}, D = {width}", ModelConfig(width=width), training, methods, teachers)
+            Entry(
+                name,
+                f"{name}, D = {width}",
+                ModelConfig(width=width),
+                training,
+                methods,
+                teachers,
+                seed_offset=offset_beside(width, TEACHER_WIDTH),
+            )
         )
     protocol = CandidateProtocol(dataset, SHOWN)
     watched = tuple(f"hit_rate@{cutoff}" for cutoff in CUTOFFS)

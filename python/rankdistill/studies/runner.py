@@ -36,6 +36,14 @@ SECONDS_BETWEEN_REPORTS = 300.0
 SECONDS_BETWEEN_LOOKS = 1.0  # at what other processes train
 
 
+OFFSET = 1 << 20  # of seeds: more than there are
+
+
+def offset_beside(width: int, teacher_width: int) -> int:
+    """`seed_offset` of a student: as wide as its teacher it would be the teacher again, of its own seed or another."""
+    return OFFSET if width == teacher_width else 0
+
+
 @dataclass(frozen=True)
 class Entry:
     """One model of a study.

@@ -12,7 +12,7 @@ from rankdistill.methods import STUDENTS
 from rankdistill.pictures import Curve, Panel, draw_panels
 from rankdistill.seeds import Protocol, seeds_of
 from rankdistill.studies import accounts
-from rankdistill.studies.runner import Entry, Plan, Results, Runner
+from rankdistill.studies.runner import Entry, Plan, Results, Runner, offset_beside
 from rankdistill.studies.sources import CITEULIKE_FULL
 
 SOURCE = (
@@ -83,7 +83,7 @@ def plan(config: ReproduceConfig) -> tuple[Plan, str]:
                 Entry(
                     f"{method}-{width}", f"{method}, D = {width}", ModelConfig(STUDENTS.get(method, "mf"), width), training,
                     () if alone else (MethodConfig(method),), () if alone else ("teacher",),
-                    seed_offset=int(width == TEACHER_WIDTH),  # or its base would be the teacher again
+                    seed_offset=offset_beside(width, TEACHER_WIDTH),
                 )
             )  # fmt: skip
     return Plan(dataset, (teacher, *students), Protocol.of(dataset, METRIC)), origin
