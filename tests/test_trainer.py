@@ -26,9 +26,11 @@ from rankdistill import trainer as trainer_module
 from rankdistill.config import TrainingConfig
 from rankdistill.data import CSR, Dataset, generate
 from rankdistill.data.interactions import Interactions
+from rankdistill.files import AtWork, alone_in
 from rankdistill.losses import Distillation
 from rankdistill.models.saved import build_model
 from rankdistill.sampling import sample_negatives, within_row_positions
+from rankdistill.trainer import LOCK
 
 CONFIG = TrainingConfig(epochs=6, batch_size=256, learning_rate=0.01, evaluate_every=2, metric="recall@20")
 
@@ -144,6 +146,53 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
     epochs = [json.loads(line)["epoch"] for line in (tmp_path / "killed" / "log.jsonl").open()]
     assert epochs == list(range(60))
+
+
+def test_what_killed_runs_left_of_checkpoints_is_removed(dataset, tmp_path):
+    make(dataset, replace(CONFIG, epochs=2), folder=tmp_path).fit()
+    for n in range(4):
+        (tmp_path / f".checkpoint.safetensors.{n}.partial").write_bytes(bytes(1000))
+    (tmp_path / ".log.jsonl.a.partial").write_text("")
+    (tmp_path / ".others.partial").write_text("kept")
+    make(dataset, folder=tmp_path).fit()
+    found = {path.name for path in tmp_path.iterdir() if path.name != "tensorboard"}
+    assert found == {"checkpoint.safetensors", "log.jsonl", ".others.partial"}
+
+
+def test_two_trainers_do_not_share_a_folder(dataset, tmp_path):
+    """Nor does a kill keep one out: the lock is the process's."""
+    code = """
+import sys, time
+from pathlib import Path
+from rankdistill.files import alone_in
+from rankdistill.trainer import LOCK
+with alone_in(Path(sys.argv[1]), "test", "training", LOCK):
+    print("held", flush=True)
+    time.sleep(120)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        trainer = make(dataset, folder=tmp_path)
+        with pytest.raises(
+            AtWork, match="Trainer: expected .* for this training alone; got another one at work in it"
+        ):
+            trainer.fit()
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK], "nothing was written"
+        other.kill()
+    inner: list = []
+
+    def second(epoch, model):
+        with pytest.raises(AtWork):
+            make(dataset, folder=tmp_path).fit()
+        inner.append(epoch)
+
+    trainer.after_epoch = second
+    trainer.fit()
+    assert inner == [record["epoch"] for record in trainer.history] == list(range(6))
+    assert not (tmp_path / LOCK).exists()
+    with alone_in(tmp_path, "a command", "run"):
+        assert make(dataset, folder=tmp_path).fit() == trainer.history, "part of another work in the folder"
 
 
 def test_early_stopping_keeps_the_best(dataset):

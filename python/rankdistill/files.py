@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import glob
 import json
 import os
 import tempfile
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SETTINGS = "settings.json"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -37,6 +40,25 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
+def remove_partial(path: str | os.PathLike) -> None:
+    """Removes what killed processes left of `replacing(path)`; no other process writes it meanwhile."""
+    path = Path(path)
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_lack_of_room(op: str, path: str | os.PathLike, size: int) -> Iterator[None]:
+    """Where the disk is full, or a file as large as it may be, the error says how much was to be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        text = f"{op}: expected room for {size:,} bytes in {os.fspath(path)}; got {os.strerror(error.errno)}"
+        raise OSError(error.errno, text) from error
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -47,21 +69,53 @@ class AtWork(ValueError):
 
 
 @contextmanager
-def alone_in(folder: Path, op: str, work: str) -> Iterator[None]:
-    """No other process does `work` in the folder meanwhile, `AtWork` otherwise; a killed one holds no lock."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def alone_in(folder: Path, op: str, work: str, lock: str | None = None) -> Iterator[None]:
+    """No other process does `work` in the folder meanwhile, `AtWork` otherwise; a killed one holds no lock.
+
+    Args:
+        folder, op, work: which folder; whom and what errors speak of.
+        lock: a file of the folder that is locked in its place, so that this work may be part of another one's. It is
+            there meanwhile, and after a kill until the next time.
+    """
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AtWork(
-                f"{op}: expected {folder} for this {work} alone; got another one at work in it"
-            ) from error
-        except OSError:  # a file system without locks
-            pass
+        handle = (
+            _locked(folder, os.O_DIRECTORY)
+            if lock is None
+            else _locked(folder / lock, os.O_RDWR | os.O_CREAT)
+        )
+    except BlockingIOError as error:
+        raise AtWork(
+            f"{op}: expected {folder} for this {work} alone; got another one at work in it"
+        ) from error
+    try:
         yield
     finally:
+        if lock is not None and _is_at(handle, folder / lock):
+            (folder / lock).unlink(missing_ok=True)
         os.close(handle)
+
+
+def _locked(path: Path, flags: int) -> int:
+    """A handle of a file or folder, locked where the file system knows locks."""
+    while True:
+        handle = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise
+        except OSError:  # a file system without locks
+            return handle
+        if _is_at(handle, path):
+            return handle
+        os.close(handle)  # who held the lock has just removed the file
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def expect_settings(op: str, path: Path, settings: dict) -> None:

@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from rankdistill.config import TrainingConfig
 from rankdistill.data.dataset import Dataset
 from rankdistill.denormals import flushed_denormals
-from rankdistill.files import write_text
+from rankdistill.files import alone_in, remove_partial, write_text
 from rankdistill.losses.batch import Batch, Share
 from rankdistill.losses.distillation import Distillation
 from rankdistill.metrics import CUTOFFS, METRICS
@@ -41,6 +42,7 @@ logger = logging.getLogger("rankdistill")
 __all__ = ["CHECKPOINT", "LOG", "Trainer"]
 
 LOG = "log.jsonl"
+LOCK = ".training.lock"
 SECONDS_WITHOUT_CHECKPOINT = 60.0  # at the most, where evaluations are further apart
 UNTOLD = {"training", "sparse_grad"}  # attributes that are of the moment
 
@@ -66,7 +68,7 @@ class Trainer:
             catalogue.
         watched: the metrics that `patience` waits for, any of them; the one of `config` by default.
         folder: where the checkpoint and the log go; None to keep nothing. A checkpoint of other settings, methods or weights
-            is refused.
+            is refused, and a folder that another trainer is at work in.
         seconds_between_checkpoints: the fewest, beside the last one; an interrupted run repeats what came after. There is one
             after an evaluation, and else after a minute.
         progress: wraps the range of epochs (such as tqdm).
@@ -75,7 +77,7 @@ class Trainer:
 
     Raises:
         ValueError: a method that knows no shares, or needs whole tables that no process has; processes that disagree about
-            data, settings, teachers or the model.
+            data, settings, teachers or the model; `files.AtWork`, which is one, where another trainer works in the folder.
         ConnectionError: another process failed, ended or did not answer within the group's time-out.
 
     Example:
@@ -168,11 +170,19 @@ class Trainer:
 
     def fit(self) -> list[dict]:
         """Trains to the end, from the folder's checkpoint where there is one; returns the evaluations."""
-        with Processes.on_cpu("Trainer", self.processes.group) as self._control:
+        with ExitStack() as stack:
+            self._control = stack.enter_context(Processes.on_cpu("Trainer", self.processes.group))
+            self._expect_agreement()
+            with self._control.together():
+                if self._is_first and self.folder is not None:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(alone_in(self.folder, "Trainer", "training", LOCK))
+                    self._expect_own_kind()
+                    for name in (CHECKPOINT, LOG):
+                        remove_partial(self.folder / name)
             return self._fit()
 
     def _fit(self) -> list[dict]:
-        self._expect_agreement()
         self._resume()
         writer = self._tensorboard()
         for epoch in self.progress(range(self.epoch, self.config.epochs)):
@@ -426,10 +436,6 @@ class Trainer:
     def _resume(self) -> None:
         if self.folder is None:
             return
-        with self._control.together():
-            if self._is_first:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._expect_own_kind()
         read = self.held.load(self._control, self.folder, self.optimizers, self._expect_same)
         if read is not None:
             states, facts = read
