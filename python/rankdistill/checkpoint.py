@@ -7,10 +7,9 @@ import os
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from rankdistill.files import replacing
+from rankdistill.rankings.safetensors_files import write_tensors
 
 FORMAT = "rankdistill.checkpoint"
 
@@ -24,18 +23,14 @@ def save_checkpoint(path: str | os.PathLike, tensors: dict[str, dict[str, Tensor
         facts: whatever else a resume needs.
 
     Raises:
+        TypeError: a dtype that .safetensors has not.
         OSError: no room; what was there before is still there.
+
+    Cost:
+        16 MiB of memory, or a row, beside the tensors.
     """
     flat = {f"{group}/{name}": t for group, named in tensors.items() for name, t in named.items()}
-    flat = {key: t.detach().cpu().contiguous().clone() for key, t in flat.items()}
-    try:
-        with replacing(path) as temporary:
-            save_file(flat, temporary, {FORMAT: json.dumps(facts)})
-    except SafetensorError as error:
-        size = sum(t.numel() * t.itemsize for t in flat.values())
-        raise OSError(
-            f"save_checkpoint: expected room for {size} bytes in {os.fspath(path)}; got {error}"
-        ) from error
+    write_tensors("save_checkpoint", path, flat, {FORMAT: json.dumps(facts)})
 
 
 def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, Tensor]], dict]:

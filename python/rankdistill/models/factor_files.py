@@ -17,17 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rankdistill.checkpoint import FORMAT
 from rankdistill.data.csr import CSR
 from rankdistill.data.ids import as_ids
-from rankdistill.files import replacing
+from rankdistill.files import named_lack_of_room, replacing
 from rankdistill.models.factors import Factors
 from rankdistill.models.kinds import MODELS, make_model
 from rankdistill.ops import checks
-from rankdistill.rankings.safetensors_files import Entry, read_header
+from rankdistill.rankings.safetensors_files import Entry, read_header, write_tensors
 from rankdistill.rankings.tables import Table
 
 TABLES = ("users", "items", "item_bias", "user_bias")
@@ -49,6 +48,10 @@ def export_factors(factors: Factors, path: str | os.PathLike) -> None:
 
     Raises:
         ValueError: another suffix; bfloat16 tables for .npz, which has no such dtype.
+        OSError: no room; what was there before is still there.
+
+    Cost:
+        Some 16 MiB of memory, or a row, beside the tables.
 
     Example:
         >>> import tempfile
@@ -64,15 +67,15 @@ def export_factors(factors: Factors, path: str | os.PathLike) -> None:
     tables = {name: t for name in TABLES if (t := getattr(factors, name)) is not None}
     ids = {name: i for name in ("user_ids", "item_ids") if (i := getattr(factors, name)) is not None}
     if path.endswith(".safetensors"):
-        tensors = {name: table.contiguous().clone() for name, table in tables.items()}
+        tensors = dict(tables)
         for name, values in ids.items():
             tensors |= ids_as_tensor(name, values)
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, {FACTORS: json.dumps({"version": 1, "source": factors.source})})
+        write_tensors(op, path, tensors, {FACTORS: json.dumps({"version": 1, "source": factors.source})})
         return
     if factors.users.dtype == torch.bfloat16:
         raise ValueError(f"{op}: expected a .safetensors file for bfloat16 tables; got {path}")
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    size = sum(values.nbytes for values in (*tables.values(), *ids.values()))
+    with named_lack_of_room(op, path, size), replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **{name: table.numpy() for name, table in tables.items()}, **ids)
 
 
