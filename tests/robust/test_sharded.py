@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -231,6 +232,34 @@ def test_a_checkpoint_of_one_rank_is_one_of_several(ranks):
     assert bool(parts[2].any())
     for whole, found in zip(parts, zip(*ranks.every("loaded"))):
         assert torch.equal(torch.cat(found), whole)
+
+
+def test_a_checkpoint_without_room_leaves_the_former_one(tmp_path):
+    def saved(width: int) -> sharded.ShardedFactorization:
+        model = sharded.ShardedFactorization(200, 100, width)
+        sharded.save_sharded(
+            tmp_path / "kept", model, {"adam": torch.optim.Adam(model.parameters())}, {"width": width}
+        )
+        return model
+
+    model = saved(4)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(
+            OSError, match=r"save_sharded: expected 1,200,000 bytes of room in .*kept; got .* on rank 0"
+        ):
+            saved(1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    again = sharded.ShardedFactorization(200, 100, 4, seed=9)
+    assert sharded.load_sharded(tmp_path / "kept", again, {}) == {"width": 4}
+    assert all(torch.equal(a, b) for a, b in zip(model.tables(), again.tables()))
+    for part in (tmp_path / "kept").glob("*.distcp"):
+        part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(OSError, match=r"load_sharded: expected whole files in .*kept; got .* on rank 0"):
+        sharded.load_sharded(tmp_path / "kept", again, {})
 
 
 def test_a_checkpoint_of_another_model_is_an_error(ranks):

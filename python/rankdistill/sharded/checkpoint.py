@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import Shard, ShardMetadata, init_from_local_shards
+from torch.distributed.checkpoint.api import CheckpointException
 
 from rankdistill.checkpoint import load_optimizer_tensors, optimizer_tensors
 from rankdistill.sharded.exchange import Ranks
@@ -45,38 +47,48 @@ def save_sharded(
             best weights, are divided as there.
 
     Raises:
-        OSError: rank 0's or this rank's; ConnectionError on the others.
+        OSError: no room on any rank's disk, on all ranks; what was there before is still there.
+        ConnectionError: another rank failed otherwise, ended or did not answer.
 
     Cost:
         Every rank writes its rows and their state once; nothing of them travels.
     """
     folder, ranks, device = Path(folder), Ranks("save_sharded", group), next(model.parameters()).device
     made, former = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".former")
-    with ranks.together(device):
+    optimizers = optimizers or {}
+    try:
+        with ranks.together(device):
+            if ranks.rank == 0:
+                shutil.rmtree(made, ignore_errors=True)
+                made.mkdir(parents=True)
+                (made / FACTS).write_text(json.dumps(facts or {}))
+        for optimizer in optimizers.values():
+            if hasattr(optimizer, "catch_up"):
+                optimizer.catch_up()
+        named = [
+            (key, value, table)
+            for key, value, table in named_tensors(model, optimizers, states or {})
+            if table is None or table.n_rows
+        ]
+        tensors = {key: divided(value, table, ranks) for key, value, table in named}
+        with quietly_alone(ranks), told_as_os_error(ranks, f"{bytes_of(named):,} bytes of room", folder):
+            dcp.save(
+                tensors,
+                storage_writer=dcp.FileSystemWriter(made),
+                process_group=group,
+                no_dist=ranks.size == 1,
+            )
+        with ranks.together(device):
+            if ranks.rank == 0:
+                shutil.rmtree(former, ignore_errors=True)
+                if folder.exists():
+                    folder.rename(former)
+                made.rename(folder)
+                shutil.rmtree(former, ignore_errors=True)
+    except BaseException:
         if ranks.rank == 0:
             shutil.rmtree(made, ignore_errors=True)
-            made.mkdir(parents=True)
-            (made / FACTS).write_text(json.dumps(facts or {}))
-    optimizers = optimizers or {}
-    for optimizer in optimizers.values():
-        if hasattr(optimizer, "catch_up"):
-            optimizer.catch_up()
-    tensors = {
-        key: divided(value, table, ranks)
-        for key, value, table in named_tensors(model, optimizers, states or {})
-        if table is None or table.n_rows
-    }
-    with quietly_alone(ranks):
-        dcp.save(
-            tensors, storage_writer=dcp.FileSystemWriter(made), process_group=group, no_dist=ranks.size == 1
-        )
-    with ranks.together(device):
-        if ranks.rank == 0:
-            shutil.rmtree(former, ignore_errors=True)
-            if folder.exists():
-                folder.rename(former)
-            made.rename(folder)
-            shutil.rmtree(former, ignore_errors=True)
+        raise
 
 
 def load_sharded(
@@ -97,6 +109,7 @@ def load_sharded(
     Raises:
         FileNotFoundError: no whole checkpoint there.
         ValueError: tensors of other names or sizes.
+        OSError: files that are damaged or cannot be read, on all ranks.
         ConnectionError: on all other ranks, where one failed.
 
     Cost:
@@ -116,7 +129,7 @@ def load_sharded(
         for key, (room, table) in parts.items()
         if table is None or table.n_rows
     }
-    with quietly_alone(ranks):
+    with quietly_alone(ranks), told_as_os_error(ranks, "whole files", folder):
         dcp.load(
             tensors, storage_reader=dcp.FileSystemReader(folder), process_group=group, no_dist=ranks.size == 1
         )
@@ -154,6 +167,30 @@ def quietly_alone(ranks: Ranks) -> Iterator[None]:
         if ranks.size == 1:
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
+
+
+@contextmanager
+def told_as_os_error(ranks: Ranks, expected: str, folder: Path) -> Iterator[None]:
+    """torch's CheckpointException, raised on all ranks where one failed, is no Exception: an OSError in its place."""
+    try:
+        yield
+    except CheckpointException as error:
+        failures = {rank: failure for rank, (failure, _) in error.failures.items()}
+        own = failures.get(ranks.rank)
+        if own is not None and not isinstance(own, Exception):
+            raise own from error  # an interrupt
+        rank, failure = min(failures.items())
+        text = f"{ranks.op}: expected {expected} in {folder}; got {type(failure).__name__}: {failure} on rank {rank}"
+        code = getattr(failure, "errno", None)
+        raise (OSError(text) if code is None else OSError(code, text)) from error
+
+
+def bytes_of(named: Iterable[tuple[str, Tensor, ShardedTable | None]]) -> int:
+    """Of the tensors of all ranks."""
+    return sum(
+        t.itemsize * (t.numel() if table is None else table.n_rows * prod(t.shape[1:]))
+        for _, t, table in named
+    )
 
 
 def tables_of(model: nn.Module) -> dict[str, ShardedTable]:
