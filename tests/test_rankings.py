@@ -125,17 +125,68 @@ def test_a_truncated_or_foreign_file_is_a_clear_error(tmp_path, tables, exclude)
         Rankings.load(tmp_path / "absent")
 
 
-def test_a_newer_format_is_refused(tmp_path, tables):
-    path = tmp_path / "rankings"
-    Rankings.from_vectors(*tables, K).save(path)
+def with_header(path, change, inner: bool) -> None:
+    """Writes the file with what `change` makes of its header, or of that of its rankings."""
     whole = path.read_bytes()
     length = struct.unpack("<Q", whole[:8])[0]
     header = json.loads(whole[8 : 8 + length])
-    inner = json.loads(header["__metadata__"]["rankdistill.rankings"]) | {"version": 2}
-    header["__metadata__"]["rankdistill.rankings"] = json.dumps(inner)
+    if inner:
+        kept = json.loads(header["__metadata__"]["rankdistill.rankings"])
+        header["__metadata__"]["rankdistill.rankings"] = json.dumps(change(kept))
+    else:
+        header = change(header)
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length :])
+
+
+def test_a_newer_format_is_refused(tmp_path, tables):
+    path = tmp_path / "rankings"
+    Rankings.from_vectors(*tables, K).save(path)
+    with_header(path, lambda kept: kept | {"version": 2}, inner=True)
     with pytest.raises(ValueError, match="expected format version 1; got 2"):
+        Rankings.load(path)
+
+
+def tensor(name, **change):
+    return lambda header: header | {name: header[name] | change}
+
+
+@pytest.mark.parametrize(
+    ("inner", "change"),
+    [
+        (True, lambda kept: [1]),
+        (True, lambda kept: "text"),
+        (True, lambda kept: {"version": 1}),
+        (True, lambda kept: {k: v for k, v in kept.items() if k != "n_items"}),
+        (True, lambda kept: kept | {"n_items": "500"}),
+        (True, lambda kept: kept | {"n_items": 5.5}),
+        (True, lambda kept: kept | {"n_items": -1}),
+        (True, lambda kept: kept | {"metadata": [1]}),
+        (True, lambda kept: kept | {"metadata": {"a": 1}}),
+        (False, lambda header: [1]),
+        (False, lambda header: header | {"__metadata__": [1]}),
+        (False, lambda header: header | {"__metadata__": {"rankdistill.rankings": 1}}),
+        (False, lambda header: header | {"__metadata__": {"rankdistill.rankings": "{"}}),
+        (False, lambda header: header | {"indices": 3}),
+        (False, tensor("indices", data_offsets=[0.0, U * K * 4.0])),
+        (False, tensor("indices", data_offsets=[0, 1, 2])),
+        (False, tensor("indices", data_offsets=[0])),
+        (False, tensor("indices", data_offsets=7)),
+        (False, tensor("indices", data_offsets=[-4, U * K * 4 - 4])),
+        (False, tensor("indices", shape=[U + 0.0, K])),
+        (False, tensor("indices", shape="8")),
+        (False, tensor("indices", shape=[U * K])),
+        (False, tensor("scores", shape=[K, U])),
+        (False, tensor("indices", dtype=["I32"])),
+    ],
+)  # fmt: skip
+def test_a_damaged_header_is_a_clear_error(tmp_path, tables, inner, change):
+    path = tmp_path / "rankings"
+    Rankings.from_vectors(*tables, K).save(path)
+    with_header(path, change, inner)
+    with pytest.raises(ValueError, match=r"Rankings.load: expected .*; got .*"):
+        Rankings.load(path)
+    with pytest.raises(ValueError, match=str(path)):
         Rankings.load(path)
 
 

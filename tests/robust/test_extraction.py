@@ -9,12 +9,14 @@ import logging
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from rankdistill import Rankings, extract_rankings
 from rankdistill.data import CSR
+from rankdistill.models import load_factors
 from rankdistill.rankings.plan import plan_extraction
 from rankdistill.rankings.progress import duration, logged
 from rankdistill.rankings.streaming import Steps, Streaming
@@ -140,6 +142,97 @@ def test_only_what_is_missing_is_done_again(tmp_path, monkeypatch, caplog):
     assert caplog.messages == [f"extract_rankings: 2 of 3 shards are in {tmp_path / 'out'} already"]
     assert ranked == [range(1024, 2048)]
     assert contents(tmp_path / "out") == before
+
+
+def test_a_finished_folder_gets_a_shard_that_it_lost(tmp_path, monkeypatch):
+    users, items = tables()
+    out = tmp_path / "out"
+    extract_rankings(users, items, K, out=out, shard_size=SHARD)
+    before, shard = contents(out), out / "rankings-00001-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-5])
+    for call in (
+        lambda: extract_rankings(users, items, K, out=out, shard_size=SHARD),
+        lambda: Rankings.load(out),
+    ):
+        with pytest.raises(
+            ValueError,
+            match="expected a whole safetensors file; got .*00001.*: .*. Delete that file and run the same",
+        ):
+            call()
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match="got none at .*00001.*. Run the same extraction again"):
+        Rankings.load(out)
+    ranked, real = [], Streaming.rank
+    monkeypatch.setattr(Streaming, "rank", lambda self, step: ranked.append(step.users) or real(self, step))
+    again = extract_rankings(users, items, K, out=out, shard_size=SHARD)
+    assert ranked == [range(1024, 2048)]
+    assert contents(out) == before
+    assert again.n_users == U
+
+
+def test_files_that_shrink_are_noticed_at_every_step(tmp_path):
+    """Items that are ranked where they are mapped, and the file cut meanwhile: no end by a signal."""
+    users, items = tables()
+    np.save(tmp_path / "items.npy", items.numpy())
+
+    def cut(steps):
+        for n, step in enumerate(steps):
+            if n == 1:
+                os.truncate(tmp_path / "items.npy", 1000)
+            yield step
+
+    out, settings = tmp_path / "out", {"memory_limit": "36MiB", "shard_size": SHARD}
+    with pytest.raises(ValueError, match="expected .*items.npy to keep its size; got a shorter file"):
+        extract_rankings(users, str(tmp_path / "items.npy"), K, out=out, progress=cut, **settings)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no archive", "a .npy"])
+def test_damaged_npz_files_are_clear_errors(tmp_path, damage):
+    path = tmp_path / "teacher.npz"
+    np.savez(path, users=np.ones((40, 4), np.float32), items=np.ones((30, 4), np.float32))
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-30])
+    elif damage == "no archive":
+        path.write_bytes(b"nothing of that")
+    else:
+        with open(path, "wb") as file:
+            np.save(file, np.ones((40, 4), np.float32))
+    with pytest.raises(
+        ValueError, match="expected users in a whole .npz file of plain arrays; got .*teacher.npz: "
+    ):
+        extract_rankings(f"{path}#users", f"{path}#items", 3, out=tmp_path / "out")
+    with pytest.raises(
+        ValueError, match="load_factors: expected a .npz file of plain arrays; got .*teacher.npz: "
+    ):
+        load_factors(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"k": "13"}, "got k='13'"), ({"shard_size": 0}, "got shard_size=0"), ({"n_items": None}, "got n_items=None"),
+        ({"metadata": [1]}, r"got metadata=\[1\]"), ({"more": 1}, "got more=1"), ({"n_users": -1}, "got n_users=-1"),
+        ({"k": 14}, "the shards of its settings"),
+    ],
+)  # fmt: skip
+def test_a_damaged_index_is_a_clear_error(tmp_path, change, told):
+    users, items = tables()
+    extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD)
+    index = tmp_path / "out" / "rankings.json"
+    found = json.loads(index.read_text())
+    index.write_text(json.dumps(found | {"settings": found["settings"] | change}))
+    with pytest.raises(ValueError, match=f"Rankings.load: expected .*{told}"):
+        Rankings.load(tmp_path / "out")
+    for damaged in (
+        found | {"shards": [1]},
+        found | {"settings": [1]},
+        found | {"settings_sha256": 7},
+        [1],
+        1,
+    ):
+        index.write_text(json.dumps(damaged))
+        with pytest.raises(ValueError, match=r"Rankings.load: expected .*rankings.json; got"):
+            Rankings.load(tmp_path / "out")
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from rankdistill.models.factors import Factors
 from rankdistill.models.kinds import MODELS, make_model
 from rankdistill.ops import checks
 from rankdistill.rankings.safetensors_files import Entry, read_header, write_tensors
-from rankdistill.rankings.tables import Table
+from rankdistill.rankings.tables import UNREADABLE, Table
 
 TABLES = ("users", "items", "item_bias", "user_bias")
 LINES = "_lines"
@@ -146,7 +145,7 @@ def _of_npz(path: str) -> Factors:
         with np.load(path, allow_pickle=False) as file:
             _expect_tables(path, file.files)
             found = {name: file[name] for name in names if name in file.files}
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+    except UNREADABLE as error:
         text = str(error)
         if text.startswith(OP):
             raise

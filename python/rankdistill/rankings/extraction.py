@@ -50,7 +50,8 @@ def extract_rankings(
     Args:
         users: [U, D] float table: a tensor, or a file. Rows of .npy and .safetensors files (float16, float32,
             float64; bfloat16 in the latter) are read as they are used; a .npz file is loaded whole. A file that
-            holds several tensors is named as "file#tensor".
+            holds several tensors is named as "file#tensor". Replace a file (by a rename) and never rewrite it in
+            place: it is mapped, and the system ends a process (SIGBUS) that reads what a file no longer has.
         items: [N, D] float table of the same dtype, as users. Under torch.distributed every process names the
             whole table.
         k: list length, >= 0.
@@ -63,7 +64,7 @@ def extract_rankings(
             "items": each ranks all users against its part of the items, and the lists are merged; less memory
             traffic where the table of items is much larger than the memory.
         group: a torch.distributed group; None for all processes, or for this one alone where there are no others.
-        resume: go on where an extraction into `out` was interrupted; False begins anew and first removes what an
+        resume: go on where an extraction into `out` was interrupted, or make the shards that it has lost since; False begins anew and first removes what an
             earlier one wrote there.
         progress: wraps the steps, an iterable of known length (such as tqdm); None logs a line now and then. On
             several processes that of rank 0 is used.
@@ -78,7 +79,7 @@ def extract_rankings(
         shards are there. A process that fails is an error on all of them.
 
     Raises:
-        TypeError, ValueError: tables that do not fit each other; a limit that is too small, with the least
+        TypeError, ValueError: tables that do not fit each other, or damaged files; a shard that is damaged; a limit that is too small, with the least
             possible; a folder that another extraction (other tables, other settings) was begun in.
         OSError: a folder that cannot be written or has no room. What is finished stays.
         ConnectionError: another process failed, ended or did not answer within the group's time-out.

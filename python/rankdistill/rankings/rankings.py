@@ -208,7 +208,9 @@ class Rankings:
         """Reads a file that `save` wrote or a folder of `extract_rankings`, memory-mapped.
 
         Rows are read from disk as they are used. The shards of a folder are mapped behind each other, so that each
-        of `indices`, `scores` and `lengths` is one tensor, without a copy.
+        of `indices`, `scores` and `lengths` is one tensor, without a copy. So a file is to be replaced (by a rename,
+        as `save` and `extract_rankings` do) and never rewritten in place: the system ends a process (SIGBUS) that
+        reads what a file no longer has.
 
         Args:
             path: the file, or the folder.

@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -60,6 +60,34 @@ class Settings:
     def shard_users(self, shard: int) -> range:
         return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.n_users))
 
+    def shard_file(self, shard: int) -> str:
+        return f"rankings-{shard:05d}-of-{self.n_shards:05d}.safetensors"
+
+    @property
+    def shards(self) -> list[dict]:
+        """As the index lists them."""
+        users = map(self.shard_users, range(self.n_shards))
+        return [
+            {"file": self.shard_file(shard), "first_user": those.start, "users": len(those)}
+            for shard, those in enumerate(users)
+        ]
+
+
+def is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def are_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(map(is_text, value.values()))
+
+
+FITS = {"int": is_count, "str": is_text, "dict[str, str]": are_texts}  # by the annotations of Settings
+HEADER = {"n_items": is_count, "metadata": are_texts}
+
 
 def default_shard_size(k: int) -> int:
     """Users of a shard of some 32 MiB: a multiple of 16384, so that their lists fill pages of 64 KiB too."""
@@ -81,11 +109,10 @@ def file_metadata(n_items: int, metadata: dict[str, str], **more: object) -> dic
 
 
 def read_rankings_header(op: str, path: str | os.PathLike) -> tuple[dict[str, Entry], dict]:
-    """Where the tensors of a rankings file lie, and its header."""
+    """Where the tensors of a rankings file lie, and its header: whole, with fields of their types."""
     entries, metadata = read_header(op, path)
     if FORMAT not in metadata:
         raise ValueError(f"{op}: expected a rankings file; got {path} without a {FORMAT} header")
-    header = json.loads(metadata[FORMAT])
     wrong = [
         name
         for name, (dtype, _) in tensors_of(0, 0).items()
@@ -95,8 +122,25 @@ def read_rankings_header(op: str, path: str | os.PathLike) -> tuple[dict[str, En
         raise ValueError(
             f"{op}: expected int32 indices and lengths, float32 scores; got {path} without {wrong[0]}"
         )
-    if header["version"] != FORMAT_VERSION:
-        raise ValueError(f"{op}: expected format version {FORMAT_VERSION}; got {header['version']} in {path}")
+    shapes = {name: entries[name].shape for name in tensors_of(0, 0)}
+    if len(shapes["indices"]) != 2 or shapes != {
+        name: shape for name, (_, shape) in tensors_of(*shapes["indices"]).items()
+    }:
+        got = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise ValueError(f"{op}: expected indices and scores [U, K], lengths [U]; got {got} in {path}")
+    try:
+        header = json.loads(metadata[FORMAT])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{op}: expected a header in JSON in {path}; got a damaged one: {error}") from error
+    if not isinstance(header, dict) or header.get("version") != FORMAT_VERSION:
+        version = header.get("version") if isinstance(header, dict) else header
+        raise ValueError(f"{op}: expected format version {FORMAT_VERSION}; got {version!r} in {path}")
+    wrong = [name for name, fits in HEADER.items() if not fits(header.get(name))]
+    if wrong:
+        raise ValueError(
+            f"{op}: expected a header with a whole n_items and metadata of strings in {path}; got {wrong[0]}="
+            f"{header.get(wrong[0])!r}"
+        )
     return entries, header
 
 
@@ -110,11 +154,24 @@ def read_settings(op: str, path: Path) -> dict:
             and isinstance(found["settings"], dict)
         ):
             return found
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{op}: expected what an extraction writes in {path}; got other contents") from error
     raise ValueError(
         f"{op}: expected {FORMAT} of version {FORMAT_VERSION} in {path}; got {found['format']}, {found['version']}"
     )
+
+
+def settings_in(op: str, path: Path, found: dict) -> Settings:
+    """The settings that `read_settings` found, each of its type."""
+    given, names = found["settings"], {f.name: f.type for f in fields(Settings)}
+    wrong = [n for n in names if not FITS[names[n]](given.get(n))] + [n for n in given if n not in names]
+    if not wrong and given["shard_size"] < 1:
+        wrong = ["shard_size"]
+    if wrong:
+        raise ValueError(
+            f"{op}: expected the settings that an extraction writes in {path}; got {wrong[0]}={given.get(wrong[0])!r}"
+        )
+    return Settings(**given)
 
 
 def open_folder(op: str, folder: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
@@ -123,21 +180,32 @@ def open_folder(op: str, folder: str | os.PathLike) -> tuple[dict[str, Tensor], 
     if not (folder / INDEX).exists():
         if not (folder / BEGUN).exists():
             raise FileNotFoundError(f"{op}: expected rankings in {folder}; got a folder without {INDEX}")
-        begun = Settings(**read_settings(op, folder / BEGUN)["settings"])
+        begun = settings_in(op, folder / BEGUN, read_settings(op, folder / BEGUN))
         there = len(list(folder.glob("rankings-*-of-*.safetensors")))
         raise ValueError(
             f"{op}: expected a finished extraction in {folder}; got {there} of its {begun.n_shards} shards. "
             "Run the same extraction again: it goes on from there"
         )
     index = read_settings(op, folder / INDEX)
-    settings, stretches = Settings(**index["settings"]), {name: [] for name in tensors_of(0, 0)}
-    for shard in index["shards"]:
-        if not (folder / shard["file"]).exists():
+    settings, stretches = settings_in(op, folder / INDEX, index), {name: [] for name in tensors_of(0, 0)}
+    if index.get("shards") != settings.shards or index.get("settings_sha256") != settings.sha256:
+        raise ValueError(
+            f"{op}: expected the shards of its settings in {folder / INDEX}; got others, a damaged file"
+        )
+    for shard in settings.shards:
+        path = folder / shard["file"]
+        if not path.exists():
             raise FileNotFoundError(
-                f"{op}: expected all shards of {folder / INDEX}; got none at {shard['file']}"
+                f"{op}: expected all shards of {folder / INDEX}; got none at {shard['file']}. "
+                "Run the same extraction again: it makes what is missing"
             )
-        entries, header = read_rankings_header(op, folder / shard["file"])
-        if header.get("settings") != index["settings_sha256"] or header["first_user"] != shard["first_user"]:
+        entries, header = read_shard_header(op, path)
+        found = {name: (entries[name].dtype, entries[name].shape) for name in stretches}
+        if (
+            header.get("settings") != settings.sha256
+            or header.get("first_user") != shard["first_user"]
+            or found != tensors_of(shard["users"], settings.k)
+        ):
             raise ValueError(
                 f"{op}: expected the shards that {folder / INDEX} names; got another at {shard['file']}"
             )
@@ -147,6 +215,16 @@ def open_folder(op: str, folder: str | os.PathLike) -> tuple[dict[str, Tensor], 
     for name, (dtype, shape) in tensors_of(settings.n_users, settings.k).items():
         tensors[name] = mapped(stretches[name]).view(dtype).view(shape)
     return tensors, asdict(settings)
+
+
+def read_shard_header(op: str, path: Path) -> tuple[dict[str, Entry], dict]:
+    """`read_rankings_header` of a shard; the error of a damaged one says how to get another."""
+    try:
+        return read_rankings_header(op, path)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. Delete that file and run the same extraction again: it makes what is missing"
+        ) from error
 
 
 def clear_folder(folder: str | os.PathLike) -> None:
@@ -177,10 +255,10 @@ class ShardedFolder:
         self._open: tuple[int, TensorFile, int] | None = None  # shard, its file, users still to come
 
     def path(self, shard: int) -> Path:
-        return self.folder / f"rankings-{shard:05d}-of-{self.settings.n_shards:05d}.safetensors"
+        return self.folder / self.settings.shard_file(shard)
 
     def begin(self, resume: bool) -> list[int] | None:
-        """Which shards are still to be written; None if the extraction has been finished.
+        """Which shards are still to be written; None if the extraction has been finished and all are there.
 
         Records the settings. A ValueError if the folder belongs to another extraction; `resume=False` clears it first.
         """
@@ -193,12 +271,14 @@ class ShardedFolder:
                     self._expect_same(read_settings(self.op, self.folder / name)["settings"], name)
             for partial in self.folder.glob(".rankings*.partial"):
                 partial.unlink(missing_ok=True)
-            if (self.folder / INDEX).exists():
+            missing = [shard for shard in range(self.settings.n_shards) if not self.is_written(shard)]
+            if (self.folder / INDEX).exists() and not missing:
                 (self.folder / BEGUN).unlink(missing_ok=True)
                 return None
             begun = {"format": FORMAT, "version": FORMAT_VERSION, "settings": asdict(self.settings)}
             write_text(self.folder / BEGUN, _as_json(begun))
-            return [shard for shard in range(self.settings.n_shards) if not self.is_written(shard)]
+            (self.folder / INDEX).unlink(missing_ok=True)  # of a finished one that has lost shards since
+            return missing
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -213,7 +293,7 @@ class ShardedFolder:
         path = self.path(shard)
         if not path.exists():
             return False
-        entries, header = read_rankings_header(self.op, path)
+        entries, header = read_shard_header(self.op, path)
         expected = tensors_of(len(self.settings.shard_users(shard)), self.settings.k)
         found = {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
         if header.get("settings") != self.settings.sha256 or found != expected:
@@ -275,14 +355,9 @@ class ShardedFolder:
                     f"{self.op}: expected all shards in {self.folder}; got none at {self.path(missing[0]).name}. "
                     "Processes on several machines need a folder that all of them see"
                 )
-            shards = [
-                {"file": self.path(s).name, "first_user": self.settings.shard_users(s).start,
-                 "users": len(self.settings.shard_users(s))}
-                for s in range(self.settings.n_shards)
-            ]  # fmt: skip
             index = {
                 "format": FORMAT, "version": FORMAT_VERSION, "settings": asdict(self.settings),
-                "settings_sha256": self.settings.sha256, "shards": shards,
+                "settings_sha256": self.settings.sha256, "shards": self.settings.shards,
             }  # fmt: skip
             write_text(self.folder / INDEX, _as_json(index))
             (self.folder / BEGUN).unlink(missing_ok=True)

@@ -133,6 +133,7 @@ class Streaming:
         """The users' final lists after the last block, else None."""
         if step.items is not self._block:
             self._load(step)
+        self.items.expect_size()  # its rows may be views of a file
         users = self.users.rows(step.users.start, step.users.stop).to(self.items.device)
         exclude = None
         if self.exclude is not None:

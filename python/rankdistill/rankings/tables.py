@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -18,6 +21,11 @@ from rankdistill.rankings.safetensors_files import read_header
 
 NPY_DTYPES = {"<f2": torch.float16, "<f4": torch.float32, "<f8": torch.float64}
 READ_BYTES = 16 << 20
+# What numpy and zipfile raise where a .npz file is damaged, or another kind of file.
+UNREADABLE = (
+    ValueError, TypeError, AttributeError, KeyError, EOFError, NotImplementedError, struct.error, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class Table:
@@ -61,8 +69,7 @@ class Table:
             return cls._mapped(op, name, *_npy(op, name, path, dim))
         if suffix == ".safetensors":
             return cls._safetensors(op, name, path, wanted, dim)
-        with np.load(path) as file:
-            tables = {key: file[key] for key in file.files}
+        tables = _npz(op, name, path)
         key = _chosen(op, name, path, wanted, {k: v.ndim for k, v in tables.items()}, dim)
         checks.expect(
             tables[key].dtype.str in NPY_DTYPES,
@@ -129,14 +136,18 @@ class Table:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """[stop − start, width], contiguous."""
-        if self.file is not None and os.stat(self.file).st_size < self._size:
-            raise ValueError(
-                f"{self.op}: expected {self.file} to keep its size; got a shorter file while it was read"
-            )
+        self.expect_size()
         rows = self._values[start:stop]
         if rows.dtype != self.dtype:
             rows = rows.clone().view(self.dtype)
         return rows.contiguous()
+
+    def expect_size(self) -> None:
+        """An error where the file has become shorter: to read what is mapped of it would end the process."""
+        if self.file is not None and os.stat(self.file).st_size < self._size:
+            raise ValueError(
+                f"{self.op}: expected {self.file} to keep its size; got a shorter file while it was read"
+            )
 
     def copy_rows(self, rows: range, target: Tensor) -> None:
         """Rows into `target` [len(rows), width], little by little: none of the file stays mapped."""
@@ -170,6 +181,17 @@ class Table:
 _FLOATS = "{} as little-endian float16, float32 or float64 (bfloat16: a .safetensors file)"
 
 
+def _npz(op: str, name: str, path: str) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file."""
+    try:
+        with np.load(path) as file:
+            return {key: file[key] for key in file.files}
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{op}: expected {name} in a whole .npz file of plain arrays; got {path}: {error}"
+        ) from error
+
+
 def _npy(op: str, name: str, path: str, dim: int) -> tuple[Stretch, torch.dtype, tuple[int, ...], bool]:
     """Where the array of a .npy file lies, its dtype and shape, and whether it lies column by column."""
     read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
@@ -177,10 +199,11 @@ def _npy(op: str, name: str, path: str, dim: int) -> tuple[Stretch, torch.dtype,
         try:
             version = np.lib.format.read_magic(file)
             shape, fortran, dtype = read_header[min(version[0], 2)](file)
-        except ValueError as error:
+        except (ValueError, EOFError) as error:
             raise ValueError(f"{op}: expected {name} as a .npy file; got {path}: {error}") from error
         begin, size = file.tell(), os.fstat(file.fileno()).st_size
     checks.expect(dtype.str in NPY_DTYPES, op, _FLOATS.format(name), f"{dtype.str} in {path}")
+    checks.expect(min(shape, default=0) >= 0, op, f"{name} of a shape", f"{list(shape)} in {path}")
     checks.expect(len(shape) == dim, op, f"{name} with {dim} dimensions", f"{list(shape)} in {path}")
     needed = prod(shape) * dtype.itemsize
     checks.expect(
