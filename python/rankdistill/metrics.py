@@ -11,6 +11,7 @@ from rankdistill.data.csr import CSR
 from rankdistill.ops import inner_product_rank, inner_product_topk, masked_rank, masked_topk
 from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.rankings.distributed import Processes
+from rankdistill.vector_scores import ranked_by_vectors
 
 CUTOFFS = (10, 20, 50)
 SCORES = 1 << 24  # of a model that only scores: the largest piece of its [U, N] matrix that exists at a time
@@ -170,7 +171,8 @@ def evaluate(
         "name@cutoff" or "name" → mean, the same for any number of processes. 0 users with relevant items give an error.
 
     Cost:
-        O(U·N·D) time, O(batch_size·max cut-off) memory beside the vectors; no [U, N] matrix, and of a model that
+        O(U·N·D) time, O(batch_size·max cut-off) memory beside the vectors and a permuted, prepared copy of the items' (5·D + 40
+        bytes an item in float32); no [U, N] matrix, and of a model that
         only scores at most 2^24 scores (or a row) at a time. `RANK_METRICS` are counted in a pass of their own, which
         costs a comparison per score and relevant item.
 
@@ -245,7 +247,7 @@ def _evaluated(
     place = torch.empty_like(order)
     place[order] = torch.arange(n_items, device=order.device)
     with torch.no_grad():
-        if hasattr(model, "item_vectors"):
+        if ranked_by_vectors(model, users):
             ranking = _vector_ranking(model, order)
         else:
             ranking = _score_ranking(model, order)

@@ -117,6 +117,38 @@ def test_users_beyond_the_tables_are_refused(name):
         objective(method, student, batch._replace(users=users))
 
 
+@every_method
+def test_a_batch_of_another_kind_says_what_is_expected(name):
+    """Users alone where they are enough; never what a DataLoader makes of columns."""
+    student, method = make_student(name), make(name)
+    batch = begin(method, student, 3)
+    for given in (list(batch[:3]), tuple(batch[:3]), {"users": batch.users}):
+        with pytest.raises(
+            TypeError, match=r"^[\w. ]+: expected a Batch\(users, positives, negatives\).*; got "
+        ):
+            method(student, given)
+    try:
+        assert method(student, batch.users).isfinite()
+    except TypeError as error:
+        assert re.match(
+            r"\w+: expected a Batch\(users, positives, negatives\), of which .*; got Tensor", str(error)
+        )
+
+
+@pytest.mark.parametrize("name", ["de", "htd", "pckd"])
+def test_experts_that_have_not_begun_are_refused(name):
+    student, method = make_student(name), make(name)
+    with pytest.raises(RuntimeError, match="expected begin_epoch before the first batch; got none"):
+        method(student, make_batch(method, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["dcd", "de", "rrd", "ftd"])
+def test_a_method_in_another_dtype(name, dtype):
+    student, method = make_student(name).to(dtype), make(name).to(dtype)
+    assert objective(method, student, begin(method, student, 3)).isfinite()
+
+
 @pytest.mark.parametrize("name", OF_TABLES)
 def test_items_without_a_teachers_row_are_refused(name):
     given = replace(given_in(world()), teacher=teacher_of())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rankdistill import Batch, Factors, ScoreTeacher, Trainer, as_teacher, load_factors
+from rankdistill import Batch, Factors, MatrixFactorization, ScoreTeacher, Trainer, as_teacher, load_factors
 from rankdistill.config import TrainingConfig
 from rankdistill.data import Dataset, generate
 from rankdistill.data.interactions import Interactions
@@ -278,7 +278,7 @@ def test_methods_rank_a_student_by_its_scores(name):
     """Item biases count, and a student without vectors is ranked too."""
     data, model = world(), trained(name)
     users, seen = torch.tensor([5, 0, 77]), data.train.csr()
-    found = catalogue_ranker(model, 12)(users, seen.rows(users))
+    found = catalogue_ranker(model, 12, data.n_items)(users, seen.rows(users))
     scores = model.score(users, torch.arange(data.n_items).expand(3, -1)).detach().double()
     scores[seen.rows(users).to_dense()] = -torch.inf
     torch.testing.assert_close(scores.gather(1, found.indices), scores.topk(12).values, rtol=1e-4, atol=1e-4)
@@ -288,8 +288,62 @@ def test_a_students_items_are_read_once(monkeypatch):
     model, seen, reads = trained("item_autoencoder"), world().train.csr(), []
     encoded = model.item_vectors
     monkeypatch.setattr(model, "item_vectors", lambda ids=None: reads.append(ids) or encoded(ids))
-    best = catalogue_ranker(model, 5)
+    best = catalogue_ranker(model, 5, world().n_items)
     parts = torch.arange(30).split(10)
     found = torch.cat([best(users, seen.rows(users)).indices for users in parts])
     assert reads == [None]
     assert torch.equal(found, best(torch.arange(30), seen.rows(torch.arange(30))).indices)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_an_id_below_zero_is_no_row(sparse):
+    model = MatrixFactorization(4, 20, 8, sparse_grad=sparse)
+    with pytest.raises(IndexError):
+        model.item_vectors(torch.tensor([-1]))
+
+
+class Offset(torch.nn.Module):
+    """A model of one's own: vectors, and scores that they do not make."""
+
+    def __init__(self, data: Dataset, offset: float) -> None:
+        super().__init__()
+        self.n_users, self.n_items = data.n_users, data.n_items
+        self.tables = MatrixFactorization(data.n_users, data.n_items, 6, seed=1, init_std=0.5)
+        self.own = torch.nn.Parameter(offset * torch.randn(data.n_items, generator=generator(2)))
+
+    def user_vectors(self, ids=None):
+        return self.tables.user_vectors(ids)
+
+    def item_vectors(self, ids=None):
+        return self.tables.item_vectors(ids)
+
+    def score(self, users, items):
+        return self.tables.score(users, items) + self.own[items]
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_vectors_that_do_not_make_the_scores_do_not_rank(offset):
+    data, users = world(), torch.arange(20)
+    model = Offset(data, offset)
+    scores = model.score(users, torch.arange(data.n_items).expand(20, -1)).detach()
+    found = catalogue_ranker(model, 5, data.n_items)(users)
+    assert torch.equal(found.indices, scores.topk(5).indices)
+    wanted = data.valid.csr()
+    by_scores = ScoreTeacher(
+        lambda ids: model.score(ids, torch.arange(data.n_items).expand(len(ids), -1)),
+        data.n_users,
+        data.n_items,
+    )
+    assert evaluate(model, wanted, data.train.csr()) == pytest.approx(
+        evaluate(by_scores, wanted, data.train.csr())
+    )
+    if offset:
+        with pytest.raises(ValueError, match="expected scores that are inner products of user_vectors"):
+            as_teacher(model)
+        return
+    assert torch.equal(as_teacher(model).topk(users, 5).indices, found.indices)
+    model.own.data += 3.0 * torch.randn(data.n_items, generator=generator(3))
+    model.item_bias = model.own.data  # said, they may
+    assert torch.equal(
+        as_teacher(model).topk(users, 5).indices, catalogue_ranker(model, 5, data.n_items)(users).indices
+    )

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from rankdistill import complement_sample, position_sample
+from rankdistill.data import CSR
+from rankdistill.ops import checks
 from rankdistill.reference import philox
+from tests.case import generator
 from tests.conftest import GOLDEN
 
 
@@ -137,3 +140,23 @@ def test_what_is_not_there_is_not_drawn():
     assert sorted(drawn[1].tolist()) == [-1, 0, 1, 2]
     assert complement_sample(torch.tensor([0]), 0, 2, seed=0).tolist() == [[-1, -1]]
     assert position_sample(torch.tensor([0]), torch.tensor([0]), 2, 1.0, seed=0).tolist() == [[-1, -1]]
+
+
+def test_of_the_excluded_only_rows_that_are_read_are_checked(monkeypatch):
+    """A batch of few users costs their rows, not the matrix; what is malformed there is told all the same."""
+    exclude = CSR.from_any(torch.rand(50, 40, generator=generator(1)) < 0.5)
+    users, looked_at = torch.tensor([3, 17, 3]), []
+    check = checks.check_csr
+    monkeypatch.setattr(checks, "check_csr", lambda *of: (looked_at.append(len(of[3])), check(*of)))
+    drawn = complement_sample(users, 40, 5, exclude, seed=1)
+    assert looked_at == [int(exclude.counts[users].sum())]
+    assert not exclude.contains(users.repeat_interleave(5), drawn.flatten()).any()
+    for at, value, told in ((0, 40, "in \\[0, 40\\); got 40"), (1, 0, "ascending")):
+        indices = exclude.indices.clone()
+        indices[exclude.indptr[17] + at] = value
+        with pytest.raises((IndexError, ValueError), match=told):
+            complement_sample(users, 40, 5, (exclude.indptr, indices), seed=1)
+    indptr = exclude.indptr.clone()
+    indptr[18] = indptr[17] - 1
+    with pytest.raises(ValueError, match="indptr that never falls"):
+        complement_sample(users, 40, 5, (indptr, exclude.indices), seed=1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rankdistill import inner_product_topk, prepare_items
+from rankdistill.data import CSR
 from rankdistill.ops.inner_product_topk import BF16, INT8, WIDE, forward_native, forward_reference
 from rankdistill.ops.prepared_items import sample_of, versions_of
 from tests.case import DTYPES, generator, randint, randn, widened
@@ -172,6 +173,31 @@ def csr_rows(exclude, size):
         yield part - part[0], indices[part[0] : part[-1]]
 
 
+def test_a_prepared_table_that_is_not_contiguous_is_copied_once():
+    whole, users = randn(300, 12, seed=1), randn(3, 8, seed=2)
+    items = whole[:, 2:10]
+    prepared = prepare_items(items)
+    assert prepared.items.is_contiguous()
+    expected = inner_product_topk(users, items, 7)
+    assert all(map(torch.equal, inner_product_topk(users, prepared, 7), expected))
+    whole[5, 4] += 1
+    with pytest.raises(ValueError, match="written since"):
+        inner_product_topk(users, prepared, 7)
+
+
+@pytest.mark.parametrize("left", [0, 3, 400])
+def test_rows_that_may_list_few_of_the_items(left):
+    """A prepared order would show them nearly everything first."""
+    items, users = randn(5000, 8, seed=1), randn(4, 8, seed=2)
+    excluded = torch.ones(4, 5000, dtype=torch.bool)
+    excluded[torch.arange(4)[:, None], torch.randint(0, 5000, (4, left), generator=generator(3))] = False
+    excluded[3] = False
+    exclude = CSR.from_any(excluded)
+    expected = forward_reference(users, items, 50, exclude.indptr, exclude.indices, None)
+    for table in (items, prepare_items(items)):
+        assert all(map(torch.equal, inner_product_topk(users, table, 50, exclude), expected))
+
+
 def test_a_prepared_table_must_be_as_it_was():
     items, users = randn(50, 4, seed=1), randn(3, 4, seed=2)
     prepared = prepare_items(items)
@@ -202,7 +228,7 @@ def test_a_prepared_table_must_be_as_it_was():
 def test_a_buffer_of_another_table_is_refused(change):
     prepared = change(prepare_items(randn(50, 4, seed=1)))
     tables = prepared.items, prepared.item_bias
-    prepared = replace(prepared, versions=versions_of(*tables), sample=sample_of(*tables))
+    prepared = replace(prepared, given=tables, versions=versions_of(*tables), sample=sample_of(*tables))
     with pytest.raises(ValueError, match="expected items as prepared here for this table; got"):
         inner_product_topk(randn(3, 4, dtype=prepared.items.dtype), prepared, 5)
 

@@ -66,6 +66,13 @@ def test_rows_and_contains(data, dense):
     assert same(matrix.rows(ids), dense[ids])
     rows, columns = torch.ones_like(dense).nonzero().T
     assert torch.equal(matrix.contains(rows, columns), dense[rows, columns])
+    for beside in (
+        (rows, columns - 5),
+        (rows, columns + 5),
+        (rows - len(dense), columns),
+        (rows + len(dense), columns),
+    ):
+        assert not matrix.contains(*beside).any()
 
 
 @given(dense_matrices(4, 5), dense_matrices(4, 5))

@@ -78,6 +78,8 @@ def bad_cases() -> dict[str, tuple[dict, str, str]]:
     kind = f"TypeError: {SHORT}items with the dtype of users (torch.float32)"
     count = f"TypeError: {SHORT}k as an int; got float 2.0"
     outside = f"IndexError: {SHORT}exclude indices"
+    alike = f"ValueError: {SHORT}the same users and exclude on all processes; got others on rank 1"
+    swapped = users.flip(0)
     begin = f"ValueError: {SHORT}rank 1's slice to begin with item "
 
     def other(name: str, value) -> dict:
@@ -87,6 +89,8 @@ def bad_cases() -> dict[str, tuple[dict, str, str]]:
     return {
         "another k": (other("k", 14), UNLIKE, UNLIKE),
         "other users": (other("users", users[:39]), UNLIKE, UNLIKE),
+        "users in another order": (other("users", swapped), alike, alike),
+        "other exclusions": (other("exclude", some_excluded(40, 90, 0.19)), alike, alike),
         "no exclude": (other("exclude", None), UNLIKE, UNLIKE),
         "no gap": (other("first_item", 1), begin, begin),
         "another width": (case(users, items, 13, only={1: {"items": items[:3, :15]}}), width, FAILED + width),

@@ -183,8 +183,8 @@ class CSR:
         positions = shift.add_(torch.arange(total, device=shift.device))
         return CSR._trusted(within, self.indices[positions].sub_(columns.start), len(columns))
 
-    def _first_at_least(self, low: Tensor, high: Tensor, column: int) -> Tensor:
-        """Per row, the first position in [low, high) whose column is `column` or more, or high."""
+    def _first_at_least(self, low: Tensor, high: Tensor, column: int | Tensor) -> Tensor:
+        """Per row, the first position in [low, high) whose column is `column` (or that row's) or more, or high."""
         low, high = low.clone(), high.clone()
         longest = int((high - low).max()) if len(low) else 0
         for _ in range(longest.bit_length()):
@@ -195,13 +195,14 @@ class CSR:
         return low
 
     def contains(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """[n] bool: whether (rows[i], columns[i]) is an entry. O(n log nnz)."""
-        own_rows, own_columns = self.pairs()
-        keys = own_rows * self.n_columns + own_columns
-        wanted = rows * self.n_columns + columns
-        if not len(keys):
-            return torch.zeros_like(wanted, dtype=torch.bool)
-        return keys[torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)] == wanted
+        """[n] bool: whether (rows[i], columns[i]) is an entry; false out of range. O(n log nnz)."""
+        if not len(self):
+            return torch.zeros_like(columns, dtype=torch.bool)
+        inside = (rows >= 0) & (rows < self.n_rows)
+        here = rows.where(inside, 0)
+        end = self.indptr[here + 1]
+        at = self._first_at_least(self.indptr[here], end, columns)
+        return inside & (at < end) & (self.indices[at.clamp(max=len(self) - 1)] == columns)
 
     def union(self, other: CSR) -> CSR:
         """The entries of both, row by row; `other` has the same shape."""

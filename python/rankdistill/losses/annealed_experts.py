@@ -7,6 +7,7 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts
 from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.losses.settings import expect_begun
 from rankdistill.ops import gumbel_noise
 from rankdistill.sampling import STREAMS, role_seed
 
@@ -37,12 +38,13 @@ class AnnealedExperts(VectorDistillation):
             SelectedExperts(n_experts, student_width, self.teacher_width, role_seed(seed, f"{side} experts"))
             for side in ("user", "item")
         )
-        self._epoch, self._step = 0, 0
+        self._epoch: int | None = None
+        self._step = 0
 
     @property
     def temperature(self) -> float:
         """Of this epoch's routing."""
-        return functional.annealed_temperature(max(self._epoch - 1, 0), *self.schedule)
+        return functional.annealed_temperature(max((self._epoch or 0) - 1, 0), *self.schedule)
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
         """Lowers the temperature, and begins the epoch's noise."""
@@ -50,6 +52,7 @@ class AnnealedExperts(VectorDistillation):
 
     def noise(self, side: str, ids: Tensor, part: Tensor | None = None, stream: str = "experts") -> Tensor:
         """[n, M] Gumbel variates of this step."""
+        expect_begun(type(self).__name__, self._epoch)
         M = getattr(self, side).experts.n_experts
         return gumbel_noise(
             ids, M, seed=self.seed, epoch=self._epoch, step=self._step, stream=STREAMS[f"{side}_{stream}"], parts=part

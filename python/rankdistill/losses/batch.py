@@ -53,15 +53,34 @@ class Batch(NamedTuple):
         return Batch(*(None if part is None else self.share.take(part) for part in self[:3]))
 
 
+def users_of(batch: Batch | Tensor) -> Tensor:
+    """[B] int64 the whole batch's users; the batch may be they alone."""
+    if isinstance(batch, Tensor):
+        return batch
+    if not isinstance(batch, Batch):
+        expected = "a Batch(users, positives, negatives), or its users alone"
+        raise TypeError(f"batch: expected {expected}; got {type(batch).__name__}")
+    return batch.users
+
+
+def expect_interactions(name: str, batch: Batch) -> Batch:
+    """The batch; users alone are not enough."""
+    if not isinstance(batch, Batch):
+        expected = "a Batch(users, positives, negatives), of which it reads the items too"
+        raise TypeError(f"{name}: expected {expected}; got {type(batch).__name__}")
+    return batch
+
+
 def share_of(batch: Batch | Tensor) -> Share:
     """The batch's share; all of it where it has none."""
+    users_of(batch)
     share = None if isinstance(batch, Tensor) else batch.share
     return Share(0, 1) if share is None else share
 
 
 def unique_users(batch: Batch | Tensor) -> Tensor:
     """[n] int64 the whole batch's users once each, ascending."""
-    return torch.unique(batch if isinstance(batch, Tensor) else batch.users)
+    return torch.unique(users_of(batch))
 
 
 def counted_once(batch: Batch | Tensor, loss: Tensor) -> Tensor:

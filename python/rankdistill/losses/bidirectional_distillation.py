@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.discrepant_negatives import DiscrepantNegatives
+from rankdistill.losses.batch import expect_interactions
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice
 
@@ -111,6 +112,7 @@ class BidirectionalDistillation(Distillation):
     def forward(self, student: Student, batch: Batch) -> Tensor:
         """The student's term on the batch's negatives."""
         expect_begun(type(self).__name__, self._epoch)
+        expect_interactions(type(self).__name__, batch)
         return towards(self.teacher, student, batch.own(), self.teacher_temperature)
 
     def teacher_loss(self, student: Student, batch: Batch) -> Tensor:

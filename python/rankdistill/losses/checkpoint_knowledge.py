@@ -68,7 +68,7 @@ class CheckpointKnowledge(nn.Module):
     @torch.no_grad()
     def student_lists(self, student: Student) -> Tensor:
         """[U, n_compared] int64, the student's best items that are not train items."""
-        best = catalogue_ranker(student, self.n_compared)
+        best = catalogue_ranker(student, self.n_compared, self.exclude.n_columns)
         parts = torch.arange(self.lists.shape[2]).split(ROWS_AT_ONCE)
         return torch.cat([best(users, self.exclude.rows(users)).indices for users in parts])
 

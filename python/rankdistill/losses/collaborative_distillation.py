@@ -113,7 +113,7 @@ class CollaborativeDistillation(Distillation):
         self._epoch, self._items, self._scores = epoch, None, None
         if guides or fits_at_hand(self.rankings.n_users):
             blocks = torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE)
-            best = catalogue_ranker(student, self.rankings.k) if guides else None
+            best = catalogue_ranker(student, self.rankings.k, self.rankings.n_items) if guides else None
             self._items, self._scores = map(torch.cat, zip(*(self.draw(users, best) for users in blocks)))
 
     def draw(self, users: Tensor, best: Ranker | None = None) -> tuple[Tensor, Tensor]:

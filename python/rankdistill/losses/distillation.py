@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from rankdistill.losses.batch import Batch, Share
+from rankdistill.losses.batch import Batch, Share, expect_interactions
 from rankdistill.losses.entities import Entities, learning_own
 from rankdistill.losses.settings import expect_vectors
 
@@ -51,9 +51,7 @@ class Distillation(nn.Module):
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
         """The loss of one batch: a scalar."""
-        raise NotImplementedError(
-            f"{type(self).__name__}: expected a forward(student, batch); got a class without one"
-        )
+        raise NotImplementedError(f"{type(self).__name__}: expected a forward(student, batch); got none")
 
     @property
     def trained_teacher(self) -> nn.Module | None:
@@ -139,12 +137,13 @@ class VectorDistillation(Distillation):
 
     def sides(self, student: Student, batch: Batch) -> tuple[Entities, Entities]:
         """Users once, positives and negatives with half weight each, as the losses of vectors are released."""
-        share = batch.share
-        items = self.rows(student, "item", batch.positives, batch.negatives, weight=0.5, share=share)
-        return self.rows(student, "user", batch.users, share=share), items
+        users, *items, share = expect_interactions(type(self).__name__, batch)
+        found = self.rows(student, "item", *items, weight=0.5, share=share)
+        return self.rows(student, "user", users, share=share), found
 
     def together(self, student: Student, batch: Batch) -> tuple[Entities, Entities]:
         """Users, and items positive and negative together, as the losses of relations are released; all of a batch's."""
-        parts = [part.flatten() for part in (batch.positives, batch.negatives) if part is not None]
-        sides = ("user", batch.users), ("item", torch.cat(parts) if parts else None)
+        users, *items, _ = expect_interactions(type(self).__name__, batch)
+        parts = [part.flatten() for part in items if part is not None]
+        sides = ("user", users), ("item", torch.cat(parts) if parts else None)
         return tuple(self.rows(student, *side, share=batch.share, whole=True) for side in sides)

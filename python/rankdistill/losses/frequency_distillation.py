@@ -76,21 +76,19 @@ class FrequencyDistillation(VectorDistillation):
         seed: int = 0,
     ) -> None:
         super().__init__(teacher_users, teacher_items, student_width)
-        name = type(self).__name__
         for setting, value in {"alpha": alpha, "graph_dropout": graph_dropout, "dropout": dropout}.items():
-            expect_within(name, setting, value, 0, 1)
+            expect_within(type(self).__name__, setting, value, 0, 1)
         train = CSR.from_any(train).to("cpu")
         tables, sizes = (len(teacher_users), len(teacher_items)), (train.n_rows, train.n_columns)
-        expect_sizes(name, "train", sizes, tables, "the teacher's tables")
+        expect_sizes(type(self).__name__, "train", sizes, tables, "the teacher's tables")
         for side, rows in (("user", train), ("item", train.transposed())):
             graph = co_occurrence_graph(rows, n_neighbours)
             self.register_buffer(f"{side}_indptr", graph.crow_indices(), persistent=False)
             self.register_buffer(f"{side}_indices", graph.col_indices(), persistent=False)
             self.register_buffer(f"{side}_values", graph.values(), persistent=False)
         widths = student_width, self.teacher_width, self.teacher_width
-        self.user, self.item = (
-            Experts(n_experts, *widths, seed=role_seed(seed, f"{side} experts")) for side in ("user", "item")
-        )
+        own = (role_seed(seed, f"{side} experts") for side in ("user", "item"))
+        self.user, self.item = (Experts(n_experts, *widths, seed=of) for of in own)
         self.alpha, self.normalized = alpha, normalized
         self.graph_dropout, self.dropout = graph_dropout, dropout
         self.seed, self._epoch, self._calls = seed, 0, 0
@@ -138,9 +136,9 @@ class FrequencyDistillation(VectorDistillation):
         return filtered_mean(experts, near.student, matrix, kept, in_sixteen_bits(self.dropout))
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
-        loss = 0.0
-        for rows in self.sides(student, batch._replace(share=None)):
-            own = share_of(batch).of(len(rows.ids))
+        loss, own_share = 0.0, share_of(batch)
+        for rows in self.sides(student, batch if isinstance(batch, Tensor) else batch._replace(share=None)):
+            own = own_share.of(len(rows.ids))
             matrix, touched = self.filter_rows(rows, own)
             near = self.rows(student, rows.side, touched)
             found = self.project(near, matrix)

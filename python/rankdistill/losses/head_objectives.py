@@ -10,6 +10,7 @@ from torch.nn.functional import softplus
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
+from rankdistill.losses.batch import expect_interactions
 from rankdistill.losses.distillation import Batch, Student
 from rankdistill.ops import gathered_inner_product
 
@@ -37,7 +38,7 @@ class Touched(NamedTuple):
 
 def touched(student: Student, batch: Batch, lists: Tensor) -> Touched:
     """`lists` [U, K] are the items that each user's scores are asked for."""
-    if batch.negatives is None:
+    if expect_interactions("ConsensusLearning", batch).negatives is None:
         raise ValueError(
             "ConsensusLearning: expected a batch with negatives, which its heads learn from; got none"
         )

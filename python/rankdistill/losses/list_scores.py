@@ -6,21 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from rankdistill import functional
-from rankdistill.losses.batch import Batch, share_of
+from rankdistill.losses.batch import Batch, share_of, users_of
 from rankdistill.losses.distillation import Student
 from rankdistill.ops import embedding_plackett_luce, gathered_inner_product
 
 
 def unique_rows(batch: Batch | Tensor) -> tuple[Tensor, Tensor]:
     """The users of the batch's share once each [n], and how often each occurs in the batch [n] int64."""
-    users, counts = torch.unique(batch if isinstance(batch, Tensor) else batch.users, return_counts=True)
+    users, counts = torch.unique(users_of(batch), return_counts=True)
     share = share_of(batch)
     return share.take(users), share.take(counts)
 
 
 def n_interactions(batch: Batch | Tensor) -> int:
     """Of the whole batch."""
-    return len(batch if isinstance(batch, Tensor) else batch.users)
+    return len(users_of(batch))
 
 
 def reduce_interactions(losses: Tensor, counts: Tensor, reduction: str, total: Tensor | int) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rankdistill.functional.reduction import widened
 from rankdistill.losses.batch import Share
 from rankdistill.losses.distillation import Student
 from rankdistill.losses.list_scores import list_above_the_rest, list_scores
-from rankdistill.losses.settings import expect_vectors
+from rankdistill.losses.whole_catalogue import expect_scoring_vectors
 from rankdistill.ops import inner_product_rank, weighted_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS, rank_discrepancy_weights, ranks_among_themselves
@@ -40,7 +41,7 @@ class RankCorrection(nn.Module):
         for rows in torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE):
             columns = self.rankings.indices[rows].long()
             if self.among == "catalogue":
-                expect_vectors("RankCorrection", student)
+                expect_scoring_vectors("RankCorrection", student, device)
                 tables = student.user_vectors(), student.item_vectors()
                 mine, others = tables[::-1] if self.swapped else tables
                 bias = getattr(student, "user_bias" if self.swapped else "item_bias", None)
@@ -49,11 +50,13 @@ class RankCorrection(nn.Module):
                 scores = list_scores(student, rows.to(device), columns.to(device), self.swapped)
                 ranks = ranks_among_themselves(scores)
             under, over = rank_discrepancy_weights(ranks, self.sharpness)
-            self.signed_weights[rows.to(device)] = (under - over).masked_fill_((columns < 0).to(device), 0)
+            self.signed_weights[rows.to(device)] = (
+                (under - over).masked_fill_((columns < 0).to(device), 0).to(self.signed_weights.dtype)
+            )
 
     def weights(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Of under- and over-estimated entries, [n, k] each; 0 where there is no entry."""
-        signed = self.signed_weights.index_select(0, rows.to(self.signed_weights.device)).cpu()
+        (signed,) = widened(self.signed_weights.index_select(0, rows.to(self.signed_weights.device)).cpu())
         weights = signed.clamp_min(0), signed.neg_().clamp_min_(0)
         if not self.floor:
             return weights

@@ -105,7 +105,8 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
     @torch.no_grad()
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Ranks by the student, and draws."""
-        own, sampled, best_of = [], [], catalogue_ranker(student, self.n_ranked)
+        own, sampled = [], []
+        best_of = catalogue_ranker(student, self.n_ranked, self.rankings.n_items)
         for users in torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE):
             ranked = best_of(users).indices
             best = self.rankings.indices[users, : self.n_listed].long()

@@ -18,7 +18,7 @@ from rankdistill.sampling import within_group_pairs
 class UnbiasedDistillation(Distillation):
     """Unbiased knowledge distillation (UnKD): pairs of items of one popularity group, in the teacher's order.
 
-    loss = mean over the batch's interactions of the mean over the user's pairs of −log σ(s⁺ − s⁻)
+    loss = sum over the batch's interactions of the mean over the user's pairs of −log σ(s⁺ − s⁻)
 
     Args:
         rankings: the teacher's lists, train items excluded (the released code keeps 1000 items of each group).

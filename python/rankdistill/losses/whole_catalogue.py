@@ -13,6 +13,7 @@ from rankdistill.losses.distillation import Student
 from rankdistill.losses.list_scores import device_of
 from rankdistill.ops import catalogue_plackett_luce, inner_product_topk, masked_topk
 from rankdistill.ops.inner_product_topk import InnerProductTopK
+from rankdistill.vector_scores import ranked_by_vectors
 
 SCORES = 1 << 24  # of a student without vectors that exist at a time
 Ranker = Callable[..., InnerProductTopK]
@@ -42,12 +43,21 @@ def list_above_the_catalogue(
     return functional.reduce_rows(op, losses, lengths > 0, "sum") / total.clamp_min(1)
 
 
+def expect_scoring_vectors(method: str, student: Student, device: torch.device | str) -> None:
+    """The student's scores are inner products of its vectors, but for biases."""
+    if not ranked_by_vectors(student, torch.arange(1, device=device)):
+        expected = (
+            "a student whose scores are inner products of its user_vectors and item_vectors, but for biases"
+        )
+        raise TypeError(f"{method}: expected {expected}; got {type(student).__name__}")
+
+
 @torch.no_grad()
-def catalogue_ranker(student: Student, k: int) -> Ranker:
+def catalogue_ranker(student: Student, k: int, n_items: int) -> Ranker:
     """A function of users [B] int64, and of what to leave out with a row for each: the student's k best items, on the CPU.
 
-    By its `best_items` where it has these; by its vectors and item biases where it has vectors, the items' read once and for
-    all; else by its scores of all items, 2^24 at a time.
+    By its `best_items` where it has these; by its vectors and item biases where they make its scores, the items' read once
+    and for all; else by its scores of all `n_items`, 2^24 at a time.
     """
     device = device_of(student)
     if hasattr(student, "best_items"):
@@ -59,7 +69,7 @@ def catalogue_ranker(student: Student, k: int) -> Ranker:
             )
 
         return by_itself
-    if hasattr(student, "item_vectors"):
+    if ranked_by_vectors(student, torch.arange(1, device=device)):
         bias, items = getattr(student, "item_bias", None), student.item_vectors().cpu()
         bias = None if bias is None else bias.cpu()
 
@@ -68,7 +78,7 @@ def catalogue_ranker(student: Student, k: int) -> Ranker:
             return inner_product_topk(student.user_vectors(users.to(device)).cpu(), items, k, exclude, bias)
 
         return by_vectors
-    items = torch.arange(student.n_items, device=device)
+    items = torch.arange(n_items, device=device)
 
     @torch.no_grad()
     def by_scores(users: Tensor, exclude: CSR | None = None) -> InnerProductTopK:

@@ -69,7 +69,9 @@ class MatrixFactorization(VectorTables):
     def _rows(self, table: Tensor, ids: Tensor | None) -> Tensor:
         if ids is None:
             return table
-        return nn.functional.embedding(ids, table, sparse=True) if self.sparse_grad else table[ids]
+        return nn.functional.embedding(
+            ids, table, sparse=self.sparse_grad
+        )  # refuses an id below 0, as indexing does not
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """[B, K] scores of items [B, K] int64 (-1 scores -inf) for users [B] int64."""

@@ -59,7 +59,7 @@ class MultiHeadFactorization(VectorTables):
     def rows(self, side: str, ids: Tensor | None = None) -> Tensor:
         """[n, D] shared vectors of a side, "user" or "item"."""
         table = self.user_table if side == "user" else self.item_table
-        return table if ids is None else table[ids]
+        return table if ids is None else nn.functional.embedding(ids, table)
 
     def head_vectors(
         self,

@@ -17,6 +17,7 @@ from rankdistill.models.factors import Factors
 from rankdistill.ops import checks, masked_topk
 from rankdistill.ops.masked_topk import MaskedTopK
 from rankdistill.rankings import Rankings
+from rankdistill.vector_scores import ranked_by_vectors
 
 OP = "as_teacher"
 ACCEPTED = (
@@ -155,6 +156,10 @@ def _of_object(source: object, name: str, dataset: Dataset | None) -> Factors | 
 
     if has("user_vectors", "item_vectors"):
         biases = (getattr(source, "item_bias", None), getattr(source, "user_bias", None))
+        if not ranked_by_vectors(source, torch.arange(1, device=source.item_vectors().device)):
+            expected = "scores that are inner products of user_vectors and item_vectors, but for item_bias and user_bias"
+            cure = "Give a function of its scores, or the tables that make them"
+            raise ValueError(f"{OP}: expected {expected}; got a {name} that scores otherwise. {cure}")
         return _factors(name, source.user_vectors(), source.item_vectors(), *biases)
     if has("user_factors", "item_factors"):
         if source.user_factors is None or source.item_factors is None:

@@ -157,5 +157,24 @@ def check_csr(op: str, name: str, indptr: Tensor, indices: Tensor, n_columns: in
         )
 
 
+def check_csr_rows(op: str, name: str, indptr: Tensor, indices: Tensor, n_columns: int, rows: Tensor) -> None:
+    """`check_csr` of what is read of some rows [n], each in range: O(their entries), or of all where they have as many."""
+    begin, end = indptr[rows], indptr[rows + 1]
+    counts = end - begin
+    bad = ((begin < 0) | (counts < 0) | (end > indices.numel())).nonzero()
+    if len(bad):
+        row = int(rows[bad[0, 0]])
+        got = f"{int(indptr[row])} and {int(indptr[row + 1])} at position [{row}]"
+        raise ValueError(
+            f"{op}: expected {name} indptr that never falls, in [0, {indices.numel()}]; got {got}"
+        )
+    within = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    total = int(within[-1])
+    if total >= indices.numel():
+        return check_csr(op, name, indptr, indices, n_columns)
+    shift = (begin - within[:-1]).repeat_interleave(counts, output_size=total)
+    check_csr(op, name, within, indices[shift.add_(torch.arange(total))], n_columns)
+
+
 def first_fall(positions: Tensor) -> str:
     return f"a fall after position {int(positions[0])}" if positions.numel() else ""

@@ -28,10 +28,11 @@ def check_rows(users, positions, n_items, exclude_indptr, exclude_indices, liste
     n_users = 2**32
     if exclude_indptr is not None:
         n_users = exclude_indptr.shape[0] - 1
-        checks.check_csr(OP, "exclude", exclude_indptr, exclude_indices, n_items)
     if listed is not None:
         n_users = min(n_users, listed.shape[0])
     checks.check_indices(OP, "users", users, 0, n_users)
+    if exclude_indptr is not None:
+        checks.check_csr_rows(OP, "exclude", exclude_indptr, exclude_indices, n_items, users)
     if positions is not None:
         checks.check_indices(OP, "positions", positions, 0, 2**32)
 

@@ -17,6 +17,7 @@ from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import inner_product_topk as reference
 
 OP = "inner_product_topk"
+MOSTLY = 0.9  # of the items, excluded in a row: the order of prepared ones is no help
 BEST, WIDE, BF16, INT8 = range(4)  # the compiled kernel's filters; they differ in time alone
 
 ARGUMENTS = (
@@ -49,6 +50,9 @@ def forward_native(
     if exclude_indptr is not None:
         exclude_indptr, exclude_indices = exclude_indptr.contiguous(), exclude_indices.contiguous()
         check_exclusions(OP, exclude_indptr, exclude_indices, items.shape[0])
+        # By falling norm, a row that may list few items looks at nearly all others first.
+        if prepared is not None and len(users) and int(exclude_indptr.diff().max()) > MOSTLY * items.shape[0]:
+            prepared = None
     if item_bias is not None:
         item_bias = item_bias.contiguous()
     (B, D), N = users.shape, items.shape[0]
@@ -128,7 +132,8 @@ def inner_product_topk(
         RuntimeError: a backward call.
 
     Cost:
-        O(B·N·D) time; memory besides the result O(B·k), at most 16 MiB + 24·B·k bytes (CPU); on CUDA 2·N·D + 16·N
+        O(B·N·D) time; memory besides the result O(B·k), at most 16 MiB + 24·B·k bytes (CPU), and a copy of tables that
+        are not contiguous at every call (none of prepared ones); on CUDA 2·N·D + 16·N
         bytes for the items in half precision (none beside prepared ones), 2·B·D for the users, and at most about
         512 MiB. A CUDA call waits for the device once.
 

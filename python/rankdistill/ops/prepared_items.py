@@ -20,11 +20,12 @@ NORMED = 1 << 20  # values that are widened at a time
 class PreparedItems:
     """An item table, its biases, and what makes `inner_product_topk` on it faster. Made by `prepare_items`."""
 
-    items: Tensor
+    items: Tensor  # contiguous
     item_bias: Tensor | None
     buffer: Tensor | None  # uint8, read by the compiled kernels of its device only; None without them
     versions: tuple[int, ...]
     sample: tuple[Tensor, ...]  # bits of some rows: fused optimisers raise no version
+    given: tuple[Tensor, Tensor | None]  # what was prepared, to be compared with both
 
     @property
     def n_items(self) -> int:
@@ -32,9 +33,8 @@ class PreparedItems:
 
     def tables(self) -> tuple[Tensor, Tensor | None]:
         """The items and their biases, unless they have changed since."""
-        tables = self.items, self.item_bias
-        if versions_of(*tables) != self.versions or not all(
-            map(torch.equal, sample_of(*tables), self.sample)
+        if versions_of(*self.given) != self.versions or not all(
+            map(torch.equal, sample_of(*self.given), self.sample)
         ):
             raise ValueError(
                 f"{OP}: expected items as they were when prepared; got a table written since. Prepare it again"
@@ -67,7 +67,8 @@ def prepare_items(items: Tensor, item_bias: Tensor | None = None) -> PreparedIte
     reach a row's list are skipped where norms are skewed. Worth it from the second call on, or for few users.
 
     Args:
-        items: [N, D] float table. Kept, not copied: a call after it was written to is an error.
+        items: [N, D] float table. Kept, and copied only where it is not contiguous: a call after it was written to is an
+            error.
         item_bias: [N], of the items' dtype, added to every score of an item; None adds nothing.
 
     Returns:
@@ -94,21 +95,19 @@ def prepare_items(items: Tensor, item_bias: Tensor | None = None) -> PreparedIte
     checked_bias(OP, items, item_bias)
     items = items.detach()
     item_bias = None if item_bias is None else item_bias.detach()
-    versions, sample = versions_of(items, item_bias), sample_of(items, item_bias)
+    given = items, item_bias
+    noticed = versions_of(*given), sample_of(*given), given
+    items, item_bias = items.contiguous(), None if item_bias is None else item_bias.contiguous()
     if items.device.type == "cuda" and CHOICES["inner_product_topk", "CUDA"].backend == "native":
-        return PreparedItems(
-            items, item_bias, device_topk.prepared_buffer(items, item_bias), versions, sample
-        )
+        return PreparedItems(items, item_bias, device_topk.prepared_buffer(items, item_bias), *noticed)
     if items.device.type != "cpu" or _native is None:
-        return PreparedItems(items, item_bias, None, versions, sample)
+        return PreparedItems(items, item_bias, None, *noticed)
     (N, D), code = items.shape, DTYPE_CODES[items.dtype]
-    rows = items.contiguous()
     wide = torch.float64 if items.dtype == torch.float64 else torch.float32
-    blocks = rows.split(max(1, NORMED // max(1, D))) if N else ()
+    blocks = items.split(max(1, NORMED // max(1, D))) if N else ()
     norms = torch.cat([block.to(wide).norm(dim=1) for block in blocks]) if N else items.new_zeros(0)
     order = norms.argsort(descending=True, stable=True)
     size = _native.prepared_items_bytes(code, N, D, item_bias is not None)
     buffer = torch.empty(size, dtype=torch.uint8, device=items.device)
-    bias = None if item_bias is None else item_bias.contiguous()
-    _native.prepare_items(code, address(rows), address(bias), address(order), N, D, address(buffer))
-    return PreparedItems(items, item_bias, buffer, versions, sample)
+    _native.prepare_items(code, address(items), address(item_bias), address(order), N, D, address(buffer))
+    return PreparedItems(items, item_bias, buffer, *noticed)

@@ -15,7 +15,20 @@ from rankdistill.ops.exclusions import check_exclusions
 from rankdistill.ops.inner_product_topk import InnerProductTopK
 from rankdistill.rankings.streaming import Lists, merge_lists
 
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 FACTS = 8  # numbers that an agreement carries, beside whether its process failed
+
+
+def checksum(*tensors: Tensor | None) -> int:
+    """Of their bits, place by place; O(numbers) time, 16 bytes a number while it is made."""
+    total = 0
+    for tensor in tensors:
+        if tensor is None or not tensor.numel():
+            continue
+        words = tensor.detach().contiguous().flatten().view(WORDS[tensor.itemsize]).long()
+        places = torch.arange(1, len(words) + 1, device=words.device)
+        total = (total * 1_000_003 + int((words * places).sum())) % (1 << 62)
+    return total
 
 
 class Processes:
@@ -190,7 +203,7 @@ def distributed_inner_product_topk(
     is the slices of all ranks after each other
 
     Args:
-        users: [B, D] float table, the same on every process.
+        users: [B, D] float table, the same on every process, bit for bit.
         items: [n, D] float table: this process's slice. Slices may differ in length and may be empty.
         k: length of each list, >= 0.
         exclude: as in `inner_product_topk`, in ids of all items; the same on every process. None excludes nothing.
@@ -230,12 +243,16 @@ def distributed_inner_product_topk(
         dtype = checks.FLOATS.index(users.dtype)
     shape = (len(users), users.shape[1], k, dtype, int(indptr is None))
     given = -1 if first_item is None else first_item
-    told = processes.agree(*shape, len(items), given, device=device)
+    told = processes.agree(*shape, len(items), given, checksum(users, indptr, indices), device=device)
     for rank, facts in enumerate(told):
         if tuple(facts[: len(shape)]) != tuple(told[0][: len(shape)]):
             raise ValueError(
                 f"{op}: expected one B, D, k, dtype and use of exclude on all processes; got {told[0][: len(shape)]} on "
                 f"rank 0, {facts[: len(shape)]} on rank {rank}"
+            )
+        if facts[7] != told[0][7]:
+            raise ValueError(
+                f"{op}: expected the same users and exclude on all processes; got others on rank {rank}"
             )
         begin = sum(row[5] for row in told[:rank])
         if facts[6] not in (-1, begin):

@@ -1,0 +1,34 @@
+"""Whether what a model calls vectors makes its scores, so that it may be ranked by them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+COMPARED = 3  # users, and items, of a model that does not say
+
+
+@torch.no_grad()
+def ranked_by_vectors(model: object, users: Tensor) -> bool:
+    """Whether a model's scores are inner products of its vectors, and its `item_bias` and `user_bias` where it has these.
+
+    Of a model that has `scores_are_inner_products`, or no `score`, vectors and biases are taken to be what it ranks by;
+    of another the scores of a few of `users` (ids on its device) for a few items are compared with them.
+    """
+    if not (hasattr(model, "user_vectors") and hasattr(model, "item_vectors")):
+        return False
+    if hasattr(model, "scores_are_inner_products") or not hasattr(model, "score") or not len(users):
+        return True
+    ids = torch.arange(len(model.item_vectors()), device=users.device)
+    users, ids = users[:COMPARED], ids[:: max(1, len(ids) // COMPARED)]
+    rows, columns = model.user_vectors(users), model.item_vectors(ids)
+    products = rows.double() @ columns.double().T
+    biases = getattr(model, "item_bias", None), getattr(model, "user_bias", None)
+    if biases[0] is not None:
+        products = products + biases[0][ids].double()
+    if biases[1] is not None:
+        products = products + biases[1][users, None].double()
+    scores = model.score(users, ids.expand(len(users), -1)).double()
+    sizes = rows.double().norm(dim=1)[:, None] * columns.double().norm(dim=1) + products.abs()
+    rounding = 1e-4 if min(rows.element_size(), scores.element_size()) >= 4 else 2e-2
+    return bool(((scores - products).abs() <= rounding * sizes + 1e-12).all())
