@@ -139,6 +139,29 @@ def with_header(path, change, inner: bool) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length :])
 
 
+@pytest.mark.parametrize("damage", [-1, -7, N, 2**31 - 1])
+def test_a_list_of_what_is_no_item_is_an_error_when_it_is_read(tmp_path, tables, damage):
+    rankings = Rankings.from_vectors(*tables, K, CSR.from_any(torch.arange(N).expand(U, N) > 8))
+    assert rankings.lengths.tolist() == [9] * U
+    rankings.expect_lists()
+    rankings.indices[17, 8] = damage
+    rankings.save(tmp_path / "rankings")
+    loaded = Rankings.load(tmp_path / "rankings")
+    indices, lengths = loaded.lists(torch.tensor([3, 16, 3]))
+    assert torch.equal(indices, rankings.indices[[3, 16, 3]])
+    assert lengths.tolist() == [9] * 3
+    for read in (
+        loaded.expect_lists,
+        lambda: loaded.lists(torch.tensor([3, 17])),
+        lambda: loaded.lists(slice(9, 20)),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=rf"Rankings: expected 9 items in \[0, {N}\) for user 17; got {damage} at place 8: a damaged",
+        ):
+            read()
+
+
 def test_a_newer_format_is_refused(tmp_path, tables):
     path = tmp_path / "rankings"
     Rankings.from_vectors(*tables, K).save(path)

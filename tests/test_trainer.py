@@ -159,6 +159,16 @@ def test_what_killed_runs_left_of_checkpoints_is_removed(dataset, tmp_path):
     assert found == {"checkpoint.safetensors", "log.jsonl", ".others.partial"}
 
 
+def test_rankings_of_what_is_no_item_are_refused(dataset, tmp_path):
+    trainer = make(dataset, folder=tmp_path)
+    trainer.terms[0].method.rankings.indices[5, 2] = -3
+    with pytest.raises(
+        ValueError, match=r"Rankings: expected .* for user 5; got -3 at place 2: a damaged file"
+    ):
+        trainer.fit()
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_trainers_do_not_share_a_folder(dataset, tmp_path):
     """Nor does a kill keep one out: the lock is the process's."""
     code = """

@@ -27,10 +27,18 @@ from rankdistill.losses.distillation import Distillation
 from rankdistill.metrics import CUTOFFS, METRICS
 from rankdistill.optim import LazySGD, make_optimizers
 from rankdistill.optim.choice import LAZY
-from rankdistill.parallel.agreement import Fact, checksum, facts_of, lasting_facts_of, plain_facts_of
+from rankdistill.parallel.agreement import (
+    Fact,
+    attributes,
+    checksum,
+    facts_of,
+    lasting_facts_of,
+    plain_facts_of,
+)
 from rankdistill.parallel.copies import CHECKPOINT, Copies
 from rankdistill.parallel.gradients import gather_ids, reduce_gradients
 from rankdistill.parallel.objective import Objective, Term, expect_divided
+from rankdistill.rankings import Rankings
 from rankdistill.rankings.distributed import Processes
 from rankdistill.sampling import epoch_seed, sample_negatives, within_row_positions
 from rankdistill.sharded.checkpoint import tables_of
@@ -77,7 +85,8 @@ class Trainer:
 
     Raises:
         ValueError: a method that knows no shares, or needs whole tables that no process has; processes that disagree about
-            data, settings, teachers or the model; `files.AtWork`, which is one, where another trainer works in the folder.
+            data, settings, teachers or the model; rankings that name what is no item; `files.AtWork`, which is one, where
+            another trainer works in the folder.
         ConnectionError: another process failed, ended or did not answer within the group's time-out.
 
     Example:
@@ -174,6 +183,7 @@ class Trainer:
             self._control = stack.enter_context(Processes.on_cpu("Trainer", self.processes.group))
             self._expect_agreement()
             with self._control.together():
+                self._expect_lists()
                 if self._is_first and self.folder is not None:
                     self.folder.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(alone_in(self.folder, "Trainer", "training", LOCK))
@@ -456,6 +466,12 @@ class Trainer:
             if self._is_first:
                 # The log of an interrupted run may be ahead of its checkpoint, or end in half a line.
                 write_text(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in self.history))
+
+    def _expect_lists(self) -> None:
+        """What methods learn from names items only: one more reading, as an epoch's."""
+        held = (value for term in self.terms for _, value in attributes(term.method, ""))
+        for rankings in {id(value): value for value in held if isinstance(value, Rankings)}.values():
+            rankings.expect_lists()
 
     def _expect_own_kind(self) -> None:
         for name, kind in ((CHECKPOINT, "a whole model"), (ROWS, "tables divided by rows")):

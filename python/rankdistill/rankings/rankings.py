@@ -18,6 +18,8 @@ from rankdistill.rankings.shards import INDEX, file_metadata, open_folder, read_
 from rankdistill.rankings.streaming import LARGEST_ITEM, Steps, Streaming, expect_tables
 from rankdistill.rankings.tables import Table
 
+CHECKED = 8192  # users at a time
+
 
 @dataclass(frozen=True, eq=False)
 class Rankings:
@@ -67,6 +69,32 @@ class Rankings:
     @property
     def k(self) -> int:
         return self.indices.shape[1]
+
+    def lists(self, users: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The rows of `indices` and `lengths` of users; on the CPU a ValueError where a list names what is no item.
+
+        A file is mapped when it is loaded, and looked at as it is read: O(n·K) for n users.
+        """
+        indices, lengths = self.indices[users], self.lengths[users]
+        if indices.device.type == "cpu" and indices.numel():
+            least, most = indices.aminmax()
+            if least >= 0 and most < self.n_items:
+                return indices, lengths  # full lists, in a fifth of the time
+            wrong = (indices < 0) | (indices >= self.n_items)
+            wrong &= torch.arange(self.k, dtype=torch.int32) < lengths[:, None]
+            if bool(wrong.any()):
+                row, place = wrong.nonzero()[0].tolist()
+                user = int(torch.arange(self.n_users)[users][row])
+                raise ValueError(
+                    f"Rankings: expected {int(lengths[row])} items in [0, {self.n_items}) for user {user}; got "
+                    f"{int(indices[row, place])} at place {place}: a damaged file. Extract them again"
+                )
+        return indices, lengths
+
+    def expect_lists(self) -> None:
+        """`lists` of all users, some at a time."""
+        for start in range(0, self.n_users, CHECKED):
+            self.lists(slice(start, start + CHECKED))
 
     @classmethod
     def from_vectors(
