@@ -222,9 +222,8 @@ def read_shard_header(op: str, path: Path) -> tuple[dict[str, Entry], dict]:
     try:
         return read_rankings_header(op, path)
     except ValueError as error:
-        raise ValueError(
-            f"{error}. Delete that file and run the same extraction again: it makes what is missing"
-        ) from error
+        text = f"{error}. Delete that file and run the same extraction again: it makes what is missing"
+        raise ValueError(text) from error
 
 
 def clear_folder(folder: str | os.PathLike) -> None:
