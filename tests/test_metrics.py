@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from rankdistill.data import CSR
-from rankdistill.metrics import candidate_metrics, evaluate, evaluate_candidates, ranking_metrics
+from rankdistill.metrics import (
+    candidate_metrics,
+    evaluate,
+    evaluate_candidates,
+    evaluate_users,
+    ranking_metrics,
+)
+from rankdistill.rankings import Rankings
 from tests.case import generator, randn
 
 
@@ -167,6 +174,40 @@ def test_a_model_that_scores_is_asked_for_few_rows_at_a_time(monkeypatch):
     truth = CSR.from_any(torch.rand(50, 80, generator=generator(3)) < 0.5)
     evaluate(Counting(randn(50, 80, seed=1)), truth, CSR.empty(50, 80), [5], ["recall", "auc"])
     assert asked == [3] * 16 + [2], "one matrix for both kinds of metrics"
+
+
+@pytest.mark.parametrize("kind", ["scipy", "bool", "torch sparse"])
+def test_matrices_of_any_kind_are_taken_as_they_are(kind):
+    """In metrics and in what is left out of rankings, tables as arrays too."""
+    dense = [torch.rand(30, 40, generator=generator(seed)) < 0.1 for seed in (1, 2)]
+    dense[1] &= ~dense[0]
+    own = [CSR.from_any(matrix) for matrix in dense]
+    made = {
+        "scipy": lambda matrix: pytest.importorskip("scipy.sparse").coo_matrix(matrix.numpy()),
+        "bool": lambda matrix: matrix,
+        "torch sparse": lambda matrix: matrix.float().to_sparse(),
+    }[kind]
+    train, test = map(made, dense)
+    users, items = randn(30, 4, seed=3), randn(40, 4, seed=4)
+    model = Vectors(users, items)
+    assert evaluate(model, test, train, (5,)) == evaluate(model, own[1], own[0], (5,))
+    assert torch.equal(
+        evaluate_users(model, test, train, (5,))[0], evaluate_users(model, own[1], own[0], (5,))[0]
+    )
+    expected = Rankings.from_vectors(users, items, 6, own[0])
+    scores = users @ items.T
+    for found in (
+        Rankings.from_vectors(
+            users.numpy(), items.numpy(), 6, train, item_bias=np.zeros(40, users.numpy().dtype)
+        ),
+        Rankings.from_scores(scores.numpy(), 6, train),
+        Rankings.from_score_function(lambda ids: scores[ids], 30, 40, 6, train),
+    ):
+        assert torch.equal(found.indices, expected.indices)
+    with pytest.raises(ValueError, match="evaluate: expected exclude of 30 rows, as truth; got 29"):
+        evaluate(model, test, dense[0][:29])
+    with pytest.raises(ValueError, match="Rankings: expected exclude of 30 users × 40 items; got 29 × 40"):
+        Rankings.from_scores(scores, 6, dense[0][:29])
 
 
 def test_ties_do_not_favour_low_ids():

@@ -143,8 +143,8 @@ def ranking_metrics(
 
 def evaluate(
     model,
-    truth: CSR,
-    exclude: CSR,
+    truth: object,
+    exclude: object,
     cutoffs: Sequence[int] = CUTOFFS,
     metrics: Sequence[str] = ("recall", "ndcg", "hit_rate", "mrr", "precision"),
     *,
@@ -159,8 +159,8 @@ def evaluate(
     Args:
         model: with `user_vectors(ids)` and `item_vectors(ids)` (and `item_bias` [N], or None), or with
             `score(users [B], items [B, N])`.
-        truth: [U, N] relevant items; users without any do not count.
-        exclude: [U, N] items that are not ranked (train items; for test, validation items too).
+        truth: [U, N] relevant items, as a CSR or anything that `CSR.from_any` takes; users without any do not count.
+        exclude: [U, N] items that are not ranked (train items; for test, validation items too), likewise.
         cutoffs: as in `ranking_metrics`.
         metrics: names in `METRICS`, which are taken at every cut-off, or in `RANK_METRICS`, which have none.
         batch_size: users per call; fewer where a model only scores.
@@ -200,8 +200,8 @@ def evaluate(
 
 def evaluate_users(
     model,
-    truth: CSR,
-    exclude: CSR,
+    truth: object,
+    exclude: object,
     cutoffs: Sequence[int] = CUTOFFS,
     metrics: Sequence[str] = ("recall", "ndcg", "hit_rate", "mrr", "precision"),
     *,
@@ -224,8 +224,8 @@ def evaluate_users(
 
 def _evaluated(
     model,
-    truth: CSR,
-    exclude: CSR,
+    truth: object,
+    exclude: object,
     cutoffs: Sequence[int],
     metrics: Sequence[str],
     batch_size: int,
@@ -237,6 +237,10 @@ def _evaluated(
         if name not in METRICS and name not in RANK_METRICS:
             known = ", ".join((*METRICS, *RANK_METRICS))
             raise ValueError(f"evaluate: expected metrics of {known}; got {name!r}")
+    truth = CSR.from_any(truth)
+    exclude = CSR.from_any(exclude, truth.n_columns)
+    if exclude.n_rows != truth.n_rows:
+        raise ValueError(f"evaluate: expected exclude of {truth.n_rows} rows, as truth; got {exclude.n_rows}")
     users = (truth.counts > 0).nonzero().flatten()
     if not len(users):
         raise ValueError("evaluate: expected users with relevant items; got none")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,12 +100,12 @@ class Rankings:
     @classmethod
     def from_vectors(
         cls,
-        users: Tensor,
-        items: Tensor,
+        users: Tensor | np.ndarray,
+        items: Tensor | np.ndarray,
         k: int,
-        exclude: CSR | None = None,
+        exclude: object = None,
         *,
-        item_bias: Tensor | None = None,
+        item_bias: Tensor | np.ndarray | None = None,
         batch_size: int = 8192,
         progress: Callable[[Iterator], Iterator] = iter,
         metadata: dict[str, str] | None = None,
@@ -116,7 +117,8 @@ class Rankings:
         Args:
             users: [U, D] float, items: [N, D] float: a teacher's embeddings.
             k: list length.
-            exclude: the train items of every user, never ranked (U rows, N columns), or None.
+            exclude: the train items of every user, never ranked (U rows, N columns), as a CSR or anything that
+                `CSR.from_any` takes, or None.
             item_bias: [N], of the items' dtype, added to every score of an item; None adds nothing.
             batch_size: users per call.
             progress: wraps the steps, an iterable of known length (such as tqdm).
@@ -132,7 +134,9 @@ class Rankings:
             (6, 3, 9)
         """
         op = "Rankings.from_vectors"
+        users, items, item_bias = map(_as_tensor, (users, items, item_bias))
         tables = Table.of(op, "users", users), Table.of(op, "items", items)
+        exclude = _as_csr(exclude)
         U, N = expect_tables(op, *tables, k, exclude, item_bias)
         checks.expect(batch_size > 0, op, "batch_size above 0", batch_size)
         made = cls._empty(U, N, k, metadata)
@@ -149,7 +153,7 @@ class Rankings:
         n_users: int,
         n_items: int,
         k: int,
-        exclude: CSR | None = None,
+        exclude: object = None,
         *,
         batch_size: int = 256,
         progress: Callable[[Iterator], Iterator] = iter,
@@ -181,12 +185,13 @@ class Rankings:
             )
             return masked_topk(scores, k, None if exclude is None else exclude.rows(ids))
 
-        _check_exclude(exclude, n_users, n_items)
+        exclude = _check_exclude(exclude, n_users, n_items)
         return cls._extracted(rank, n_users, n_items, k, batch_size, progress, metadata)
 
     @classmethod
-    def from_scores(cls, scores: Tensor, k: int, exclude: CSR | None = None, **options) -> Rankings:
-        """The top k of a given score matrix [U, N]; options as in `from_score_function`."""
+    def from_scores(cls, scores: Tensor | np.ndarray, k: int, exclude: object = None, **options) -> Rankings:
+        """The top k of a given score matrix [U, N]; `exclude` and options as in `from_score_function`."""
+        scores = _as_tensor(scores)
         checks.expect_tensor("Rankings.from_scores", "scores", scores, 2)
         rows = lambda ids: scores[int(ids[0]) : int(ids[-1]) + 1]  # consecutive, so a view
         return cls.from_score_function(rows, *scores.shape, k, exclude, **options)
@@ -268,12 +273,22 @@ class Rankings:
         return rankings
 
 
-def _check_exclude(exclude: CSR | None, n_users: int, n_items: int) -> None:
+def _as_tensor(values: object) -> object:
+    return torch.as_tensor(values) if isinstance(values, np.ndarray) else values
+
+
+def _as_csr(exclude: object) -> CSR | None:
+    return None if exclude is None else CSR.from_any(exclude)
+
+
+def _check_exclude(exclude: object, n_users: int, n_items: int) -> CSR | None:
+    exclude = _as_csr(exclude)
     if exclude is not None and (exclude.n_rows, exclude.n_columns) != (n_users, n_items):
         raise ValueError(
             f"Rankings: expected exclude of {n_users} users × {n_items} items; "
             f"got {exclude.n_rows} × {exclude.n_columns}"
         )
+    return exclude
 
 
 def _check_catalogue(
