@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import sys
+from datetime import datetime
 
 import numpy as np
 import polars
@@ -183,6 +184,94 @@ def test_columns_by_name_or_left_out(tmp_path):
         read_interactions(path, format="u.data", user_column="who")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "options"),
+    [
+        ("a.csv", GOOD["a.csv"].replace(",", ";"), {"separator": ";"}),
+        ("a.csv", GOOD["a.tsv"], {"separator": "tab"}),
+        ("a.csv", GOOD["a.tsv"], {"separator": "\t"}),
+        ("a.tsv", GOOD["a.csv"].replace(",", "|"), {"separator": "|"}),
+        ("a.csv", GOOD["a.csv"].partition("\n")[2], {"columns": ["user", "item", "stars", "time"]}),
+        (
+            "a.csv",
+            GOOD["u.data"].replace("\t", ";"),
+            {
+                "columns": ["a", "b", "rating", "time"],
+                "separator": ";",
+                "user_column": "a",
+                "item_column": "b",
+            },
+        ),
+    ],
+)
+def test_other_separators_and_files_without_a_header(tmp_path, name, text, options):
+    table = read_interactions(write(tmp_path / name, text), **options)
+    found = (table.users.tolist(), table.items.tolist(), table.ratings.tolist(), table.timestamps.tolist())
+    assert found == (USERS, ITEMS, RATINGS, TIMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "options", "message"),
+    [
+        ("a.csv", "user;item\n1;2\n", {}, r"a.csv:1: .* separator=';', --data.options.separator ';'"),
+        ("a.csv", "user\titem\n1\t2\n", {}, r"a.csv:1: .* --data.options.separator 'tab'"),
+        ("a.csv", "who,item\n1,2\n", {}, r"\. Name it: user_column='NAME', --data.options.user_column NAME"),
+        ("a.csv", "1,2\n1,2\n", {}, r"--data.options.columns '\[user, item\]'"),
+        ("a.csv", "1,2\n1,2,3\n", {"columns": ["user", "item"]}, "a.csv:2: expected 2 fields; got 3"),
+        (
+            "a.csv",
+            "user,item\n",
+            {"separator": "::"},
+            "expected separator as one character or \"tab\"; got '::'",
+        ),
+        ("a.csv", "user,item\n", {"separator": '"'}, "expected separator as one character"),
+        ("a.csv", "user,item\n", {"columns": "user"}, r"expected columns as a list of names.*; got 'user'"),
+        ("a.csv", "user,item\n", {"columns": 2}, r"expected columns as a list of names.*; got 2"),
+        ("a.csv", "user,item\n", {"min_rating": "four"}, "expected min_rating as a number; got 'four'"),
+        (
+            "u.data",
+            "",
+            {"separator": ";"},
+            r"expected no separator for u\.data, only for csv and tsv; got ';'",
+        ),
+        ("a.inter", "", {"columns": ["user", "item"]}, "expected no columns for inter"),
+    ],
+)
+def test_what_is_wrong_with_columns_says_the_cure(tmp_path, name, text, options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        read_interactions(write(tmp_path / name, text), **options)
+
+
+def test_dates_are_seconds_as_in_parquet(tmp_path):
+    dates = ["2024-05-01", "2024-05-01 12:30:00", "2024-05-01T12:30:00.250000Z", "2024-05-01T12:30:00+02:00"]
+    rows = [(user, 1, date) for user, date in enumerate(dates)]
+    text = "user,item,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows)
+    found = read_interactions(write(tmp_path / "a.csv", text)).timestamps.tolist()
+    midnight = 19_844 * 86_400
+    assert found == [midnight, midnight + 45_000, midnight + 45_000.25, midnight + 37_800]
+    times = polars.Series([datetime(2024, 5, 1, 3, 4, 5, 678901), datetime(1969, 1, 2)])
+    frame = polars.DataFrame({"user": [0, 1], "item": [1, 1], "timestamp": times})
+    frame.write_parquet(tmp_path / "a.parquet")
+    naive = "user,item,timestamp\n" + "".join(f"{u},1,{t.isoformat()}\n" for u, t in enumerate(times))
+    of_text = read_interactions(write(tmp_path / "b.csv", naive)).timestamps.tolist()
+    assert of_text == read_interactions(tmp_path / "a.parquet").timestamps.tolist()
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "message"),
+    [
+        ("monday", "1", r":2: expected a date \(ISO 8601\) or a finite number as timestamp; got 'monday'"),
+        ("2024-05-01", "monday", r":1203: expected a date .* as in the first row; got 'monday'"),
+        ("2024-05-01", "1714521600", r":1203: expected a date .* as in the first row; got '1714521600'"),
+        ("1714521600", "2024-05-01", r":1203: expected a finite number as timestamp; got '2024-05-01'"),
+    ],
+)
+def test_dates_and_numbers_do_not_mix(tmp_path, first, later, message):
+    text = "user,item,timestamp\n" + f"1,2,{first}\n" * 1201 + f"1,3,{later}\n"
+    with pytest.raises(ValueError, match=message):
+        read_interactions(write(tmp_path / "a.csv", text))
+
+
 def test_min_rating(tmp_path):
     path = write(tmp_path / "u.data", GOOD["u.data"])
     assert read_interactions(path, min_rating=3).items.tolist() == [10, 20]
@@ -240,7 +329,7 @@ class TestParquet:
         with pytest.raises(FileNotFoundError):
             read_interactions(tmp_path / "b.parquet")
         polars.DataFrame({"x": [1]}).write_parquet(tmp_path / "a.parquet")
-        with pytest.raises(ValueError, match=r"expected a user column .*got \['x'\]"):
+        with pytest.raises(ValueError, match=r"expected a user column; got \['x'\]"):
             read_interactions(tmp_path / "a.parquet")
 
     def test_without_polars_the_cure_is_named(self, tmp_path, monkeypatch):

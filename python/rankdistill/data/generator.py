@@ -53,7 +53,7 @@ def generate(
         name: of the data set.
 
     Raises:
-        ValueError: a size or strength out of range.
+        TypeError, ValueError: a size or strength that is no number, or out of range.
 
     Cost:
         O(n_users · n_items · width) time; O((n_users + n_items) · width) memory and a few chunks of 4 million cells.
@@ -62,12 +62,19 @@ def generate(
         >>> generate(50, 40, mean_interactions=8, min_interactions=5, n_groups=4, groups_per_user=1)
         Dataset(synthetic: 50 users, 40 items, train 336, valid 56, test 56)
     """
+    numbers = {"mean_interactions": mean_interactions, "group_strength": group_strength}
+    numbers |= {"personal_strength": personal_strength, "popularity_exponent": popularity_exponent}
+    for key, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"generate: expected {key} as a number; got {value!r}")
     sizes = {"n_users": n_users, "n_items": n_items, "width": width, "n_groups": n_groups}
     for key, value in {
         **sizes,
         "groups_per_user": groups_per_user,
         "min_interactions": min_interactions,
     }.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"generate: expected {key} as an integer; got {value!r}")
         if value < 1:
             raise ValueError(f"generate: expected {key} >= 1; got {value}")
     if groups_per_user > n_groups or min_interactions > n_items:

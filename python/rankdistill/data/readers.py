@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+
+import numpy as np
 
 from rankdistill.data.adjacency import read_lightgcn, read_users_dat
 from rankdistill.data.delimited import read_with_header, read_without_header
@@ -36,21 +39,26 @@ def read_interactions(
     rating_column: str | bool | None = None,
     timestamp_column: str | bool | None = None,
     min_rating: float | None = None,
+    separator: str | None = None,
+    columns: Sequence[str] | None = None,
 ) -> RawInteractions:
     """The interactions in a file, with their ids as they are written there.
 
-    Formats: csv and tsv (with a header); parquet (needs the extra `data`); u.data (MovieLens: user, item, rating,
+    Formats: csv and tsv (with a header, or `columns`); parquet (needs the extra `data`); u.data (MovieLens: user, item, rating,
     timestamp, separated by tabs); ratings.dat (the same, separated by ::); inter (RecBole: tabs and a typed header);
     rating (NCF: tabs; the timestamp may be missing); lightgcn (`user item item …` a line; .txt); users.dat (citeulike:
     a count and that many items, the user is the number of the line). All text is UTF-8 and may be gzip'd (.gz); line
-    ends may be LF or CRLF; spaces around ids are dropped; blank lines are skipped.
+    ends may be LF or CRLF; spaces around ids are dropped; blank lines are skipped. Timestamps are numbers or, in csv, tsv
+    and parquet, dates (ISO 8601, UTC where they do not say), which become seconds since 1970.
 
     Args:
         path: the file.
         format: one of `FORMATS`; None guesses from the name.
-        user_column, item_column, rating_column, timestamp_column: names of columns, where there is a header. None
+        user_column, item_column, rating_column, timestamp_column: names of columns, where they have names. None
             looks for the usual names (user, user_id, userId, …); False leaves ratings or timestamps out.
         min_rating: keep only rows with at least this rating.
+        separator: one character, or "tab": what stands between the fields of csv and tsv, by default a comma and a tab.
+        columns: the names of the columns of a csv or tsv file without a header.
 
     Returns:
         n rows in the order of the file. Users without any item leave no row.
@@ -80,6 +88,13 @@ def read_interactions(
         raise ValueError(
             f"read_interactions: expected no {named[0]}_column, as {format} has no header; got {wanted[named[0]]!r}"
         )
+    for name, value in (("separator", separator), ("columns", columns)):
+        if value is not None and format not in ("csv", "tsv"):
+            raise ValueError(
+                f"read_interactions: expected no {name} for {format}, only for csv and tsv; got {value!r}"
+            )
+    if min_rating is not None and not isinstance(min_rating, (int, float, np.number)):
+        raise TypeError(f"read_interactions: expected min_rating as a number; got {min_rating!r}")
     if format == "parquet":
         table = read_parquet(path, wanted)
     else:
@@ -89,7 +104,7 @@ def read_interactions(
         elif format == "users.dat":
             table = read_users_dat(path, text)
         elif format in ("csv", "tsv", "inter"):
-            table = read_with_header(path, text, format, wanted)
+            table = read_with_header(path, text, format, wanted, separator, columns)
         else:
             table = read_without_header(path, text, format, wanted)
     if min_rating is None:
