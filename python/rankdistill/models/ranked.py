@@ -15,10 +15,10 @@ ROWS_AT_ONCE = 1024
 
 
 def rankings_metadata(dataset: Dataset) -> dict[str, str]:
+    """What an extraction must find again to go on: not the data set's name, as a file may be moved."""
     return {
         "user_vocabulary": dataset.users.sha256,
         "item_vocabulary": dataset.items.sha256,
-        "data": dataset.name,
         "train": dataset.train_sha256,
     }
 
