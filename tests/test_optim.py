@@ -13,7 +13,6 @@ from torch.nn.functional import embedding, softplus
 from rankdistill import DistillationExperts, LazyAdam, LazySGD, MatrixFactorization, Trainer
 from rankdistill.config import TrainingConfig
 from rankdistill.data import generate
-from rankdistill.ops import lazy_update
 from rankdistill.optim import make_optimizers
 from rankdistill.sampling import sample_negatives, within_row_positions
 from tests.case import randint, randn
@@ -128,6 +127,54 @@ def test_lazy_sgd_is_dense_sgd_with_decay(dtype, tolerance):
     assert all(torch.equal(a, b) for a, b in zip(kept, lazy, strict=True)), "a second time changes nothing"
 
 
+@pytest.mark.parametrize("strength", [1e-6, 1e-7, 2.5e-8])
+def test_weak_decay_is_as_near_to_float64_as_torchs(strength):
+    """Rows touched at every step, rows touched rarely, and such that are read at every step."""
+    shape, rate = (90, 16), 0.01
+    given = [table(dtype, *shape) for dtype in (torch.float32, torch.float32, torch.float64)]
+    optimizers = [
+        kind([parameter], lr=rate, weight_decay=strength / rate)
+        for kind, parameter in zip((LazySGD, torch.optim.SGD, torch.optim.SGD), given, strict=True)
+    ]
+    read = torch.arange(60, 90)
+    for step in range(2000):
+        ids = torch.arange(90 if step % 97 == 0 else 30)
+        rows = 1e-3 * randn(len(ids), 16, seed=step)
+        gradient = torch.sparse_coo_tensor(ids[None], rows, shape, is_coalesced=True, check_invariants=False)
+        optimizers[0].catch_up(given[0], read)
+        given[0].grad = gradient
+        for parameter in given[1:]:
+            parameter.grad = gradient.to_dense().to(parameter.dtype)
+        for optimizer in optimizers:
+            optimizer.step()
+    optimizers[0].catch_up()
+    ours, theirs, right = (p.detach().double() for p in given)
+    for rows in (torch.arange(30), torch.arange(30, 60), read):
+        errors = [(found - right)[rows] for found in (ours, theirs)]
+        size, torchs_size = (float(e.square().mean().sqrt()) for e in errors)
+        share, torchs_share = (
+            float((e * right[rows]).sum().abs() / right[rows].square().sum()) for e in errors
+        )
+        assert size < 1.1 * torchs_size
+        assert share < 1.1 * torchs_share + 2e-8, "of the rows, lost or gained"
+
+
+def test_marks_are_kept_from_the_first_decay_on():
+    ours, theirs = table(torch.float64), table(torch.float64)
+    lazy, dense = LazySGD([ours], 0.1), torch.optim.SGD([theirs], 0.1)
+    for step in range(12):
+        decay = 0.5 * (step in (4, 5, 6, 9))
+        for optimizer in (lazy, dense):
+            optimizer.param_groups[0]["weight_decay"] = decay
+        ours.grad = sparse_gradient(ours, step)
+        theirs.grad = ours.grad.to_dense()
+        lazy.step()
+        dense.step()
+        assert bool(lazy._decay) == (step >= 4), "8 bytes per row"
+    lazy.catch_up()
+    torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
+
+
 def test_lazy_sgd_without_reads_is_caught_up_by_the_step():
     """Gradients that do not depend on the table: `step` alone brings rows up to date."""
     ours, theirs = table(torch.float64), table(torch.float64)
@@ -182,33 +229,48 @@ def test_catching_up_takes_any_ids():
     torch.testing.assert_close(some, whole, rtol=1e-15, atol=0)
 
 
-def arguments(what, dtype):
-    """Of a backend function; the first two or three are written."""
-    ids, marks = torch.arange(5, N, 3), -randint(0, 3, (N,), seed=4).double() / 10
-    grads = randn(len(ids), D, seed=3, dtype=dtype)
-    tables = [randn(N, D, seed=s, dtype=dtype) for s in (0, 1)] + [randn(N, D, seed=2, dtype=dtype).abs()]
-    return {
-        "adam": (*tables, ids, grads, 0.9, 0.99, 0.1, 1e-8),
-        "sgd": (tables[0], marks, ids, grads, 0.1, 0.9, -0.3, -0.5),
-        "catch_up": (tables[0], marks, torch.cat([ids, ids.flip(0)]), -0.3),
-    }[what]
+def test_ids_are_int64_or_int32():
+    """Views too, of which a pointer would see the neighbours."""
+    right, found = table(), table()
+    for parameter, dtype in ((right, torch.int64), (found, torch.int32)):
+        optimizer = LazySGD([parameter], 0.1, 0.5)
+        run(optimizer, parameter, 5)
+        optimizer.catch_up(parameter, torch.tensor([290, 7, 280, 7, -1, 7], dtype=dtype)[::2])
+        with pytest.raises(IndexError, match=r"lazy_update: expected ids in \[-1, 300\); got -5"):
+            optimizer.catch_up(parameter, torch.tensor([-5], dtype=dtype))
+    assert torch.equal(found, right)
+    assert (found[[290, 280]] != table()[[290, 280]]).all()
+    assert torch.equal(found[7], right[7])
+    assert torch.equal(found[270], table()[270])
+    for one in (optimizer, LazySGD([found], 0.1)):
+        for ids in (torch.tensor([1.0]), torch.tensor([True]), torch.tensor([1], dtype=torch.int16), [1]):
+            with pytest.raises(TypeError, match="lazy_update: expected ids as an int64 or int32 tensor; got"):
+                one.catch_up(found, ids)
+    with pytest.raises(ValueError, match="LazySGD: expected ids with their table; got ids alone"):
+        optimizer.catch_up(ids=torch.tensor([1]))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("what", ["adam", "sgd", "catch_up"])
-def test_backends_agree_and_threads_do_not_matter(what, dtype):
-    pytest.importorskip("rankdistill._native", reason="no compiled CPU module")
-    results = []
-    for functions, threads in ((lazy_update.REFERENCE, 2), (lazy_update.NATIVE, 1), (lazy_update.NATIVE, 5)):
-        torch.set_num_threads(threads)
-        given = arguments(what, dtype)
-        functions[what](*given)
-        torch.set_num_threads(2)
-        results.append(given[: 3 if what == "adam" else 2])
-    for reference, one, five in zip(*results, strict=True):
-        torch.testing.assert_close(one, reference, rtol=1e-6 if dtype == torch.float32 else 1e-14, atol=1e-7)
-        assert torch.equal(one, five)
-        assert (one[5] != arguments(what, dtype)[0][5]).any()
+def test_a_model_reads_rows_by_int32_ids():
+    models = [MatrixFactorization(10, 12, 4, seed=1, sparse_grad=True) for _ in range(2)]
+    for model, dtype in zip(models, (torch.int64, torch.int32), strict=True):
+        optimizer = LazySGD(model.tables(), lr=0.5, weight_decay=1.0)
+        model.before_reading = optimizer.catch_up
+        model.user_vectors(torch.tensor([9])).sum().backward()
+        optimizer.step()
+        model.user_vectors(torch.tensor([5, 0, 7, 0], dtype=dtype)[:2])
+    assert torch.equal(models[0].user_table, models[1].user_table)
+    assert (models[0].user_table[7] != models[0].user_table[5]).any()
+
+
+def test_no_decay_falls_on_weights_that_come_after_catching_up():
+    parameter, best = table(), randn(N, D, seed=9)
+    optimizer = LazySGD([parameter], 0.1, 0.5)
+    run(optimizer, parameter, 5)
+    optimizer.catch_up()
+    with torch.no_grad():
+        parameter.copy_(best)
+    optimizer.catch_up()
+    assert torch.equal(parameter, best)
 
 
 @pytest.mark.parametrize("optimizer", [LazyAdam, LazySGD])
@@ -239,6 +301,74 @@ def test_what_is_no_table_is_refused(optimizer):
         LazySGD([table()], weight_decay=-0.1)
     with pytest.raises(ValueError, match="expected lr x weight_decay below 1; got 1.5"):
         run(LazySGD([parameter], 3.0, 0.5), parameter, 1)
+
+
+BAD_SETTINGS = [
+    (LazyAdam, {"lr": -1.0}),
+    (LazyAdam, {"lr": float("nan")}),
+    (LazyAdam, {"betas": (2.0, 0.9)}),
+    (LazyAdam, {"betas": (0.9, -0.1)}),
+    (LazyAdam, {"betas": (0.9,)}),
+    (LazyAdam, {"eps": 0.0}),
+    (LazySGD, {"lr": 0.0}),
+    (LazySGD, {"weight_decay": -0.1}),
+    (LazySGD, {"weight_decay": float("nan")}),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "settings"), BAD_SETTINGS)
+def test_settings_are_refused_wherever_they_are_given(optimizer, settings):
+    expected = f"{optimizer.__name__}: expected"
+    with pytest.raises(ValueError, match=expected):
+        optimizer([table()], **settings)
+    with pytest.raises(ValueError, match=expected):
+        optimizer([{"params": [table()], **settings}])
+    good = optimizer([table()])
+    with pytest.raises(ValueError, match=expected):
+        good.add_param_group({"params": [table()], **settings})
+    assert len(good.param_groups) == 1
+
+
+@pytest.mark.parametrize("optimizer", [LazyAdam, LazySGD])
+def test_a_refused_group_leaves_nothing_behind(optimizer):
+    parameter, more = table(), table(seed=1)
+    made = optimizer([parameter], 0.1)
+    for bad in (
+        table(torch.float16),
+        torch.nn.Parameter(randn(4, 6).t()),
+        torch.nn.Parameter(torch.tensor(1.0)),
+    ):
+        group = {"params": [more, bad]}
+        with pytest.raises((TypeError, ValueError), match=f"{optimizer.__name__}: expected"):
+            made.add_param_group(group)
+        assert len(made.param_groups) == 1
+        assert set(group) == {"params"}, "another optimiser that takes the group has settings of its own"
+    made.add_param_group({"params": more, "lr": 0.2})
+    assert [group["lr"] for group in made.param_groups] == [0.1, 0.2]
+    run(made, more, 1)
+    assert (more != table(seed=1)).any()
+
+
+def test_a_step_that_is_refused_changes_no_table():
+    first, second = table(), table()
+    optimizer = LazySGD([{"params": [first]}, {"params": [second], "lr": 3.0}], 0.1, 0.5)
+    first.grad, second.grad = sparse_gradient(first, 0), sparse_gradient(second, 0)
+    with pytest.raises(ValueError, match="expected lr x weight_decay below 1; got 1.5"):
+        optimizer.step()
+    assert torch.equal(first, table())
+
+
+def test_a_state_that_is_refused_leaves_pending_decay():
+    right, found = table(), table()
+    for parameter in (right, found):
+        optimizer = LazySGD([parameter], 0.1, 0.5)
+        run(optimizer, parameter, 3)
+        if parameter is found:
+            with pytest.raises(ValueError, match="parameter groups"):
+                optimizer.load_state_dict({"state": {}, "param_groups": []})
+        optimizer.catch_up()
+    assert torch.equal(found, right)
+    assert (found[200] != table()[200]).all()
 
 
 def test_a_step_without_gradients_or_touched_rows_changes_nothing():

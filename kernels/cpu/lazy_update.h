@@ -40,6 +40,14 @@ void lazy_adam_step(T* table, T* means, T* squares, const int64_t* ids, const T*
   });
 }
 
+// How a row is multiplied by `factor`: whole x row - part x row. Near 1 it is the distance from 1 that is rounded to T: a
+// factor that is rounded itself, the same at every step, is wrong by the same amount every time.
+template <class T>
+struct Decay {
+  T whole, part;
+  explicit Decay(double factor) : whole(factor < 0.5 ? 0 : 1), part(static_cast<T>(whole - factor)) {}
+};
+
 // marks [N]: the sum of log(1 - rate x decay) over all steps, as it stood when a row was last brought up to date. What
 // has come since is `log_decay - mark`. Null ids stand for rows 0 to M - 1; others may repeat (hence one thread), and
 // those below 0 are none.
@@ -49,15 +57,16 @@ void decay_catch_up(T* table, double* marks, const int64_t* ids, int64_t M, int6
     for (int64_t m = begin; m < end; ++m) {
       const int64_t id = ids ? ids[m] : m;
       if (id < 0 || marks[id] == log_decay) continue;
-      const T factor = static_cast<T>(__builtin_exp(log_decay - marks[id]));
+      const Decay<T> decay(__builtin_exp(log_decay - marks[id]));
       marks[id] = log_decay;
       T* row = table + id * D;
-      for (int64_t d = 0; d < D; ++d) row[d] *= factor;
+      for (int64_t d = 0; d < D; ++d) row[d] = decay.whole * row[d] - decay.part * row[d];
     }
   });
 }
 
-// row = kept x (row with the decay it missed) - rate x grad; the row's mark becomes log_decay_after.
+// row = kept x (row with the decay it missed) - rate x grad; the row's mark becomes log_decay_after. Null
+// marks: no row has missed any.
 template <class T>
 void lazy_sgd_step(T* table, double* marks, const int64_t* ids, const T* grads, int64_t M, int64_t D, double rate,
                    double kept, double log_decay, double log_decay_after) {
@@ -65,12 +74,15 @@ void lazy_sgd_step(T* table, double* marks, const int64_t* ids, const T* grads, 
   parallel_chunks(M, 1 + 8192 / (D + 1), [=](int64_t begin, int64_t end, int) {
     for (int64_t m = begin; m < end; ++m) {
       if (m + kRowsAhead < end) prefetch_whole_row(table + ids[m + kRowsAhead] * D, D);
-      const double missed = marks[ids[m]] == log_decay ? 1.0 : __builtin_exp(log_decay - marks[ids[m]]);
-      marks[ids[m]] = log_decay_after;
-      const T factor = static_cast<T>(missed * kept);
+      double missed = 1;
+      if (marks) {
+        if (marks[ids[m]] != log_decay) missed = __builtin_exp(log_decay - marks[ids[m]]);
+        marks[ids[m]] = log_decay_after;
+      }
+      const Decay<T> decay(missed * kept);
       T* __restrict__ row = table + ids[m] * D;
       const T* __restrict__ grad = grads + m * D;
-      for (int64_t d = 0; d < D; ++d) row[d] = row[d] * factor - scale * grad[d];
+      for (int64_t d = 0; d < D; ++d) row[d] = decay.whole * row[d] - (decay.part * row[d] + scale * grad[d]);
     }
   });
 }

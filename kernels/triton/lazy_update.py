@@ -62,24 +62,35 @@ def lazy_update_adam_kernel(
     tl.store(table_ptr + at, row, mask=inside)
 
 
+@triton.jit
+def whole_and_part(factor, dtype: tl.constexpr):
+    """[BLOCK_M, 1] each, of fp64 factors: a row becomes whole·row − part·row. Near 1 the factor's distance from 1 is rounded."""
+    whole = tl.where(factor < 0.5, 0.0, 1.0).to(tl.float64)
+    return whole.to(dtype)[:, None], (whole - factor).to(dtype)[:, None]
+
+
 @triton.jit(do_not_specialize=["M"])
 def lazy_update_sgd_kernel(
     table_ptr, marks_ptr, ids_ptr, grads_ptr, M, N, D, rate: tl.float64, kept: tl.float64, log_decay: tl.float64,
-    log_decay_after: tl.float64, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+    log_decay_after: tl.float64, HAS_MARKS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """A program has whole rows, since each has one mark."""
+    """A program has whole rows, since each has one mark. Without marks no row has missed any decay."""
     dtype = table_ptr.dtype.element_ty
     places, ids, real = rows_of(ids_ptr, M, N, True, BLOCK_M)
-    missed = tl.full([], log_decay, tl.float64) - tl.load(marks_ptr + ids, mask=real, other=0.0)
-    factor = (tl.exp(missed) * tl.full([], kept, tl.float64)).to(dtype)
+    factor = tl.full([BLOCK_M], kept, tl.float64)
+    if HAS_MARKS:
+        missed = tl.full([], log_decay, tl.float64) - tl.load(marks_ptr + ids, mask=real, other=0.0)
+        factor *= tl.exp(missed)
+        tl.store(marks_ptr + ids, tl.full([BLOCK_M], log_decay_after, tl.float64), mask=real)
+    whole, part = whole_and_part(factor, dtype)
     for first in range(0, D, BLOCK_D):
         d = first + tl.arange(0, BLOCK_D)
         inside = real[:, None] & (d < D)[None, :]
         at = ids[:, None] * D + d[None, :]
         grad = tl.load(grads_ptr + places[:, None] * D + d[None, :], mask=inside, other=0.0)
         row = tl.load(table_ptr + at, mask=inside, other=0.0)
-        tl.store(table_ptr + at, row * factor[:, None] - tl.full([], rate, dtype) * grad, mask=inside)
-    tl.store(marks_ptr + ids, tl.full([BLOCK_M], log_decay_after, tl.float64), mask=real)
+        row = whole * row - (part * row + tl.full([], rate, dtype) * grad)
+        tl.store(table_ptr + at, row, mask=inside)
 
 
 @triton.jit(do_not_specialize=["M"])
@@ -96,13 +107,13 @@ def lazy_update_catch_up_kernel(
     bits = tl.atomic_xchg(bits_ptr + ids, now.to(tl.int64, bitcast=True), mask=real, sem="relaxed")
     marks = bits.to(tl.float64, bitcast=True)
     real = real & (marks != now)
-    factor = tl.exp(tl.where(real, now - marks, 0.0)).to(dtype)
+    whole, part = whole_and_part(tl.exp(tl.where(real, now - marks, 0.0)), dtype)
     for first in range(0, D, BLOCK_D):
         d = first + tl.arange(0, BLOCK_D)
         inside = real[:, None] & (d < D)[None, :]
         at = ids[:, None] * D + d[None, :]
         row = tl.load(table_ptr + at, mask=inside, other=0.0)
-        tl.store(table_ptr + at, row * factor[:, None], mask=inside)
+        tl.store(table_ptr + at, whole * row - part * row, mask=inside)
 
 
 def blocks(D: int) -> dict[str, int]:
@@ -128,20 +139,20 @@ def lazy_update_adam(
 
 
 def lazy_update_sgd(
-    table: Tensor, marks: Tensor, ids: Tensor, grads: Tensor, rate: float, kept: float, log_decay: float,
+    table: Tensor, marks: Tensor | None, ids: Tensor, grads: Tensor, rate: float, kept: float, log_decay: float,
     log_decay_after: float,
 ) -> None:  # fmt: skip
     M, D = ids.numel(), width_of(table)
     if M * D:
         sizes = blocks(D)
         lazy_update_sgd_kernel[(triton.cdiv(M, sizes["BLOCK_M"]),)](
-            table, marks, ids.contiguous(), grads.contiguous(), M, len(table), D, rate, kept, log_decay,
-            log_decay_after, **sizes,
+            table, table if marks is None else marks, ids.contiguous(), grads.contiguous(), M, len(table), D, rate,
+            kept, log_decay, log_decay_after, HAS_MARKS=marks is not None, **sizes,
         )  # fmt: skip
 
 
 def lazy_update_catch_up(table: Tensor, marks: Tensor, ids: Tensor | None, log_decay: float) -> None:
-    """Ids may repeat here, those below 0 are none; None stands for every row."""
+    """Ids may repeat here, -1 is none; None stands for every row."""
     M, D = len(table) if ids is None else ids.numel(), width_of(table)
     if M * D:
         sizes = blocks(D)

@@ -102,6 +102,29 @@ def check_nothing(what: str) -> None:
     print("checked nothing to do for", what)
 
 
+def check_weak_decay(marked: bool) -> None:
+    """1 - 2.5e-8 is 1 in float32; roundings of rows that start at 1 average out over their gradients."""
+    decay, grads = 2.5e-8, torch.rand(N, 64, generator=torch.Generator().manual_seed(0)) * 2**-21
+    marks = torch.zeros(N, dtype=torch.float64) if marked else None
+    given = there((torch.ones(N, 64), marks, torch.arange(N), grads, 1.0, 1 - decay, 0.0, -decay))
+    TRITON["sgd"](*given)
+    lost = (1 - given[0].cpu().double() - grads.double()).mean()
+    torch.testing.assert_close(float(lost), decay, rtol=0.05, atol=0)
+    assert not marked or bool((given[1] == -decay).all())
+    print("checked weak decay", "with marks" if marked else "without marks")
+
+
+def check_strong_decay(dtype: torch.dtype) -> None:
+    """Also where less than half of a row is left."""
+    for missed in (0.1, 0.69, 0.7, 20.0):
+        given = there((randn(N, 5, dtype=dtype), torch.zeros(N, dtype=torch.float64), None, -missed))
+        right = given[0].double() * torch.tensor(-missed, dtype=torch.float64).exp()
+        TRITON["catch_up"](*given)
+        tolerance = 2e-7 if dtype == torch.float32 else 1e-15
+        torch.testing.assert_close(given[0].double(), right, rtol=tolerance, atol=0)
+    print("checked strong decay", dtype)
+
+
 if __name__ == "__main__":
     assert sys.argv[2] == "lazy_update"
     for step in ("adam", "sgd", "catch_up", "catch_up of all"):
@@ -111,3 +134,7 @@ if __name__ == "__main__":
     for step in ("adam", "sgd", "catch_up"):
         check_faulty(step)
         check_nothing(step)
+    for marked in (True, False):
+        check_weak_decay(marked)
+    for storage in (torch.float32, torch.float64):
+        check_strong_decay(storage)

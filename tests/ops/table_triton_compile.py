@@ -104,7 +104,8 @@ def step_all(D: int, dtype: torch.dtype) -> None:
         table, means, squares, grads = (randn(n, D, dtype=dtype) for n in (N, N, N, len(ids)))
         marks, rate = torch.zeros(N, dtype=torch.float64), 0.01 * len(ids)
         lazy_update.lazy_update_adam(table, means, squares, ids, grads, 0.9, 0.99, rate, 1e-8)
-        lazy_update.lazy_update_sgd(table, marks, ids, grads, rate, 1 - rate, -0.3 * rate, -rate)
+        for some in (marks, None):
+            lazy_update.lazy_update_sgd(table, some, ids, grads, rate, 1 - rate, -0.3 * rate, -rate)
         for some in (ids, None):
             lazy_update.lazy_update_catch_up(table, marks, some, -rate)
 

@@ -23,6 +23,7 @@ class LazyAdam(TableOptimizer):
         eps: > 0.
 
     Raises:
+        ValueError: a group's settings out of range, in the constructor and in `add_param_group`.
         TypeError: a dense gradient, at the step.
 
     Cost:
@@ -40,11 +41,14 @@ class LazyAdam(TableOptimizer):
     def __init__(
         self, params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
     ):
+        super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps})
+
+    def expect_settings(self, settings: dict) -> None:
+        lr, betas, eps = settings["lr"], settings["betas"], settings["eps"]
         if not lr > 0 or not eps > 0:
             raise ValueError(f"LazyAdam: expected lr and eps above 0; got {lr} and {eps}")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"LazyAdam: expected betas in [0, 1); got {betas}")
-        super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps})
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"LazyAdam: expected betas, two in [0, 1); got {betas}")
 
     @torch.no_grad()
     def step(self, closure=None):

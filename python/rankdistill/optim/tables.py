@@ -11,9 +11,26 @@ from rankdistill.ops.touched_rows import coalesce_rows
 class TableOptimizer(torch.optim.Optimizer):
     """An optimiser of contiguous float32 or float64 tables by sparse gradients over their first dimension."""
 
+    def __init__(self, params, defaults: dict) -> None:
+        self.expect_settings(defaults)
+        super().__init__(params, defaults)
+
     def add_param_group(self, param_group: dict) -> None:
-        super().add_param_group(param_group)
-        for table in self.param_groups[-1]["params"]:
+        """Takes a group whole or, where its tables or settings are refused, not at all."""
+        super().add_param_group(dict(param_group) if isinstance(param_group, dict) else param_group)
+        try:
+            self.expect_settings(self.param_groups[-1])
+            self.expect_tables(self.param_groups[-1]["params"])
+        except BaseException:
+            self.param_groups.pop()
+            raise
+
+    def expect_settings(self, settings: dict) -> None:
+        """A ValueError for the defaults or a group's settings that the rule does not take."""
+        raise NotImplementedError
+
+    def expect_tables(self, tables: list[Tensor]) -> None:
+        for table in tables:
             if table.dtype not in (torch.float32, torch.float64):
                 raise TypeError(f"{self.name}: expected float32 or float64 tables; got {table.dtype}")
             if table.layout != torch.strided or table.dim() < 1 or not table.is_contiguous():

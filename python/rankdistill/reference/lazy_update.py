@@ -18,23 +18,36 @@ def lazy_adam_step(
     table.index_copy_(0, ids, table[ids] - step_size * (mean / (square.sqrt() + eps)))
 
 
-def missed_decay(table: Tensor, marks: Tensor, ids: Tensor, log_decay: float) -> Tensor:
-    """What the rows still have to be multiplied by, [M, 1, ...] in fp64."""
-    return (log_decay - marks[ids]).exp().view(-1, *(1,) * (table.dim() - 1))
+def missed_decay(
+    table: Tensor, marks: Tensor | None, ids: Tensor, log_decay: float, kept: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """(whole, part) [M, 1, ...], by which rows become whole·row − part·row: whole − part is the factor they still miss.
+
+    Near 1 it is the factor's distance from 1 that is rounded to the table's dtype, not the factor.
+    """
+    since = torch.zeros(len(ids), dtype=torch.float64, device=table.device)
+    factor = kept * (since if marks is None else log_decay - marks[ids]).exp()
+    factor = factor.view(-1, *(1,) * (table.dim() - 1))
+    whole = (factor >= 0.5).double()
+    return whole.to(table.dtype), (whole - factor).to(table.dtype)
 
 
 def lazy_sgd_step(
-    table: Tensor, marks: Tensor, ids: Tensor, grads: Tensor, rate: float, kept: float, log_decay: float,
+    table: Tensor, marks: Tensor | None, ids: Tensor, grads: Tensor, rate: float, kept: float, log_decay: float,
     log_decay_after: float,
 ) -> None:  # fmt: skip
-    factor = (kept * missed_decay(table, marks, ids, log_decay)).to(table.dtype)
-    table.index_copy_(0, ids, table[ids] * factor - rate * grads)
-    marks[ids] = log_decay_after
+    """Without marks no row has missed any decay."""
+    rows = table[ids]
+    whole, part = missed_decay(table, marks, ids, log_decay, kept)
+    table.index_copy_(0, ids, whole * rows - (part * rows + rate * grads))
+    if marks is not None:
+        marks[ids] = log_decay_after
 
 
 def decay_catch_up(table: Tensor, marks: Tensor, ids: Tensor | None, log_decay: float) -> None:
-    """Ids may repeat here, those below 0 are none; None stands for every row."""
+    """Ids may repeat here, -1 is none; None stands for every row."""
     ids = torch.arange(len(table), device=table.device) if ids is None else torch.unique(ids[ids >= 0])
-    factor = missed_decay(table, marks, ids, log_decay).to(table.dtype)
-    table.index_copy_(0, ids, table[ids] * factor)
+    rows = table[ids]
+    whole, part = missed_decay(table, marks, ids, log_decay)
+    table.index_copy_(0, ids, whole * rows - part * rows)
     marks[ids] = log_decay
