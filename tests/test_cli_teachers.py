@@ -107,7 +107,17 @@ def test_objects_and_functions_of_a_module_of_ones_own(teacher, tmp_path, monkey
         assert "expected out as a .safetensors file for a teacher with a score function or user biases" in capsys.readouterr().err  # fmt: skip
         capsys.readouterr()
         assert (
-            main(["recommend", *DATA, f"--model=own_teacher_module:{name}", "--users=[3, 7]", "--k=2"]) == 0
+            main(
+                [
+                    "recommend",
+                    *DATA,
+                    f"--model=own_teacher_module:{name}",
+                    "--users=[3, 7]",
+                    "--k=2",
+                    "--exclude=train",
+                ]
+            )
+            == 0
         )
         lines = capsys.readouterr().out.split()
         rankings = Rankings.load(tmp_path / f"r{i}.safetensors")

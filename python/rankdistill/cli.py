@@ -7,12 +7,13 @@ Only `rankdistill.config` is imported until a command runs, so `--help` does not
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, get_args, get_origin
 
 from rankdistill import __version__
 from rankdistill.config import COMMANDS
@@ -24,9 +25,10 @@ except ModuleNotFoundError as error:
         raise
     ArgumentParser = None
 
+GROUPS = ("training", "student", "model")  # whose keys come first among those of one name
 POSITIONAL = ("reproduce",)  # commands whose required settings are given without a name
 UNKNOWN = re.compile(
-    r"(?:nrecognized arguments: (?:--)?|does not accept (?:option|nested key) '|Key ['\"])([\w.\-]+)"
+    r"(?:nrecognized arguments: (?:--)?|does not accept (?:option|nested key) '|NestedArg\(key='|Key ['\"])([\w.\-]+)"
 )
 
 
@@ -35,29 +37,66 @@ def keys_of(parser) -> list[str]:
 
 
 def nearest_key(message: str, keys: Sequence[str]) -> str:
-    """The sentence that an unknown key's error ends with: the nearest known key, if the error names one."""
+    """The sentence that an unknown key's error ends with: the nearest key of the command, if the error names one."""
     found = UNKNOWN.search(message)
     if not found:
         return ""
-    wanted = found.group(1).split("=")[0]
+    wanted = found.group(1)
     if wanted in keys:
         return ""
-    by_last_part = {key.rsplit(".", 1)[-1]: key for key in keys}
-    close = difflib.get_close_matches(wanted, keys, 1, 0.5)
-    if not close:
-        close = [
-            by_last_part[k]
-            for k in difflib.get_close_matches(wanted.rsplit(".", 1)[-1], by_last_part, 1, 0.5)
-        ]
-    return f" The nearest key is {close[0]}." if close else ""
+    last = wanted.rsplit(".", 1)[-1]
+    near = difflib.get_close_matches(wanted, keys, 1, 0.8) if "." in wanted else []
+    if not near:  # --epochs is training.epochs, rather than whatever is spelled alike
+        near = sorted((key for key in keys if key.rsplit(".", 1)[-1] == last), key=rank_of_group)
+    if not near:
+        by_last_part = {key.rsplit(".", 1)[-1]: key for key in keys}
+        near = difflib.get_close_matches(wanted, keys, 1, 0.5)
+        near = near or [by_last_part[k] for k in difflib.get_close_matches(last, by_last_part, 1, 0.5)]
+    others = f" (or {', '.join(near[1:])})" if near[1:] else ""
+    return f" The nearest key is {near[0]}{others}." if near else ""
 
 
-def make_parser():
-    known: dict[str, list[str]] = {}
+def rank_of_group(key: str) -> int:
+    group = key.partition(".")[0]
+    return GROUPS.index(group) if group in GROUPS else len(GROUPS)
+
+
+def as_lists(arguments: Sequence[str], command) -> list[str]:
+    """The arguments with a single value of a list in brackets: --users ann is --users '["ann"]'."""
+    made, wraps = [], None
+    listed = {
+        f"--{action.dest}": get_args(action._typehint)[0] for action in command._actions if is_list(action)
+    }
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if wraps is not None:
+            made.append(in_brackets(argument, wraps))
+        elif equals and name in listed:
+            made.append(f"{name}={in_brackets(value, listed[name])}")
+        else:
+            made.append(argument)
+        wraps = listed.get(argument) if wraps is None else None
+    return made
+
+
+def is_list(action) -> bool:
+    return get_origin(getattr(action, "_typehint", None)) is list
+
+
+def in_brackets(value: str, kind: type) -> str:
+    kinds = {kind, *get_args(kind)}
+    if not value or value.startswith(("[", "--")) or not kinds & {str, int, float}:
+        return value
+    return json.dumps([value]) if str in kinds else f"[{value}]"
+
+
+def make_parser(chosen: str | None = None):
+    """The parser of all commands, and that of the chosen one, whose keys errors speak of."""
+    parsers = {}
 
     class Parser(ArgumentParser):
         def error(self, message, *args, **kwargs):
-            keys = [key for keys in known.values() for key in keys]
+            keys = keys_of(parsers[chosen]) if chosen in parsers else ()
             sys.stderr.write(f"rankdistill: error: {message}{nearest_key(message, keys)}\n")
             sys.exit(2)
 
@@ -76,8 +115,8 @@ def make_parser():
         )
         command.add_class_arguments(config, as_group=False, as_positional=name in POSITIONAL)
         commands.add_subcommand(name, command, help=summary)
-        known[name] = keys_of(command)
-    return parser
+        parsers[name] = command
+    return parser, parsers.get(chosen)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,8 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "rankdistill: error: the command line needs jsonargparse: pip install 'rankdistill[train]'\n"
         )
         return 2
-    parser = make_parser()
-    settings = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser, command = make_parser(next((a for a in arguments if a in COMMANDS), None))
+    settings = parser.parse_args(as_lists(arguments, command) if command else arguments)
     name = settings.subcommand
     try:
         chosen = vars(parser.instantiate(settings)[name])

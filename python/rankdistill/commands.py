@@ -58,7 +58,7 @@ from rankdistill.models.trajectory import KeptTrajectory
 from rankdistill.pages import write_pages
 from rankdistill.parallel import torchrun_processes
 from rankdistill.parallel.processes import choose_gpu
-from rankdistill.rankings import extract_rankings
+from rankdistill.rankings import Rankings, extract_rankings
 from rankdistill.rankings.distributed import Processes
 from rankdistill.rankings.shards import remove_folder
 from rankdistill.rankings.tables import Table
@@ -169,6 +169,7 @@ def run_alone(config: RunConfig) -> None:
 @contextmanager
 def alone(out: Path, command: str) -> Iterator[None]:
     """No other command writes into the folder meanwhile; of processes that train together, the first one sees to it."""
+    expect_folder(command, out)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with alone_in(out, command, "run") if is_first_process() else nullcontext():
@@ -176,6 +177,12 @@ def alone(out: Path, command: str) -> Iterator[None]:
     finally:
         with suppress(OSError):  # of a folder that holds something
             out.rmdir()
+
+
+def expect_folder(command: str, out: Path) -> None:
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{command}: expected out as a folder; got {out}, but {there} is a file")
 
 
 def train(config: TrainConfig) -> None:
@@ -244,7 +251,7 @@ def extract(config: ExtractConfig) -> None:
         if as_file:
             rankings.save(config.out)
             remove_folder(folder)
-    print(f"{rankings.n_users} users, {rankings.k} of {rankings.n_items} items each: {config.out}")
+    print_rankings(rankings, config.out)
 
 
 def extract_in_memory(teacher, dataset: Dataset, config: ExtractConfig) -> None:
@@ -255,6 +262,7 @@ def extract_in_memory(teacher, dataset: Dataset, config: ExtractConfig) -> None:
         if not process:
             rankings = unseen_rankings(teacher, dataset, config.k, bar("rankings", config.progress))
             rankings.save(config.out)
+            print_rankings(rankings, config.out)
 
 
 def distill(config: DistillConfig) -> None:
@@ -280,18 +288,20 @@ def distill_together(config: DistillConfig) -> None:
             keep_model(folder / TEACHER_FILE, teacher, name_of(teacher), dataset)
         return model
 
-    once_or_by_seed(config, dataset, train_one)
+    once_or_by_seed(config, dataset, train_one, trained)
+
+
+def once_or_by_seed(config: TrainConfig | DistillConfig, dataset: Dataset, train_one, trained=()) -> None:
+    """`train_one` (seed, folder) gives a trained model, which it has saved; `trained` then has teachers, by their files."""
+    with alone(Path(config.out), "distill" if isinstance(config, DistillConfig) else "train"):
+        once_or_by_seed_alone(config, dataset, train_one)
     for path, teacher in trained:
         metrics = test_metrics(teacher, dataset)
         if is_first_process():
             print(f"\nteacher: {path}")
             print_metrics(metrics)
-
-
-def once_or_by_seed(config: TrainConfig | DistillConfig, dataset: Dataset, train_one) -> None:
-    """`train_one` (seed, folder) gives a trained model, which it has saved."""
-    with alone(Path(config.out), "distill" if isinstance(config, DistillConfig) else "train"):
-        once_or_by_seed_alone(config, dataset, train_one)
+    if is_first_process():
+        print(f"\nEverything is in {config.out}/")
 
 
 def once_or_by_seed_alone(config: TrainConfig | DistillConfig, dataset: Dataset, train_one) -> None:
@@ -302,6 +312,8 @@ def once_or_by_seed_alone(config: TrainConfig | DistillConfig, dataset: Dataset,
         metrics = test_metrics(train_one(config.training.seed, out), dataset)
         if is_first_process():
             print_metrics(metrics)
+            if not metrics:
+                print("Nothing was evaluated: the data set has neither a validation nor a test part.")
         return
     expect_one_process("seeds")
     protocol = seeds.Protocol.of(dataset, config.training.metric)
@@ -315,7 +327,7 @@ def once_or_by_seed_alone(config: TrainConfig | DistillConfig, dataset: Dataset,
     text = seeds.as_text(result, config.compare)
     write_text(out / "seeds.json", json.dumps(result | {"compared_with": config.compare}, indent=2) + "\n")
     write_text(out / "seeds.md", f"# {len(runs)} seeds on {dataset.name}\n\n{text}\n")
-    print(f"{text}\n\nEverything is in {out}/")
+    print(text)
 
 
 def export(config: ExportConfig) -> None:
@@ -329,6 +341,7 @@ def export(config: ExportConfig) -> None:
 
 def tune(config: TuneConfig) -> None:
     expect_one_process("tune")
+    expect_folder("tune", Path(config.out))
     dataset, out, key = open_dataset(config.data), Path(config.out), f"valid/{config.training.metric}"
     if not len(dataset.valid):
         raise ValueError("tune: expected a data set with a validation part; got none")
@@ -384,6 +397,7 @@ def factors_of(op: str, source: str, dataset: Dataset | None) -> Factors:
 
 
 def bench_serving(config: BenchServingConfig) -> None:
+    expect_folder("bench-serving", Path(config.out))
     dataset = config.data and open_dataset(config.data)
     choose_gpu(config.device)
     device = torch.device(config.device)
@@ -429,6 +443,7 @@ def methods(config: MethodsConfig) -> None:
 def reproduce(config: ReproduceConfig) -> None:
     study = importlib.import_module(f"rankdistill.studies.{config.study}")
     out = Path(config.out or f"runs/{config.study}")
+    expect_folder("reproduce", out)
     choose_gpu(config.device)
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or before)
@@ -443,9 +458,11 @@ def recommend(config: RecommendConfig) -> None:
     dataset = open_dataset(config.data)
     model = as_teacher(load_teacher(config.model, dataset))
     users = dataset.users.encode(config.users) if config.users else torch.arange(dataset.n_users)
-    seen = dataset.train.csr()
+    had = dataset.train.csr()
+    if config.exclude == "all":
+        had = had.union(dataset.valid.csr()).union(dataset.test.csr())
     rows = 8192 if isinstance(model, Factors) else max(1, SCORES // dataset.n_items)
-    best = [model.topk(ids, config.k, seen.rows(ids)) for ids in users.split(rows)]
+    best = [model.topk(ids, config.k, had.rows(ids)) for ids in users.split(rows)]
     lengths = torch.cat([part.lengths for part in best])
     rows = torch.arange(len(users)).repeat_interleave(lengths)
     kept = torch.arange(config.k) < lengths[:, None]
@@ -479,6 +496,10 @@ def test_metrics(model, dataset: Dataset) -> dict[str, float]:
     with Processes.on_cpu("evaluate") as processes:
         held = held_by(model, processes)
         return held.evaluate(processes, getattr(dataset, part).csr(), dataset.held_out_exclude(part))
+
+
+def print_rankings(rankings: Rankings, out: str) -> None:
+    print(f"{rankings.n_users} users, {rankings.k} of {rankings.n_items} items each: {out}")
 
 
 def print_metrics(metrics: dict[str, float]) -> None:

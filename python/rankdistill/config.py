@@ -67,6 +67,10 @@ def _expect(condition: bool, expected: str, got: object) -> None:
         raise ValueError(f"config: expected {expected}; got {got}")
 
 
+def _expect_weight(name: str, weight: float | None) -> None:
+    _expect(weight is None or 0 <= weight < float("inf"), f"{name} of 0 or more", weight)
+
+
 @dataclass
 class DataConfig:
     """Which interactions.
@@ -77,10 +81,13 @@ class DataConfig:
         valid: a file of validation interactions, beside `train`.
         test: a file of test interactions, beside `train`.
         format: of the files: csv, tsv, parquet, u.data, lightgcn, inter, …; guessed from the names by default.
-        split: how one file is split: random, leave_one_out, temporal, ….
+        split: how one file is split: random, leave_one_out, leave_last_out, temporal, temporal_global, or none, where
+            everything is train: for a final model, when nothing is left to choose.
         ratios: train, valid and test shares of a random or temporal split.
         seed: of the split, and of "synthetic".
-        options: more of the reader's or the generator's settings, such as {min_rating: 4} or {n_items: 8000}.
+        options: more of the reader's settings: user_column, item_column, rating_column and timestamp_column (names;
+            false leaves ratings or timestamps out), min_rating, and of csv and tsv separator (such as ";") and columns (the
+            names, where a file has no header: [user, item]); or of the generator's, such as {n_items: 8000}.
     """
 
     source: str = EMBEDDED
@@ -171,6 +178,9 @@ class MethodConfig:
     list_length: int = 500
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _expect_weight("method.weight", self.weight)
+
 
 @dataclass
 class RunConfig:
@@ -205,6 +215,7 @@ class RunConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        _expect_weight("base_weight", self.base_weight)
         _expect_whole("run", teacher=self.teacher, student=self.student)
         embedded = self.data.source == EMBEDDED and self.data.train is None
         if embedded and self.method.name == "rrd" and self.method.weight is None:
@@ -332,6 +343,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         _expect(self.timeout > 0, "timeout above 0", self.timeout)
+        _expect_weight("base_weight", self.base_weight)
         _expect_whole("distill", new_teacher=self.new_teacher)
 
 
@@ -440,6 +452,7 @@ class TuneConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        _expect_weight("base_weight", self.base_weight)
         _expect_whole("tune", student=self.student, new_teacher=self.new_teacher)
 
 
@@ -542,13 +555,16 @@ class EvaluateConfig:
 
 @dataclass
 class RecommendConfig:
-    """`rankdistill recommend`: the best items of users, train items left out.
+    """`rankdistill recommend`: the best items that users do not have.
 
     Args:
         model: a model's folder or file, or anything that `distill` takes as a teacher.
         data: the interactions.
-        users: external user ids, numbers or names; all users by default. An id such as 007 is a name in quotes: '["007"]'.
+        users: external user ids, numbers or names, a list or one; all users by default. In a list an id such as 007 is a name
+            in quotes: '["007", "b"]'.
         k: items per user.
+        exclude: all leaves out every item that the user has in `data`; train those of the train part alone, so that
+            held-out items may be found.
         out: a csv file to write (user, position, item, score); printed by default.
     """
 
@@ -556,6 +572,7 @@ class RecommendConfig:
     data: DataConfig = field(default_factory=DataConfig)
     users: list[str | int] = field(default_factory=list)
     k: int = 10
+    exclude: Literal["all", "train"] = "all"
     out: str | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,8 +12,15 @@ from pathlib import Path
 from torch import nn
 
 from rankdistill.checkpoint import FORMAT
-from rankdistill.config import DataConfig, MethodConfig, ModelConfig, TrainingConfig, TrajectoryConfig
-from rankdistill.data import Dataset, load
+from rankdistill.config import (
+    EMBEDDED,
+    DataConfig,
+    MethodConfig,
+    ModelConfig,
+    TrainingConfig,
+    TrajectoryConfig,
+)
+from rankdistill.data import DATASETS, Dataset, generate, load, read_interactions
 from rankdistill.losses.settings import expect_options
 from rankdistill.methods import METHODS, Given, make_method
 from rankdistill.models.saved import build_model, described_model, save_model
@@ -26,14 +34,16 @@ from rankdistill.trainer import Term, Trainer
 
 def open_dataset(config: DataConfig) -> Dataset:
     options = {**config.options, **({"format": config.format} if config.format else {})}
-    try:
-        if config.train is not None:
-            return Dataset.from_files(config.train, config.valid, config.test, **options)
-        return load(config.source, split=config.split, ratios=config.ratios, seed=config.seed, **options)
-    except TypeError as error:  # of a function that has no such setting, or not of this kind
-        raise ValueError(
-            f"data: expected settings of the reader or the generator; got {options}: {error}"
-        ) from error
+    generated = config.train is None and config.source == EMBEDDED
+    known = set(inspect.signature(generate if generated else read_interactions).parameters)
+    known -= {"path", "ratios", "seed", "name"}
+    if config.train is None and config.source in DATASETS:
+        known.add("cache")
+    whose = " for the generator" if generated else " for the reader"
+    expect_options("data.options", "keys", options, sorted(known), whose)
+    if config.train is not None:
+        return Dataset.from_files(config.train, config.valid, config.test, **options)
+    return load(config.source, split=config.split, ratios=config.ratios, seed=config.seed, **options)
 
 
 def fit(

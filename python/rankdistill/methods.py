@@ -6,6 +6,9 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from types import NoneType
+from typing import get_args, get_type_hints
 
 import torch
 
@@ -69,6 +72,14 @@ OF_A_TEACHER = ("teacher", "teacher_users", "teacher_items", "item_rankings", "f
 OF_TRAJECTORIES = ("checkpoints", "observed")
 # What constructors are given, not by the settings.
 GIVEN = ("rankings", "exclude", "train", "student_width", *OF_A_TEACHER, *OF_TRAJECTORIES)
+# Of settings: their type, in words, and the values that are of it.
+KINDS = (
+    (int, "a whole number", Integral),
+    (float, "a number", Real),
+    (bool, "true or false", bool),
+    (str, "a word", str),
+    (NoneType, "null", NoneType),
+)
 LISTED = 500  # users of an item, or items with train items, in the teacher's rankings made here
 
 
@@ -190,6 +201,7 @@ def make_method(name: str, given: Given, options: dict[str, object]) -> Distilla
     """The method with these settings; a ValueError that names the nearest key where it has not one of them, or that says
     what it needs."""
     expect_options("method.options", "keys", options, settings_of(name))
+    expect_kinds(name, options)
     arguments = dict(options)
     for key, parameter in inspect.signature(METHODS[name]).parameters.items():
         if key in options or key not in (*GIVEN, "seed"):
@@ -208,6 +220,17 @@ def make_method(name: str, given: Given, options: dict[str, object]) -> Distilla
         if value is not None:
             arguments[key] = value
     return METHODS[name](**arguments)
+
+
+def expect_kinds(name: str, options: dict[str, object]) -> None:
+    """Values of the kinds that the method's settings have."""
+    hints = get_type_hints(METHODS[name].__init__)
+    for key, value in options.items():
+        kinds = set(get_args(hints[key]) or (hints[key],))
+        wanted = [text for kind, text, _ in KINDS if kind in kinds]
+        fits = any(kind in kinds and isinstance(value, types) for kind, _, types in KINDS)
+        if not fits or (isinstance(value, bool) and bool not in kinds):
+            raise TypeError(f"method {name}: expected options.{key} as {' or '.join(wanted)}; got {value!r}")
 
 
 def missing(argument: str) -> str:
