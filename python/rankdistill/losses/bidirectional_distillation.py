@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
-from rankdistill.losses.discrepant_negatives import DiscrepantNegatives
 from rankdistill.losses.batch import expect_interactions
+from rankdistill.losses.discrepant_negatives import DiscrepantNegatives
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice
 
