@@ -12,7 +12,6 @@ import rankdistill.ops.hidden_layer  # noqa: F401 (registers what the layers go 
 from rankdistill.functional import expert_routing
 from rankdistill.functional.latent import routed
 from rankdistill.functional.reduction import widened
-from rankdistill.sampling import role_seed
 
 LAYERS = torch.ops.rankdistill
 
@@ -159,7 +158,7 @@ class SelectedExperts(nn.Module):
         super().__init__()
         self.experts = Experts(n_experts, student_width, teacher_width, seed=seed)
         selector = linear_parameters(
-            1, n_experts, teacher_width, torch.Generator().manual_seed(role_seed(seed, "selector"))
+            1, n_experts, teacher_width, torch.Generator().manual_seed(seed + 1)
         )
         self.weight, self.bias = (nn.Parameter(part[0]) for part in selector)
 
