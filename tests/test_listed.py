@@ -71,7 +71,7 @@ def test_the_command_line_learns_from_a_table(tmp_path):
     ]  # fmt: skip
     assert main(["train", *small, f"--out={tmp_path}/t", "--model.width=8"]) == 0
     lists = ["recommend", small[0], f"--model={tmp_path}/t", "--k=20", f"--out={tmp_path}/lists.csv"]
-    assert main(lists) == 0
+    assert main([*lists, "--exclude=train"]) == 0
     distil = ["distill", *small, "--student.width=4", "--method.list_length=20", "--method.weight=1",
               "--method.options={n_interesting: 5, n_uninteresting: 5}"]  # fmt: skip
     assert main([*distil, f"--rankings={tmp_path}/lists.csv", f"--out={tmp_path}/a"]) == 0

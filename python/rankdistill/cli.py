@@ -91,12 +91,13 @@ def in_brackets(value: str, kind: type) -> str:
 
 
 def make_parser(chosen: str | None = None):
-    """The parser of all commands, and that of the chosen one, whose keys errors speak of."""
-    parsers = {}
+    """The parser of all commands; errors speak of the chosen one's keys, of the parser `command`."""
 
     class Parser(ArgumentParser):
+        command = None
+
         def error(self, message, *args, **kwargs):
-            keys = keys_of(parsers[chosen]) if chosen in parsers else ()
+            keys = keys_of(Parser.command) if Parser.command else ()
             sys.stderr.write(f"rankdistill: error: {message}{nearest_key(message, keys)}\n")
             sys.exit(2)
 
@@ -115,8 +116,9 @@ def make_parser(chosen: str | None = None):
         )
         command.add_class_arguments(config, as_group=False, as_positional=name in POSITIONAL)
         commands.add_subcommand(name, command, help=summary)
-        parsers[name] = command
-    return parser, parsers.get(chosen)
+        if name == chosen:
+            Parser.command = command
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,8 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser, command = make_parser(next((a for a in arguments if a in COMMANDS), None))
-    settings = parser.parse_args(as_lists(arguments, command) if command else arguments)
+    parser = make_parser(next((a for a in arguments if a in COMMANDS), None))
+    settings = parser.parse_args(as_lists(arguments, parser.command) if parser.command else arguments)
     name = settings.subcommand
     try:
         chosen = vars(parser.instantiate(settings)[name])

@@ -564,7 +564,7 @@ class RecommendConfig:
             in quotes: '["007", "b"]'.
         k: items per user.
         exclude: all leaves out every item that the user has in `data`; train those of the train part alone, so that
-            held-out items may be found.
+            held-out items may be found, as in lists that a student is to learn from.
         out: a csv file to write (user, position, item, score); printed by default.
     """
 

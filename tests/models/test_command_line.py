@@ -49,7 +49,7 @@ def test_from_training_to_lists(name, data, tmp_path, capsys):
     training = ["--training.epochs=2", "--training.batch_size=64", "--progress=false"]
     arguments = [f"--model.name={name}", "--model.width=8", f"--model.options={{{option}: {value}}}"]
     assert main(["train", *data, *training, *arguments, f"--out={tmp_path}/t"]) == 0
-    trained = capsys.readouterr().out
+    trained = capsys.readouterr().out.replace(f"\nEverything is in {tmp_path}/t/\n", "")
     assert main(["evaluate", *data, f"--model={tmp_path}/t"]) == 0
     assert capsys.readouterr().out == trained, "the same numbers from the file"
     lists = f"{tmp_path}/lists.safetensors"
@@ -57,7 +57,8 @@ def test_from_training_to_lists(name, data, tmp_path, capsys):
         main(["extract", *data, "--progress=false", f"--model={tmp_path}/t", "--k=20", f"--out={lists}"]) == 0
     )
     assert (Rankings.load(lists).lengths == 20).all()
-    assert main(["recommend", *data, f"--model={tmp_path}/t", "--k=5", f"--out={tmp_path}/best.csv"]) == 0
+    best = ["recommend", *data, f"--model={tmp_path}/t", "--k=5", f"--out={tmp_path}/best.csv"]
+    assert main([*best, "--exclude=train"]) == 0
     with open(f"{tmp_path}/best.csv", newline="") as file:
         first = [int(row["item"]) for row in csv.DictReader(file) if row["user"] == "0"]
     assert first == Rankings.load(lists).indices[0, :5].tolist()
