@@ -157,9 +157,7 @@ class SelectedExperts(nn.Module):
     def __init__(self, n_experts: int, student_width: int, teacher_width: int, seed: int = 0) -> None:
         super().__init__()
         self.experts = Experts(n_experts, student_width, teacher_width, seed=seed)
-        selector = linear_parameters(
-            1, n_experts, teacher_width, torch.Generator().manual_seed(seed + 1)
-        )
+        selector = linear_parameters(1, n_experts, teacher_width, torch.Generator().manual_seed(seed + 1))
         self.weight, self.bias = (nn.Parameter(part[0]) for part in selector)
 
     def logits(self, teacher: Tensor) -> Tensor:
