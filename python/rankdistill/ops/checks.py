@@ -135,13 +135,7 @@ def csr_tensors(op: str, name: str, csr: object, device: torch.device) -> tuple[
 
 def check_csr(op: str, name: str, indptr: Tensor, indices: Tensor, n_columns: int) -> None:
     """A ValueError for a malformed indptr, an IndexError for an id out of range or out of order (CPU tensors)."""
-    expect(int(indptr[0]) == 0, op, f"{name} indptr to begin with 0", str(int(indptr[0])))
-    expect(
-        int(indptr[-1]) == indices.numel(),
-        op,
-        f"{name} indptr to end with {indices.numel()}",
-        str(int(indptr[-1])),
-    )
+    check_ends(op, name, indptr, indices)
     check_indices(op, f"{name} indices", indices, 0, n_columns)
     falls = (indptr[1:] < indptr[:-1]).nonzero()
     expect(falls.numel() == 0, op, f"{name} indptr that never falls", first_fall(falls))
@@ -157,8 +151,15 @@ def check_csr(op: str, name: str, indptr: Tensor, indices: Tensor, n_columns: in
         )
 
 
+def check_ends(op: str, name: str, indptr: Tensor, indices: Tensor) -> None:
+    first, last, count = int(indptr[0]), int(indptr[-1]), indices.numel()
+    expect(first == 0, op, f"{name} indptr to begin with 0", str(first))
+    expect(last == count, op, f"{name} indptr to end with {count}", str(last))
+
+
 def check_csr_rows(op: str, name: str, indptr: Tensor, indices: Tensor, n_columns: int, rows: Tensor) -> None:
     """`check_csr` of what is read of some rows [n], each in range: O(their entries), or of all where they have as many."""
+    check_ends(op, name, indptr, indices)
     begin, end = indptr[rows], indptr[rows + 1]
     counts = end - begin
     bad = ((begin < 0) | (counts < 0) | (end > indices.numel())).nonzero()

@@ -250,10 +250,6 @@ def distributed_inner_product_topk(
                 f"{op}: expected one B, D, k, dtype and use of exclude on all processes; got {told[0][: len(shape)]} on "
                 f"rank 0, {facts[: len(shape)]} on rank {rank}"
             )
-        if facts[7] != told[0][7]:
-            raise ValueError(
-                f"{op}: expected the same users and exclude on all processes; got others on rank {rank}"
-            )
         begin = sum(row[5] for row in told[:rank])
         if facts[6] not in (-1, begin):
             raise ValueError(
@@ -273,6 +269,12 @@ def distributed_inner_product_topk(
             window = CSR._trusted(indptr, indices, n_items).window(
                 range(len(users)), range(first, first + len(items))
             )
+    for rank, facts in enumerate(told):
+        if facts[7] != told[0][7]:
+            raise ValueError(
+                f"{op}: expected the same users and exclude on all processes; got others on rank {rank}"
+            )
+    with processes.together(device):
         found = inner_product_topk(users, items, k, window, item_bias)
     lists = Lists(found.scores, torch.where(found.indices < 0, -1, found.indices + first))
     scores, indices = processes.merge(lists, k)
