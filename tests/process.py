@@ -27,7 +27,7 @@ def python(*args: str, **variables: str) -> subprocess.CompletedProcess:
         cwd="/",
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,  # a busy machine is not a hang
         check=False,
     )
 
