@@ -27,7 +27,7 @@ def python(*args: str, **variables: str) -> subprocess.CompletedProcess:
         cwd="/",
         capture_output=True,
         text=True,
-        timeout=300,  # a busy machine is not a hang
+        timeout=120,
         check=False,
     )
 

@@ -251,7 +251,7 @@ def _evaluated(
     place = torch.empty_like(order)
     place[order] = torch.arange(n_items, device=order.device)
     with torch.no_grad():
-        if ranked_by_vectors(model, users):
+        if ranked_by_vectors(model, users, n_items):
             ranking = _vector_ranking(model, order)
         else:
             ranking = _score_ranking(model, order)
@@ -269,9 +269,9 @@ def _evaluated(
             if ranked:
                 ranks, counts = rank(_padded(relevant)), relevant.counts.double()
                 # What is relevant and excluded has no rank, but is one of the candidates.
-                unranked = excluded.contains(*relevant.pairs()).long()
-                both = torch.zeros_like(relevant.counts).index_add_(0, relevant.pairs()[0], unranked)
-                candidates = (n_items - excluded.counts + both).double()
+                rows, items = relevant.pairs()
+                unranked = torch.bincount(rows[excluded.contains(rows, items)], minlength=len(batch))
+                candidates = (n_items - excluded.counts + unranked).double()
                 values |= {name: RANK_METRICS[name](ranks, counts, candidates) for name in ranked}
         yield batch, values
 

@@ -74,7 +74,8 @@ def compare_paired(
         means[start:stop] = differences[drawn].mean(1)
     tail = (1 - confidence) / 2
     low, high = (float(means.quantile(q)) for q in (tail, 1 - tail))
-    return Comparison(n, float(differences.mean()), low, high, *_p_values(differences))
+    size = max(float(side.abs().max()) for side in (first.double(), second.double()))
+    return Comparison(n, float(differences.mean()), low, high, *_p_values(differences / (size or 1.0)))
 
 
 def _p_values(differences: Tensor) -> tuple[float | None, float | None]:
@@ -82,7 +83,7 @@ def _p_values(differences: Tensor) -> tuple[float | None, float | None]:
         return None, None
     from scipy import stats
 
-    # Means over seeds that are equal are told apart by a rounding, and ranks with them.
+    # Means over seeds that are equal are told apart by a rounding of numbers up to 1, and ranks with them.
     values = differences.round(decimals=12).numpy()
     if not values.any():
         return 1.0, 1.0

@@ -9,18 +9,18 @@ COMPARED = 3  # users, and items, of a model that does not say
 
 
 @torch.no_grad()
-def ranked_by_vectors(model: object, users: Tensor) -> bool:
+def ranked_by_vectors(model: object, users: Tensor, n_items: int) -> bool:
     """Whether a model's scores are inner products of its vectors, and its `item_bias` and `user_bias` where it has these.
 
     Of a model that has `scores_are_inner_products`, or no `score`, vectors and biases are taken to be what it ranks by;
-    of another the scores of a few of `users` (ids on its device) for a few items are compared with them.
+    of another the scores of a few of `users` (ids on its device) for a few of its items are compared with them.
     """
     if not (hasattr(model, "user_vectors") and hasattr(model, "item_vectors")):
         return False
     if hasattr(model, "scores_are_inner_products") or not hasattr(model, "score") or not len(users):
         return True
-    ids = torch.arange(len(model.item_vectors()), device=users.device)
-    users, ids = users[:COMPARED], ids[:: max(1, len(ids) // COMPARED)]
+    users = users[:COMPARED]
+    ids = torch.arange(0, n_items, max(1, n_items // COMPARED), device=users.device)
     rows, columns = model.user_vectors(users), model.item_vectors(ids)
     products = rows.double() @ columns.double().T
     biases = getattr(model, "item_bias", None), getattr(model, "user_bias", None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -185,9 +187,13 @@ def test_a_prepared_table_that_is_not_contiguous_is_copied_once():
         inner_product_topk(users, prepared, 7)
 
 
-@pytest.mark.parametrize("left", [0, 3, 400])
-def test_rows_that_may_list_few_of_the_items(left):
-    """A prepared order would show them nearly everything first."""
+@pytest.mark.parametrize("left", [0, 3, 400, 1000])
+def test_rows_that_may_list_few_of_the_items(left, monkeypatch):
+    """A prepared order would show them nearly everything first: it is left out of the call."""
+    ran = []  # whether the prepared buffer's address was given
+    forward = native.inner_product_topk
+    spy = SimpleNamespace(inner_product_topk=lambda *given: (ran.append(given[13] != 0), forward(*given)))
+    monkeypatch.setattr(sys.modules[forward_native.__module__], "_native", spy)
     items, users = randn(5000, 8, seed=1), randn(4, 8, seed=2)
     excluded = torch.ones(4, 5000, dtype=torch.bool)
     excluded[torch.arange(4)[:, None], torch.randint(0, 5000, (4, left), generator=generator(3))] = False
@@ -196,6 +202,7 @@ def test_rows_that_may_list_few_of_the_items(left):
     expected = forward_reference(users, items, 50, exclude.indptr, exclude.indices, None)
     for table in (items, prepare_items(items)):
         assert all(map(torch.equal, inner_product_topk(users, table, 50, exclude), expected))
+    assert ran == [False, left == 1000]
 
 
 def test_a_prepared_table_must_be_as_it_was():

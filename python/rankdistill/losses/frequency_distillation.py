@@ -9,7 +9,7 @@ from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.data.graphs import co_occurrence_graph
 from rankdistill.experts import Experts, filtered_mean
-from rankdistill.losses.batch import share_of
+from rankdistill.losses.batch import expect_interactions, share_of
 from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
 from rankdistill.losses.dropout import EpochDropout
 from rankdistill.losses.settings import expect_sizes, expect_within
@@ -136,9 +136,9 @@ class FrequencyDistillation(VectorDistillation):
         return filtered_mean(experts, near.student, matrix, kept, in_sixteen_bits(self.dropout))
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
-        loss, own_share = 0.0, share_of(batch)
-        for rows in self.sides(student, batch if isinstance(batch, Tensor) else batch._replace(share=None)):
-            own = own_share.of(len(rows.ids))
+        loss, whole = 0.0, expect_interactions(type(self).__name__, batch)._replace(share=None)
+        for rows in self.sides(student, whole):
+            own = share_of(batch).of(len(rows.ids))
             matrix, touched = self.filter_rows(rows, own)
             near = self.rows(student, rows.side, touched)
             found = self.project(near, matrix)

@@ -37,14 +37,16 @@ class RankCorrection(nn.Module):
 
     @torch.no_grad()
     def measure(self, student: Student) -> None:
-        device = self.signed_weights.device
-        for rows in torch.arange(self.rankings.n_users).split(ROWS_AT_ONCE):
-            columns = self.rankings.indices[rows].long()
+        device, lists = self.signed_weights.device, self.rankings
+        if self.among == "catalogue":
+            n_items = lists.n_users if self.swapped else lists.n_items
+            expect_scoring_vectors("RankCorrection", student, n_items, device)
+            tables = student.user_vectors(), student.item_vectors()
+            mine, others = tables[::-1] if self.swapped else tables
+            bias = getattr(student, "user_bias" if self.swapped else "item_bias", None)
+        for rows in torch.arange(lists.n_users).split(ROWS_AT_ONCE):
+            columns = lists.indices[rows].long()
             if self.among == "catalogue":
-                expect_scoring_vectors("RankCorrection", student, device)
-                tables = student.user_vectors(), student.item_vectors()
-                mine, others = tables[::-1] if self.swapped else tables
-                bias = getattr(student, "user_bias" if self.swapped else "item_bias", None)
                 ranks = inner_product_rank(mine[rows.to(device)], others, columns.to(device), item_bias=bias)
             else:
                 scores = list_scores(student, rows.to(device), columns.to(device), self.swapped)

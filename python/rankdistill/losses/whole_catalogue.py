@@ -43,9 +43,9 @@ def list_above_the_catalogue(
     return functional.reduce_rows(op, losses, lengths > 0, "sum") / total.clamp_min(1)
 
 
-def expect_scoring_vectors(method: str, student: Student, device: torch.device | str) -> None:
+def expect_scoring_vectors(method: str, student: Student, n_items: int, device: torch.device | str) -> None:
     """The student's scores are inner products of its vectors, but for biases."""
-    if not ranked_by_vectors(student, torch.arange(1, device=device)):
+    if not ranked_by_vectors(student, torch.arange(1, device=device), n_items):
         expected = (
             "a student whose scores are inner products of its user_vectors and item_vectors, but for biases"
         )
@@ -69,7 +69,7 @@ def catalogue_ranker(student: Student, k: int, n_items: int) -> Ranker:
             )
 
         return by_itself
-    if ranked_by_vectors(student, torch.arange(1, device=device)):
+    if ranked_by_vectors(student, torch.arange(1, device=device), n_items):
         bias, items = getattr(student, "item_bias", None), student.item_vectors().cpu()
         bias = None if bias is None else bias.cpu()
 

@@ -69,9 +69,8 @@ class MatrixFactorization(VectorTables):
     def _rows(self, table: Tensor, ids: Tensor | None) -> Tensor:
         if ids is None:
             return table
-        return nn.functional.embedding(
-            ids, table, sparse=self.sparse_grad
-        )  # refuses an id below 0, as indexing does not
+        # Refuses an id below 0, as indexing does not.
+        return nn.functional.embedding(ids, table, sparse=self.sparse_grad)
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """[B, K] scores of items [B, K] int64 (-1 scores -inf) for users [B] int64."""

@@ -156,11 +156,12 @@ def _of_object(source: object, name: str, dataset: Dataset | None) -> Factors | 
 
     if has("user_vectors", "item_vectors"):
         biases = (getattr(source, "item_bias", None), getattr(source, "user_bias", None))
-        if not ranked_by_vectors(source, torch.arange(1, device=source.item_vectors().device)):
+        users, items = source.user_vectors(), source.item_vectors()
+        if not ranked_by_vectors(source, torch.arange(1, device=items.device), len(items)):
             expected = "scores that are inner products of user_vectors and item_vectors, but for item_bias and user_bias"
             cure = "Give a function of its scores, or the tables that make them"
             raise ValueError(f"{OP}: expected {expected}; got a {name} that scores otherwise. {cure}")
-        return _factors(name, source.user_vectors(), source.item_vectors(), *biases)
+        return _factors(name, users, items, *biases)
     if has("user_factors", "item_factors"):
         if source.user_factors is None or source.item_factors is None:
             raise ValueError(f"{OP}: expected a trained {name}; got one without user_factors: fit it first")
