@@ -23,6 +23,7 @@ from rankdistill import (
     Trainer,
 )
 from rankdistill import trainer as trainer_module
+from rankdistill.checkpoint import load_checkpoint, save_checkpoint
 from rankdistill.config import TrainingConfig
 from rankdistill.data import CSR, Dataset, generate
 from rankdistill.data.interactions import Interactions
@@ -312,6 +313,15 @@ def test_a_checkpoint_of_other_data_or_another_model_is_refused(dataset, tmp_pat
         ValueError, match="expected epochs of 2 or more, as many as the checkpoint in .* has; got 1"
     ):
         make(dataset, replace(CONFIG, epochs=1), folder=tmp_path).fit()
+
+
+def test_a_checkpoint_that_does_not_say_what_it_is_of_is_refused(dataset, tmp_path):
+    make(dataset, replace(CONFIG, epochs=2), folder=tmp_path).fit()
+    tensors, facts = load_checkpoint(tmp_path / trainer_module.CHECKPOINT)
+    del facts["described"]
+    save_checkpoint(tmp_path / trainer_module.CHECKPOINT, tensors, facts)
+    with pytest.raises(ValueError, match="expected a checkpoint that says what it is of; got one without in"):
+        make(dataset, folder=tmp_path).fit()
 
 
 def make_again(trainer):

@@ -483,6 +483,11 @@ class Trainer:
 
     def _expect_same(self, facts: dict) -> None:
         """A checkpoint of this model, these data, settings and methods, and of no more epochs."""
+        if not {"config", "described", "epoch"} <= facts.keys():
+            raise ValueError(
+                f"Trainer: expected a checkpoint that says what it is of; got one without in {self.folder}. "
+                "Choose another folder, or delete the checkpoint to start afresh"
+            )
         found, wanted = facts["config"] | facts["described"], asdict(self.config) | self._described
         different = [
             name for name in {**wanted, **found}
