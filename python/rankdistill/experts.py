@@ -161,8 +161,9 @@ class SelectedExperts(nn.Module):
         self.weight, self.bias = (nn.Parameter(part[0]) for part in selector)
 
     def logits(self, teacher: Tensor) -> Tensor:
-        """[B, M] of teachers [B, D_t]."""
-        return nn.functional.linear(teacher.to(self.weight.dtype), self.weight, self.bias)
+        """[B, M] of teachers [B, D_t], in the selector's precision under autocast too: a rounding would choose other experts."""
+        with torch.autocast(teacher.device.type, enabled=False):
+            return nn.functional.linear(teacher.to(self.weight.dtype), self.weight, self.bias)
 
     def routing(self, teacher: Tensor, noise: Tensor, temperature: float) -> Tensor:
         return expert_routing(self.logits(teacher), noise, temperature)
