@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from rankdistill.files import json_in
 from rankdistill.rankings.safetensors_files import write_tensors
 
 FORMAT = "rankdistill.checkpoint"
@@ -38,7 +39,7 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, Tensor
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another kind of file, or a truncated one.
+        ValueError: another kind of file, or a damaged one.
     """
     path = os.fspath(path)
     groups: dict[str, dict[str, Tensor]] = {}
@@ -56,7 +57,7 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, Tensor
         raise ValueError(
             f"load_checkpoint: expected a whole safetensors file; got {path}: {error}"
         ) from error
-    return groups, json.loads(facts)
+    return groups, json_in("load_checkpoint", path, facts)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -64,6 +64,19 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def json_in(op: str, path: str | os.PathLike, text: str | None = None) -> dict:
+    """The JSON object in a file, or in a text that stands in one; a ValueError that names the file where there is none."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8") if text is None else text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{op}: expected JSON in {os.fspath(path)}; got a damaged file: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(  # noqa: TRY004 (of the file's contents, not of an argument)
+            f"{op}: expected named values in {os.fspath(path)}; got {type(found).__name__}"
+        )
+    return found
+
+
 class AtWork(ValueError):
     """Another process does the work in the folder."""
 
@@ -123,11 +136,7 @@ def expect_settings(op: str, path: Path, settings: dict) -> None:
     if not path.exists():
         write_text(path, json.dumps(settings, indent=2) + "\n")
         return
-    try:
-        found = dict(_flat(json.loads(path.read_text(encoding="utf-8"))))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{op}: expected settings in JSON in {path}; got a damaged file: {error}") from error
-    wanted = dict(_flat(json.loads(json.dumps(settings))))
+    found, wanted = (dict(_flat(each)) for each in (json_in(op, path), json.loads(json.dumps(settings))))
     for name in wanted | found:
         if found.get(name) != wanted.get(name):
             raise ValueError(

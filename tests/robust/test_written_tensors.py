@@ -9,9 +9,9 @@ import resource
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from rankdistill.checkpoint import load_checkpoint, save_checkpoint
+from rankdistill.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from rankdistill.models import Factors, export_factors, load_factors
 from rankdistill.rankings import safetensors_files
 from tests.case import randn
@@ -72,6 +72,15 @@ def test_what_the_format_has_not_is_an_error(tmp_path):
         with pytest.raises(TypeError, match="save_checkpoint: expected dense tensors .*; got .* for '/x'"):
             save_checkpoint(tmp_path / "state", {"": {"x": value}}, {})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("facts", ["", "{", "[1]", "null", "nothing", "[" * 100_000])
+def test_facts_that_are_none_are_an_error_that_names_the_file(tmp_path, facts):
+    path = tmp_path / "model.safetensors"
+    save_file({"/user_table": BASE, "/item_table": BASE + 1}, path, {FORMAT: facts})
+    for op, read in (("load_checkpoint", load_checkpoint), ("load_factors", load_factors)):
+        with pytest.raises(ValueError, match=f"{op}: expected (JSON|named values) in {path}; got "):
+            read(path)
 
 
 WRITTEN = """

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rankdistill.checkpoint import FORMAT
 from rankdistill.data.csr import CSR
 from rankdistill.data.ids import as_ids
-from rankdistill.files import named_lack_of_room, replacing
+from rankdistill.files import json_in, named_lack_of_room, replacing
 from rankdistill.models.factors import Factors
 from rankdistill.models.kinds import MODELS, make_model
 from rankdistill.ops import checks
@@ -116,7 +116,7 @@ def is_model_file(path: str | os.PathLike) -> bool:
     """Whether a file is a model that `save_model` wrote."""
     if Path(path).suffix != ".safetensors" or not os.path.isfile(path):
         return False
-    return "model" in json.loads(read_header(OP, path)[1].get(FORMAT, "{}"))
+    return "model" in json_in(OP, path, read_header(OP, path)[1].get(FORMAT, "{}"))
 
 
 def _in_folder(folder: str) -> str:
@@ -170,7 +170,7 @@ def _of_npz(path: str) -> Factors:
 def _of_safetensors(path: str) -> Factors:
     entries, metadata = read_header(OP, path)
     if FORMAT in metadata:
-        tables, entries = _of_a_model(path, entries, json.loads(metadata[FORMAT]))
+        tables, entries = _of_a_model(path, entries, json_in(OP, path, metadata[FORMAT]))
     elif "rankdistill.rankings" in metadata:
         raise ValueError(
             f"{OP}: expected factors, or a model; got {path}, a file of rankings: it is given as rankings, not as a teacher"

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rankdistill.files import alone_in, write_text
+from rankdistill.files import alone_in, json_in, write_text
 from rankdistill.rankings.mapping import mapped
 from rankdistill.rankings.safetensors_files import Entry, TensorFile, read_header
 
@@ -128,13 +128,11 @@ def read_rankings_header(op: str, path: str | os.PathLike) -> tuple[dict[str, En
     }:
         got = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         raise ValueError(f"{op}: expected indices and scores [U, K], lengths [U]; got {got} in {path}")
-    try:
-        header = json.loads(metadata[FORMAT])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{op}: expected a header in JSON in {path}; got a damaged one: {error}") from error
-    if not isinstance(header, dict) or header.get("version") != FORMAT_VERSION:
-        version = header.get("version") if isinstance(header, dict) else header
-        raise ValueError(f"{op}: expected format version {FORMAT_VERSION}; got {version!r} in {path}")
+    header = json_in(op, path, metadata[FORMAT])
+    if header.get("version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{op}: expected format version {FORMAT_VERSION}; got {header.get('version')!r} in {path}"
+        )
     wrong = [name for name, fits in HEADER.items() if not fits(header.get(name))]
     if wrong:
         raise ValueError(

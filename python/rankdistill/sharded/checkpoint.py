@@ -19,6 +19,7 @@ from torch.distributed._shard.sharded_tensor import Shard, ShardMetadata, init_f
 from torch.distributed.checkpoint.api import CheckpointException
 
 from rankdistill.checkpoint import load_optimizer_tensors, optimizer_tensors
+from rankdistill.files import json_in
 from rankdistill.sharded.exchange import Ranks
 from rankdistill.sharded.table import ShardedTable
 
@@ -157,7 +158,7 @@ def whole_one(folder: Path) -> Path:
 def facts_in(folder: Path) -> dict | None:
     """The facts of the checkpoint in a folder; None where there is none."""
     path = whole_one(folder) / FACTS
-    return json.loads(path.read_text()) if path.exists() else None
+    return json_in("load_sharded", path) if path.exists() else None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 
 from rankdistill import __version__, serving
 from rankdistill.document import Document
-from rankdistill.files import write_text
+from rankdistill.files import json_in, write_text
 from rankdistill.models.teachers import as_teacher
 from rankdistill.pictures import WITHOUT_MATPLOTLIB, Point, draw_costs, has_matplotlib
 from rankdistill.seeds import Spread
@@ -117,7 +117,7 @@ def compare(page: Document, results: Results, base: str, metrics: Sequence[str])
 def latencies(results: Results, runner: Runner) -> dict[str, float]:
     """Milliseconds of one user's top 50 (median) of every finished model, by entry; measured once per shape and kept."""
     path = runner.out / LATENCIES
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = json_in("reproduce", path) if path.is_file() else {}
     shape = lambda entry: (
         f"{entry.model.name}, {entry.model.width}, {json.dumps(entry.model.options, sort_keys=True)}"
     )

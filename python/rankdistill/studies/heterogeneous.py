@@ -14,7 +14,7 @@ from rankdistill import serving
 from rankdistill.config import MethodConfig, ModelConfig, ReproduceConfig, TrainingConfig
 from rankdistill.data import CSR
 from rankdistill.document import Document
-from rankdistill.files import write_text
+from rankdistill.files import json_in, write_text
 from rankdistill.metrics import ranking_metrics
 from rankdistill.models.teachers import as_teacher
 from rankdistill.models.trajectory import KeptTrajectory
@@ -150,7 +150,7 @@ def measured_latencies(results: Results, runner: Runner, seed: int) -> dict[str,
     path = runner.out / LATENCY_FILE
     student = next(entry for entry in results.finished if entry.name not in TEACHERS)
     if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = json_in("reproduce", path)
         if student.name in kept:
             return kept
     teachers = {name: as_teacher(runner.model(name, seed)) for name in TEACHERS}

@@ -17,7 +17,7 @@ from torch import nn
 from rankdistill import seeds
 from rankdistill.config import MethodConfig, ModelConfig, TrainingConfig
 from rankdistill.data import Dataset
-from rankdistill.files import AtWork, alone_in, write_text
+from rankdistill.files import AtWork, alone_in, json_in, write_text
 from rankdistill.fitting import bar, fit, make_terms
 from rankdistill.methods import Given, base_weight
 from rankdistill.models.ranked import unseen_rankings
@@ -230,7 +230,7 @@ class Runner:
         values = seeds.run_seeds([seed], self.out / entry.name, settings, self.plan.protocol, train)
         folder = self.folder(entry.name, seed)
         (folder / CHECKPOINT).unlink(missing_ok=True)
-        outcome = Outcome(**json.loads((folder / OUTCOME).read_text(encoding="utf-8")))
+        outcome = Outcome(**json_in("reproduce", folder / OUTCOME))
         return outcome, values[seed]
 
     def train(self, entry: Entry, seed: int, folder: Path) -> nn.Module:

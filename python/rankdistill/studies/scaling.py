@@ -19,7 +19,7 @@ from rankdistill import memory, serving
 from rankdistill.config import ReproduceConfig, TrainingConfig
 from rankdistill.data import Dataset
 from rankdistill.document import Document
-from rankdistill.files import SETTINGS, alone_in, expect_settings, write_text
+from rankdistill.files import SETTINGS, alone_in, expect_settings, json_in, write_text
 from rankdistill.losses import RelaxedRankingDistillation
 from rankdistill.losses.distillation import Batch
 from rankdistill.models import MatrixFactorization
@@ -147,7 +147,7 @@ def reproduce(config: ReproduceConfig, out: Path) -> dict[str, list[Cost]]:
                 }  # fmt: skip
                 costs = [dataclasses.asdict(cost) for cost in measured(dataset, width)]
                 write_text(path, json.dumps({"sizes": sizes, "costs": costs}, indent=1) + "\n")
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = json_in("reproduce", path)
             found[name] = kept["sizes"], [Cost(**cost) for cost in kept["costs"]]
         report(found, width, missing).write(out)
     return {name: costs for name, (_, costs) in found.items()}
