@@ -154,9 +154,16 @@ def _shown(x: Tensor, kept_in: Tensor | None, m: int) -> Tensor:
 class SelectedExperts(nn.Module):
     """Experts, and the selector that routes to them by the teacher's vector."""
 
-    def __init__(self, n_experts: int, student_width: int, teacher_width: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        n_experts: int,
+        student_width: int,
+        teacher_width: int,
+        hidden_width: int | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
-        self.experts = Experts(n_experts, student_width, teacher_width, seed=seed)
+        self.experts = Experts(n_experts, student_width, teacher_width, hidden_width, seed)
         selector = linear_parameters(1, n_experts, teacher_width, torch.Generator().manual_seed(seed + 1))
         self.weight, self.bias = (nn.Parameter(part[0]) for part in selector)
 

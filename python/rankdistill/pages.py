@@ -51,6 +51,10 @@ GOLDEN = {
     "rce_kd": "rcekd_*",
     "hetcomp": "hetcomp_*",
 }
+# Beside the command's own training, where the published one is another.
+TRAINING = {
+    "concf": " --training.learning_rate 0.01 --training.weight_decay 1e-5 --training.epochs 200",
+}
 SECTION = re.compile(r"^(Args|Raises|Contract|Cost|Forms|Source|Example|Returns):$")
 FORMULA = re.compile(r"^([^\s=]+ = |top \d|list: |With E\()")
 
@@ -238,7 +242,7 @@ def golden(name: str) -> str:
 
 def command(name: str) -> str:
     student = f" --student.name {student_of(name)} --student.width 64" if student_of(name) != "mf" else ""
-    return f"rankdistill run --method.name {name}{student} --out runs/{name}"
+    return f"rankdistill run --method.name {name}{student}{TRAINING.get(name, '')} --out runs/{name}"
 
 
 def steps(name: str) -> str:

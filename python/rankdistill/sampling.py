@@ -7,6 +7,7 @@ neither batches, threads nor devices change it (kernels/random.h has the words).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.data.csr import CSR
-from rankdistill.ops import complement_sample, pair_sample
+from rankdistill.ops import complement_sample, gumbel_noise, pair_sample
 from rankdistill.reference import philox
 
 STREAMS = {
@@ -42,7 +43,10 @@ STREAMS = {
     "item_hidden": 25,
     "user_preferences": 26,
     "item_preferences": 27,
+    "swaps": 28,
 }
+PAIR_FORMS = ("paper", "released")
+MEDIAN = -math.log(math.log(2))  # of a Gumbel variate
 
 
 def within_row_positions(rows: Tensor) -> Tensor:
@@ -155,6 +159,7 @@ def within_group_pairs(
     group_of_item: Tensor,
     n_pairs: Sequence[int],
     temperature: float = 20.0,
+    form: str = "paper",
     *,
     seed: int,
     epoch: int = 0,
@@ -171,6 +176,7 @@ def within_group_pairs(
         group_of_item: [N] int64 in [-1, G); items of group -1 are in no pair.
         n_pairs: G numbers, how many pairs of each group.
         temperature: of positions within a group, dimensionless, > 0.
+        form: "paper", or "released": a swap through a view leaves, with probability 1/2, the better item twice.
         seed, epoch, stream: name the draw.
 
     Returns:
@@ -201,6 +207,9 @@ def within_group_pairs(
             columns = (firsts[:, g, None, None] + drawn.clamp_min(0)).clamp_max(ranked.shape[1] - 1)
             items = ranked.gather(1, order.gather(1, columns.flatten(1))).view(drawn.shape)
             pairs[:, start:end] = items.masked_fill(drawn < 0, -1)
+    if form == "released":
+        swapped = gumbel_noise(users, starts[-1], seed=seed, epoch=epoch, stream=STREAMS["swaps"]) > MEDIAN
+        pairs[..., 1] = torch.where(swapped, pairs[..., 0], pairs[..., 1])
     return pairs
 
 

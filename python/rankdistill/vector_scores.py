@@ -12,12 +12,12 @@ COMPARED = 3  # users, and items, of a model that does not say
 def ranked_by_vectors(model: object, users: Tensor, n_items: int) -> bool:
     """Whether a model's scores are inner products of its vectors, and its `item_bias` and `user_bias` where it has these.
 
-    Of a model that has `scores_are_inner_products`, or no `score`, vectors and biases are taken to be what it ranks by;
-    of another the scores of a few of `users` (ids on its device) for a few of its items are compared with them.
+    Of a model whose `scores_are_inner_products` is True, or that has no `score`, vectors and biases are taken to be what it
+    ranks by; of another the scores of a few of `users` (ids on its device) for a few of its items are compared with them.
     """
     if not (hasattr(model, "user_vectors") and hasattr(model, "item_vectors")):
         return False
-    if hasattr(model, "scores_are_inner_products") or not hasattr(model, "score") or not len(users):
+    if getattr(model, "scores_are_inner_products", False) or not hasattr(model, "score") or not len(users):
         return True
     users = users[:COMPARED]
     ids = torch.arange(0, n_items, max(1, n_items // COMPARED), device=users.device)
@@ -31,4 +31,5 @@ def ranked_by_vectors(model: object, users: Tensor, n_items: int) -> bool:
     scores = model.score(users, ids.expand(len(users), -1)).double()
     sizes = rows.double().norm(dim=1)[:, None] * columns.double().norm(dim=1) + products.abs()
     rounding = 1e-4 if min(rows.element_size(), scores.element_size()) >= 4 else 2e-2
-    return bool(((scores - products).abs() <= rounding * sizes + 1e-12).all())
+    # Numbers that are none, as a diverged model's, tell nothing.
+    return not bool(((scores - products).abs() > rounding * sizes + 1e-12).any())

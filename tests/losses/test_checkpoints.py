@@ -61,6 +61,27 @@ def test_discrepancy_by_its_definition():
     assert torch.equal(every_pair.diagonal(), functional.ranking_discrepancy(student, teacher))
 
 
+def test_the_papers_gain_by_its_definition():
+    """The relevance of an item belongs to the place that the teacher gives it."""
+    student, teacher = (
+        torch.stack([torch.randperm(30, generator=generator(s + n))[:9] for n in range(6)]) for s in (1, 100)
+    )
+    teacher[0, 4:] = -1
+    gain, discount = lambda q: 2 ** math.exp(-q / 10) - 1, lambda p: math.log2(p + 2)
+    ideal, expected = sum(gain(p) / discount(p) for p in range(9)), []
+    for row, best in zip(student.tolist(), teacher.tolist(), strict=True):
+        shared = [gain(best.index(item)) / discount(p) for p, item in enumerate(row) if item in best]
+        expected.append(1 - sum(shared) / ideal)
+    found = functional.ranking_discrepancy(student, teacher, decimals=None, gain="teacher")
+    assert found.tolist() == pytest.approx(expected)
+    assert found.tolist() != pytest.approx(
+        functional.ranking_discrepancy(student, teacher, decimals=None).tolist()
+    )
+    assert functional.ranking_discrepancy(student, student, gain="teacher").tolist() == [0] * 6
+    with pytest.raises(ValueError, match="gain as one of student, teacher; got 'both'"):
+        functional.ranking_discrepancy(student, teacher, gain="both")
+
+
 def test_no_items_are_in_no_list():
     nothing = torch.full((2, 3), -1)
     assert functional.ranking_discrepancy(nothing, nothing).tolist() == [1, 1]

@@ -226,6 +226,20 @@ def test_the_balance_is_gradnorms(train):
     torch.testing.assert_close(method.balance.weights, expected.detach(), rtol=1e-9, atol=1e-12)
 
 
+def test_a_loss_of_zero_is_no_reference():
+    """A hinge over a few pairs may be 0: all later losses of its head would be infinitely large beside it."""
+    weights = []
+    for last in (1.0, 0.0):
+        balance = HeadBalance(3, 0.01, 0.15, 10)
+        balance.step(9, torch.tensor([2.0, 1.0, 3.0]), torch.ones(3), torch.ones(3))
+        balance.step(10, torch.tensor([2.0, last, 3.0]), torch.ones(3), torch.ones(3))
+        assert balance.reference.tolist() == [2.0, 1.0, 3.0]
+        for _ in range(200):
+            balance.step(11, torch.tensor([1.0, 0.5, 1.5]), torch.ones(3), torch.ones(3))
+        weights.append(balance.weights)
+    assert (weights[0] - weights[1]).abs().max() < 0.15, "else about 2"
+
+
 def test_the_balances_adam_is_torchs():
     balance, weights = HeadBalance(3, 0.05, 0.15, 10), torch.nn.Parameter(torch.ones(3).double())
     adam = torch.optim.Adam([weights], lr=0.05)
@@ -309,7 +323,7 @@ def test_dropout_belongs_to_seed_and_epoch(train):
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"n_listed": 1}, "n_listed of 2 or more; got 1"), ({"period": 0}, "period of 1 or more; got 0"),
-     ({"form": "own"}, "form as one of released, paper; got 'own'"), ({"dropout": 2}, r"dropout in \[0, 1\]; got 2")],
+     ({"position_temperature": 0}, "position_temperature above 0; got 0"), ({"form": "own"}, "form as one of released, paper; got 'own'"), ({"dropout": 2}, r"dropout in \[0, 1\]; got 2")],
 )  # fmt: skip
 def test_bad_settings(train, options, message):
     with pytest.raises(ValueError, match=f"ConsensusLearning: expected {message}"):

@@ -7,8 +7,15 @@ import math
 import pytest
 import torch
 
-from rankdistill import HeterogeneousCompression, MatrixFactorization, Rankings
-from rankdistill.data import CSR
+from rankdistill import (
+    HeterogeneousCompression,
+    MatrixFactorization,
+    NeuralMatrixFactorization,
+    Rankings,
+    functional,
+)
+from rankdistill.data import CSR, generate
+from rankdistill.models.saved import build_model
 from rankdistill.rankings.ensemble import ensemble_rankings
 from tests.case import generator, randn
 
@@ -125,7 +132,60 @@ def test_an_ensemble_by_its_definition():
         assert found[user].tolist() == wanted + [-1] * (12 - len(wanted))
 
 
+def biased(kind: str):
+    """A student with biases: a metric one, an autoencoder, or one of a user's own; all of their numbers learn."""
+    data = generate(
+        U, N, mean_interactions=9, min_interactions=6, n_groups=3, groups_per_user=2, width=8, seed=5
+    )
+    model = build_model(kind, data, 8, seed=2)
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter += 0.3 * randn(*parameter.shape, seed=number)
+    return model.eval()
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("kind", ["mf", "cml", "multvae", "item_autoencoder"])
+def test_scores_are_the_students_whatever_its_kind(checkpoints, train, kind, last):
+    """The loss and its gradients are those of what `score` says of the whole catalogue."""
+    model, method, users = biased(kind), make(checkpoints, train, ordered_weight=1.0), torch.arange(0, U, 2)
+    method.knowledge.versions.fill_((V - 1) * last)
+    method.begin_epoch(0, model)
+    scores = model.score(users, torch.arange(N).expand(len(users), -1))
+    expected = functional.heterogeneous_compression(
+        scores.double(), torch.eye(N, dtype=torch.float64), method.observed[users], method._top[users],
+        train.rows(users), last, "sum",
+    )  # fmt: skip
+    loss = method(model, users)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    wanted, found = (torch.autograd.grad(of, parameters, allow_unused=True) for of in (expected, loss))
+    for mine, theirs in zip(found, wanted, strict=True):
+        largest = 0 if theirs is None else theirs.abs().max()
+        mine, theirs = (torch.zeros(1) if grad is None else grad for grad in (mine, theirs))
+        assert (mine - theirs).abs().max() <= 1e-4 * largest + 1e-5
+
+
+def test_a_student_that_scores_otherwise_is_refused(checkpoints, train):
+    model = student()
+    model.scores_are_inner_products = False
+    method = make(checkpoints, train)
+    method.begin_epoch(0, model)  # its scores are those products, whatever it says
+    model.score = lambda users, items: MatrixFactorization.score(model, users, items).tanh()
+    with pytest.raises(
+        TypeError, match="HeterogeneousCompression: expected a student whose scores are inner"
+    ):
+        method.begin_epoch(1, model)
+    with pytest.raises(TypeError, match=r"HeterogeneousCompression: .*; got NeuralMatrixFactorization"):
+        method.begin_epoch(1, NeuralMatrixFactorization(U, N, 4))
+
+
 def test_bad_settings(checkpoints, train):
+    for name in ("period", "n_listed", "n_compared"):
+        with pytest.raises(ValueError, match=f"expected {name} of 1 or more; got 0"):
+            make(checkpoints, train, **{name: 0})
+    with pytest.raises(ValueError, match="gain as one of student, teacher; got 'mine'"):
+        make(checkpoints, train, gain="mine")
     with pytest.raises(ValueError, match=r"as many checkpoints of each teacher; got \[3, 2\]"):
         make([checkpoints[0], checkpoints[1][:2]], train)
     with pytest.raises(ValueError, match="31 items each; got 24 × 90, 30 each"):

@@ -49,6 +49,9 @@ class ByScores(torch.nn.Module):
         return (self.student.user_table[users][:, None, :] * self.student.item_table[items]).sum(2)
 
 
+POPULAR = CSR.from_any(torch.rand(U, N, generator=generator(3)) < torch.linspace(0.02, 0.5, N))
+
+
 @pytest.fixture(scope="module")
 def train():
     rows = torch.arange(U).repeat_interleave(6)
@@ -393,6 +396,8 @@ def test_dual_correction_draws_what_is_ranked_wrongly(rankings, item_rankings, t
         (lambda r: RankingDistillation(r, reduction="none"), "reduction as one of sum, mean; got 'none'"),
         (lambda r: UnbiasedDistillation(r, CSR.empty(U, 3)), "exclude of 200 items, as rankings; got 3"),
         (lambda r: UnbiasedDistillation(r, CSR.empty(U, N), 0), "n_pairs of 1 or more; got 0"),
+        (lambda r: UnbiasedDistillation(r, POPULAR, 1, 4), "a pair of some of . groups; got 1, none of each"),
+        (lambda r: UnbiasedDistillation(r, CSR.empty(U, N), form="both"), "form as one of paper, released"),
     ],
 )
 def test_bad_settings(rankings, make, message):

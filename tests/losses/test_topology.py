@@ -287,6 +287,12 @@ def test_bad_input():
         )
 
 
+def test_hierarchical_experts_are_half_as_wide_as_both_between_equal_widths_too():
+    tables = randn(4, 8, seed=1), randn(5, 8, seed=2)
+    experts = HierarchicalTopologyDistillation(*tables, 8, n_groups=3).user.experts
+    assert experts.weight_in.shape == (3, 8, 8)
+
+
 def test_samples_of_angles_belong_to_seed_and_epoch():
     student, batch, found = make_student(), make_batch(), {}
     for seed, epoch in ((0, 1), (0, 2), (1, 1), (0, 1)):

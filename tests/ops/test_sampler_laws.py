@@ -11,6 +11,7 @@ import torch
 from rankdistill import complement_sample, pair_sample, weighted_sample
 from rankdistill.data import CSR
 from rankdistill.sampling import (
+    PAIR_FORMS,
     rank_discrepancy_weights,
     ranks_among_themselves,
     sample_negatives,
@@ -99,6 +100,17 @@ def test_pairs_are_the_intended_law_of_the_released_sampler():
     intended = torch.from_numpy(golden["intended_law"])
     assert_law(counts, intended)
     torch.testing.assert_close(pair_law(n, 20.0) / pair_law(n, 20.0).sum(), intended, rtol=1e-6, atol=1e-12)
+
+
+def test_pairs_in_the_released_form_have_the_released_law():
+    golden = np.load(GOLDEN / "unkd_pair_sampler.npz")
+    n, rows = int(golden["n_items_in_group"]), 6400
+    ranked, group = torch.arange(n).expand(rows, n), torch.zeros(n, dtype=torch.int64)
+    pairs = [within_group_pairs(torch.arange(rows), ranked, group, [30], form=f, seed=1) for f in PAIR_FORMS]
+    better, worse = pairs[1].flatten(0, 1).unbind(1)
+    assert_law(torch.bincount(better * n + worse, minlength=n * n), torch.from_numpy(golden["author_law"]))
+    swapped = better == worse
+    assert torch.equal(pairs[1].flatten(0, 1)[~swapped], pairs[0].flatten(0, 1)[~swapped])
 
 
 def test_a_tournament_is_the_released_one():

@@ -7,35 +7,40 @@ import math
 import torch
 from torch import Tensor
 
-from rankdistill.functional.membership import is_in
+from rankdistill.functional.membership import is_in, places_in
 from rankdistill.ops import checks
+
+GAINS = ("student", "teacher")
 
 
 def ranking_discrepancy(
-    student: Tensor, teacher: Tensor, sharpness: float = 10.0, decimals: int | None = 4
+    student: Tensor, teacher: Tensor, sharpness: float = 10.0, decimals: int | None = 4, gain: str = "student"
 ) -> Tensor:
     """D@k of two rankings' best k items: 1 − NDCG, the student's places weighing more the higher they are.
 
-    D = 1 − Σ_p [student_p is one of the teacher's] · g_p / Σ_p g_p, g_p = (2^exp(−p/sharpness) − 1) / log2(p + 2)
+    D = 1 − Σ_p [student_p is one of the teacher's] · g_p / log2(p + 2) / Σ_p (2^exp(−p/sharpness) − 1) / log2(p + 2)
+
+    g_p = 2^exp(−q/sharpness) − 1, q the place p that the student gives the item, or that which the teacher gives it.
 
     Args:
         student: [..., k] int64, the student's best items that are not train items, best first; -1 for none.
-        teacher: [..., k] int64, the teacher's, in any order; leading dimensions broadcast with the student's.
+        teacher: [..., k] int64, the teacher's, best first (in any order with the student's gain); leading dimensions
+            broadcast with the student's.
         sharpness: of the gains, positions, > 0.
         decimals: NDCG is rounded to so many (the authors' code: 4); None for not at all.
+        gain: by the place of the "student" (the authors' code) or of the "teacher" (the paper).
 
     Returns:
         [...] float64 in [0, 1].
 
     Raises:
-        ValueError: lists of two widths.
+        ValueError: lists of two widths, another gain.
 
     Cost:
         O(k·log k) time and O(k) memory per pair.
 
     Source:
-        Kang et al., Distillation from Heterogeneous Models for Top-K Recommendation, WWW 2023, section 4.2.1; the gain
-        belongs to the student's place, as in the authors' code.
+        Kang et al., Distillation from Heterogeneous Models for Top-K Recommendation, WWW 2023, section 4.2.1.
 
     Example:
         >>> ranking_discrepancy(torch.tensor([3, 5]), torch.tensor([5, 3]))
@@ -48,15 +53,20 @@ def ranking_discrepancy(
         f"teacher of width {student.shape[-1]}, as student",
         teacher,
     )
+    checks.expect(gain in GAINS, op, f"gain as one of {', '.join(GAINS)}", repr(gain))
     k = student.shape[-1]
     if k == 0:
         return torch.zeros(
             torch.broadcast_shapes(student.shape[:-1], teacher.shape[:-1]), dtype=torch.float64
         )
-    shared = is_in(student, teacher)
-    positions = torch.arange(k, dtype=torch.float64, device=student.device)
-    gains = (torch.exp2((-positions / sharpness).exp()) - 1) / torch.log2(positions + 2)
-    ndcg = (shared * gains).sum(-1) / gains.sum()
+    places = torch.arange(k, dtype=torch.float64, device=student.device)
+    gains, discounts = torch.exp2((-places / sharpness).exp()) - 1, torch.log2(places + 2)
+    if gain == "student":
+        found = is_in(student, teacher) * gains
+    else:
+        at = places_in(student, teacher)
+        found = gains[at.clamp_min(0)].masked_fill(at < 0, 0)
+    ndcg = (found / discounts).sum(-1) / (gains / discounts).sum()
     return 1 - (ndcg if decimals is None else ndcg.round(decimals=decimals))
 
 
@@ -68,6 +78,7 @@ def advance_checkpoints(
     step: int,
     looseness: float = 1.05,
     decay: float = 0.995,
+    gain: str = "student",
 ) -> tuple[Tensor, Tensor]:
     """Dynamic knowledge construction of HetComp: per teacher and user, on to the next checkpoint once it is near.
 
@@ -81,6 +92,7 @@ def advance_checkpoints(
         teachers: [M, V, U, k] int64, of every checkpoint of every teacher, the last one converged.
         step: how many periods of epochs have passed (the authors' code: epoch // 10, from 1).
         looseness, decay: of the threshold, dimensionless.
+        gain: of `ranking_discrepancy`.
 
     Returns:
         versions [M, U] and last [M, U] float64, new tensors.
@@ -109,7 +121,9 @@ def advance_checkpoints(
     def distance(ahead: int) -> Tensor:
         """[M, U], to the checkpoint so many ahead."""
         at = (versions + ahead).clamp_max(V - 1)
-        return torch.stack([ranking_discrepancy(student, teachers[m, at[m], users]) for m in range(M)])
+        return torch.stack(
+            [ranking_discrepancy(student, teachers[m, at[m], users], gain=gain) for m in range(M)]
+        )
 
     if last is None:
         return versions.clone(), distance(1)

@@ -20,6 +20,7 @@ class AnnealedExperts(VectorDistillation):
         n_experts: M, per side.
         schedule: (n_epochs, start, end) of `functional.annealed_temperature`; epochs 0 and 1 are alike, as released.
         seed: of initial values and noise.
+        hidden_width: of `Experts`.
     """
 
     def __init__(
@@ -30,12 +31,15 @@ class AnnealedExperts(VectorDistillation):
         n_experts: int,
         schedule: tuple[int, float, float],
         seed: int,
+        hidden_width: int | None = None,
     ) -> None:
         super().__init__(teacher_users, teacher_items, student_width)
         functional.annealed_temperature(0, *schedule)  # complains
         self.schedule, self.seed = schedule, seed
         self.user, self.item = (
-            SelectedExperts(n_experts, student_width, self.teacher_width, role_seed(seed, f"{side} experts"))
+            SelectedExperts(
+                n_experts, student_width, self.teacher_width, hidden_width, role_seed(seed, f"{side} experts")
+            )
             for side in ("user", "item")
         )
         self._epoch: int | None = None

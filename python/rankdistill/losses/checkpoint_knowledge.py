@@ -55,11 +55,11 @@ class CheckpointKnowledge(nn.Module):
         means = self.versions.double().mean(1).round(decimals=2)
         return bool(means.sum() >= len(means) * (self.lists.shape[1] - 1))
 
-    def advance(self, student: Student, step: int, looseness: float, decay: float) -> None:
+    def advance(self, student: Student, step: int, looseness: float, decay: float, gain: str) -> None:
         """Compares the student with the next checkpoints, and goes on to those it is near."""
         versions, last = functional.advance_checkpoints(
             self.versions.cpu(), self.last.cpu() if self.compared else None, self.student_lists(student),
-            self.lists[..., : self.n_compared].long(), step, looseness, decay,
+            self.lists[..., : self.n_compared].long(), step, looseness, decay, gain,
         )  # fmt: skip
         self.versions.copy_(versions)
         self.last.copy_(last)

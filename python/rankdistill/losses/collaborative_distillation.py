@@ -34,7 +34,8 @@ class CollaborativeDistillation(Distillation):
     (`functional.collaborative_distillation`).
 
     Args:
-        rankings: the teacher's lists with its scores, train items excluded (re-implementations keep 3000 items).
+        rankings: the teacher's lists with its scores, train items excluded (re-implementations keep 3000 items, the command
+            line as many as its list_length).
         exclude: every user's train items; needed by the student's guide.
         n_samples: draws per user and epoch.
         guide: whose ranking positions are drawn from: "teacher", or "student", ranked anew every epoch.
@@ -55,7 +56,8 @@ class CollaborativeDistillation(Distillation):
     Forms:
         The original code could not be had: what is matched are two re-implementations. They put 1e-10 within logarithms, where
         here logits are used, and differ in `reduction`. What one of them calls the student's guide ranks by the teacher,
-        once; here it is the student, every epoch. Draws may repeat an item, as theirs do.
+        once; here it is the student, every epoch. Draws may repeat an item, as theirs do. The defaults are of both, the draws of
+        UnKD, the sum of KDs, which draws 2: beside a summed loss UnKD's share is a weight of 0.1/50.
 
     Source:
         Lee et al., Collaborative Distillation for Top-N Recommendation, ICDM 2019; tournaments and lists of 3000 as in

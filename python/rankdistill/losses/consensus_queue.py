@@ -10,6 +10,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Student
+from rankdistill.losses.settings import expect_above_zero
 from rankdistill.ops import inner_product_rank, inner_product_topk
 from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.rankings.ensemble import consensus_rankings
@@ -40,6 +41,9 @@ class ConsensusQueue(nn.Module):
     ) -> None:
         super().__init__()
         self.train_items, self.n_listed, self.n_states = train, n_listed, n_states
+        expect_above_zero(
+            "ConsensusLearning", position_temperature=temperature, deviation_temperature=deviation_temperature
+        )
         self.temperatures, self.released = (temperature, deviation_temperature), released
         self.register_buffer("count", torch.tensor(0))  # states that have been added
         # [n_states + 1, parameters] once there is one: the queue, and the latest

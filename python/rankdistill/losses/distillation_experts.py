@@ -20,7 +20,8 @@ class DistillationExperts(AnnealedExperts):
         teacher_users, teacher_items: [U, D_t], [N, D_t] float, frozen.
         student_width: D_s.
         n_experts: M, per side.
-        n_epochs: over which the temperature falls from `start` to `end`; the released code sets epochs 0 and 1 alike.
+        n_epochs: over which the temperature falls from `start` to `end`, those of the training (released: 1000 of both; of
+            them 100 end at 0.1, where a choice is still a mixture); the released code sets epochs 0 and 1 alike.
         start, end: temperatures, dimensionless, > 0.
         form: "released" (squared norm) or "paper" (the norm itself).
         seed: of initial values and noise.

@@ -46,7 +46,8 @@ class DualCorrection(Distillation):
         A comparison: U·k scores, 4·U·k bytes kept. A batch: 2n scores per row.
 
     Forms:
-        `among="catalogue"`, `floor=1e-5` and no item side are the form of KDs. Where a row has fewer under-estimated entries
+        KDs: `among="catalogue"`, `floor=1e-5`, `sharpness=0.1`, `n_samples=100`, no item side (`item_weight=0` on the command
+        line), and both kinds as drawn, in no order. Where a row has fewer under-estimated entries
         than n, the released code draws entries of weight 0, on a GPU with an error; here there are as many as there are.
         Under-estimated entries are in the teacher's order, over-estimated ones in any.
 

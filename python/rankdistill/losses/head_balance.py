@@ -18,7 +18,8 @@ class HeadBalance(nn.Module):
         n_heads: H.
         learning_rate: of the weights.
         asymmetry: of `functional.balanced_gradient_norms`.
-        reference_until: losses are relative to those of the last batch up to this epoch.
+        reference_until: losses are relative to those of the last batch up to this epoch; to one that is above 0, as a hinge
+            over few pairs may be 0.
     """
 
     def __init__(self, n_heads: int, learning_rate: float, asymmetry: float, reference_until: int) -> None:
@@ -36,8 +37,8 @@ class HeadBalance(nn.Module):
         """
         losses, norms, slopes = losses.double(), norms.double(), slopes.double()
         if epoch <= self.reference_until:
-            self.reference.copy_(losses)
-        relative = (losses / self.reference.clamp_min(1e-12)).clamp_min(1e-12)
+            self.reference.copy_(torch.where(losses > 0, losses, self.reference))
+        relative = (losses / self.reference).clamp_min(1e-12)
         targets = functional.balanced_gradient_norms(norms, relative, self.asymmetry)
         gradient = (norms - targets).sign() * slopes
         self.steps += 1

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
+from rankdistill.functional.checkpoints import GAINS
 from rankdistill.losses.batch import unique_users
 from rankdistill.losses.checkpoint_knowledge import CheckpointKnowledge
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import tables, unique_rows
-from rankdistill.losses.settings import expect_above_zero, expect_at_least, expect_begun, expect_reduction
+from rankdistill.losses.list_scores import device_of, tables, unique_rows
+from rankdistill.losses.settings import (
+    expect_above_zero,
+    expect_at_least,
+    expect_begun,
+    expect_choice,
+    expect_reduction,
+)
+from rankdistill.losses.whole_catalogue import expect_scoring_vectors
 from rankdistill.rankings import Rankings
 
 
@@ -34,9 +43,11 @@ class HeterogeneousCompression(Distillation):
         looseness, decay: of the threshold, dimensionless.
         position_temperature: of the ensemble's weights exp(−position/temperature), > 0.
         ordered_weight: of the ordered loss relative to the unordered one; published: 0.005 / 0.01.
+        gain: of the discrepancy, by the place of the "student" (as released) or of the "teacher" (the paper).
         reduction: "sum" over the batch's unique users (the paper's) or "mean".
 
     Raises:
+        TypeError: a student whose scores are not inner products of its vectors, but for biases.
         ValueError: rankings of different catalogues, too short ones, users whose ensemble lists fewer than K items.
 
     Contract:
@@ -46,7 +57,7 @@ class HeterogeneousCompression(Distillation):
         K ids per user and checkpoint, not permutations of the catalogue. A batch: all scores of its users, tile by tile.
 
     Forms:
-        The paper's relevance in D@k belongs to the teacher's rank, the released gain to the student's place, as here. The
+        The paper's relevance in D@k belongs to the teacher's rank, the released gain to the student's place: `gain`. The
         release computes the base loss but does not add it, clamps scores at ±40 and floors masses at 1e-5, found by
         subtraction, which cancels; here they are summed. KDs' form of one teacher has the base loss and other weights.
 
@@ -83,6 +94,7 @@ class HeterogeneousCompression(Distillation):
         decay: float = 0.995,
         position_temperature: float = 10.0,
         ordered_weight: float = 0.5,
+        gain: str = "student",
         reduction: str = "sum",
     ) -> None:
         super().__init__()
@@ -93,20 +105,22 @@ class HeterogeneousCompression(Distillation):
                 f"got {list(observed.shape)}"
             )
         expect_reduction(type(self).__name__, reduction)
-        expect_at_least(type(self).__name__, 1, period=period)
+        expect_choice(type(self).__name__, "gain", gain, GAINS)
+        expect_at_least(type(self).__name__, 1, period=period, n_listed=n_listed, n_compared=n_compared)
         expect_above_zero(type(self).__name__, position_temperature=position_temperature)
         self.knowledge = CheckpointKnowledge(checkpoints, self.exclude, n_listed, n_compared)
         self.observed = observed[:, : n_listed // 10].long()
         self.period, self.looseness, self.decay = period, looseness, decay
         self.position_temperature, self.ordered_weight = position_temperature, ordered_weight
-        self.reduction = reduction
+        self.gain, self.reduction = gain, reduction
         self._top: Tensor | None = None  # [U, K] int64
 
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Goes on to later checkpoints after every `period` epochs."""
+        expect_scoring_vectors(type(self).__name__, student, self.exclude.n_columns, device_of(student))
         done = epoch - 1
         if done >= self.period and done % self.period == 0 and not self.knowledge.is_last:
-            self.knowledge.advance(student, done // self.period, self.looseness, self.decay)
+            self.knowledge.advance(student, done // self.period, self.looseness, self.decay, self.gain)
             self._top = None
         if self._top is None:
             self._top = self.knowledge.ranking(self.position_temperature)
@@ -117,8 +131,12 @@ class HeterogeneousCompression(Distillation):
         users, _ = unique_rows(batch)
         rows, device, ordered = users.cpu(), users.device, self.knowledge.is_last
         user_table, item_table = tables(student, users, self._top[rows], False)
+        vectors, bias = user_table[users], getattr(student, "item_bias", None)
+        if bias is not None:  # a coordinate more, which is 1 of every user
+            vectors = torch.cat([vectors, vectors.new_ones(len(vectors), 1)], 1)
+            item_table = torch.cat([item_table, bias[:, None]], 1)
         loss = functional.heterogeneous_compression(
-            user_table[users], item_table, self.observed[rows].to(device), self._top[rows].to(device),
+            vectors, item_table, self.observed[rows].to(device), self._top[rows].to(device),
             self.exclude.rows(rows).to(device), ordered, "sum",
         )  # fmt: skip
         if self.reduction == "mean":

@@ -34,7 +34,7 @@ class PreferenceConsistentDistillation(AnnealedExperts):
         position_temperature: of the position weights exp(−(position + 1)/temperature).
         consistency_temperature: of the list form's softmax.
         form: of the consistency: "list" or "pair".
-        n_epochs, start, end: the experts' temperature, falling from start to end over n_epochs.
+        n_epochs, start, end: the experts' temperature, falling from start to end over n_epochs, those of the training.
         seed: of initial values, noise and draws.
 
     Cost:

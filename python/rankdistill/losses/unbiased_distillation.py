@@ -10,9 +10,15 @@ from rankdistill.data.csr import CSR
 from rankdistill.data.popularity import popularity_groups
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_scores, n_interactions, reduce_interactions, unique_rows
-from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction, fits_at_hand
+from rankdistill.losses.settings import (
+    expect_at_least,
+    expect_begun,
+    expect_choice,
+    expect_reduction,
+    fits_at_hand,
+)
 from rankdistill.rankings import Rankings
-from rankdistill.sampling import within_group_pairs
+from rankdistill.sampling import PAIR_FORMS, within_group_pairs
 
 
 class UnbiasedDistillation(Distillation):
@@ -21,13 +27,15 @@ class UnbiasedDistillation(Distillation):
     loss = sum over the batch's interactions of the mean over the user's pairs of −log σ(s⁺ − s⁻)
 
     Args:
-        rankings: the teacher's lists, train items excluded (the released code keeps 1000 items of each group).
+        rankings: the teacher's lists, train items excluded (the released code keeps 1000 items of each group, the command
+            line the best list_length of all).
         exclude: every user's train items, whose counts make the popularity groups
             (`rankdistill.data.popularity_groups`).
         n_pairs: pairs per epoch and user, of all groups together.
         n_groups: popularity groups to aim at.
         exponent: λ of the groups' shares of the pairs: 0 for equal ones, above 0 for more of unpopular items.
         temperature: of positions within a group, dimensionless, > 0.
+        form: of the pairs, "paper" or "released" (half of them an item with itself).
         reduction: "sum" over the batch's interactions, or their "mean" (the authors', whose other loss is a mean too).
         seed: of the draws.
 
@@ -35,12 +43,12 @@ class UnbiasedDistillation(Distillation):
         An epoch's draw: O(U·K log K) time, 16·U·Σ n_pairs bytes. A batch: 2·Σ n_pairs scores per unique user.
 
     Forms:
+        In the released code half of the pairs are an item with itself, as two elements are swapped through a view: `form`.
         Shares of groups are rounded one by one, so 30 pairs in 4 groups are 32, as released. The released 1e-10 within the
         logarithm is left out. In KDs train items can be drawn, by a comparison that never holds; here they are not listed.
 
     Source:
-        Chen et al., Unbiased Knowledge Distillation for Recommendation, WSDM 2023. In the released code half of the
-        pairs are an item with itself (a swap through a view); here pairs follow the law of the paper.
+        Chen et al., Unbiased Knowledge Distillation for Recommendation, WSDM 2023.
 
     Example:
         >>> from rankdistill.data import CSR
@@ -61,6 +69,7 @@ class UnbiasedDistillation(Distillation):
         n_groups: int = 2,
         exponent: float = 0.0,
         temperature: float = 20.0,
+        form: str = "paper",
         reduction: str = "sum",
         seed: int = 0,
     ) -> None:
@@ -72,12 +81,17 @@ class UnbiasedDistillation(Distillation):
                 f"{name}: expected exclude of {rankings.n_items} items, as rankings; got {exclude.n_columns}"
             )
         expect_at_least(name, 1, n_pairs=n_pairs)
+        expect_choice(name, "form", form, PAIR_FORMS)
         expect_reduction(name, reduction)
         self.groups = popularity_groups(
             torch.bincount(exclude.indices.cpu(), minlength=exclude.n_columns), n_groups
         )
         self.rankings, self.n_pairs = rankings, self.groups.pairs(n_pairs, exponent)
-        self.temperature, self.reduction, self.seed = temperature, reduction, seed
+        if not sum(self.n_pairs):
+            raise ValueError(
+                f"{name}: expected n_pairs for a pair of some of {len(self.n_pairs)} groups; got {n_pairs}, none of each"
+            )
+        self.temperature, self.form, self.reduction, self.seed = temperature, form, reduction, seed
         self._epoch: int | None = None
         self._pairs: Tensor | None = None  # [U, P, 2] int64; -1 for none; None: batch by batch
 
@@ -89,7 +103,7 @@ class UnbiasedDistillation(Distillation):
     def draw(self, users: Tensor) -> Tensor:
         return within_group_pairs(
             users, self.rankings.indices[users], self.groups.group_of_item, self.n_pairs, self.temperature,
-            seed=self.seed, epoch=self._epoch,
+            form=self.form, seed=self.seed, epoch=self._epoch,
         )  # fmt: skip
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
