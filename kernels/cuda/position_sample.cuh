@@ -7,8 +7,9 @@ namespace {
 
 constexpr int kPositionThreads = 128;
 
-// The positions of the K largest of a row's keys, ascending, by the whole block; kNoKey is never taken. Returns how many.
-__device__ inline int64_t take_largest(const double* row_keys, int64_t length, int64_t K, int64_t* out) {
+// The positions of the K largest of a row's keys, ascending, by the whole block; without `every` kNoKey is never taken.
+// Returns how many.
+__device__ inline int64_t take_largest(const double* row_keys, int64_t length, int64_t K, int64_t* out, bool every) {
   // In rounds of one position per thread, so that the chosen ones of a round can be numbered in order.
   __shared__ int chosen_before[kPositionThreads / 32];
   int64_t written = 0;
@@ -19,7 +20,7 @@ __device__ inline int64_t take_largest(const double* row_keys, int64_t length, i
       const double key = row_keys[i];
       int64_t better = 0;
       for (int64_t j = 0; j < length; ++j) better += row_keys[j] > key || (row_keys[j] == key && j < i);
-      chosen = better < K && key > kNoKey;
+      chosen = better < K && (every || key > kNoKey);
     }
     const unsigned votes = __ballot_sync(0xffffffffu, chosen);
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
@@ -58,7 +59,7 @@ __global__ void position_sample_kernel(const int64_t* __restrict__ users, const 
       if (4 * block + w < length) row_keys[4 * block + w] = position_key(drawn.word[w], 4 * block + w, temperature);
   }
   __syncthreads();
-  take_largest(row_keys, length, K, out);
+  take_largest(row_keys, length, K, out, true);  // a tiny temperature gives keys of -inf
 }
 
 }  // namespace

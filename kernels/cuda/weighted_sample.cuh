@@ -27,7 +27,7 @@ __global__ void weighted_sample_kernel(const int64_t* __restrict__ users, const 
     }
   }
   __syncthreads();
-  const int64_t written = malformed ? 0 : take_largest(row_keys, M, K, out);
+  const int64_t written = malformed ? 0 : take_largest(row_keys, M, K, out, false);
   for (int64_t k = written + threadIdx.x; k < K; k += blockDim.x) out[k] = -1;
 }
 

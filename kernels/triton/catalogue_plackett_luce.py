@@ -86,11 +86,12 @@ def catalogue_plackett_luce_backward(
     grad = grad_losses.to(list_slopes.dtype)
     # A sum's and a mean's gradient is one number spread out. Of others the host waits for an answer that saves three products.
     if len(grad) and (grad.stride(0) == 0 or bool((grad == grad[0]).all())):
-        return tuple((grad[0] * slope).to(users.dtype) for slope in slopes)
+        return tuple((grad[0] * slope).masked_fill(grad[0] == 0, 0).to(users.dtype) for slope in slopes)
     item_ids, lengths = listed_items(item_ids, lengths)
     call = call_of(users, None, items, item_ids, item_bias)
     catalogue = whole_catalogue(users, items, exclude_indptr, exclude_indices, item_bias, item_ids)
-    grads = table_slopes(
-        call, catalogue, (grad[:, None] * list_slopes).contiguous(), grad * mass_slopes, tops, sums
-    )
+    none = grad == 0  # of what has no part even what is no number is 0
+    of_lists = (grad[:, None] * list_slopes).masked_fill(none[:, None], 0).contiguous()
+    of_masses = (grad * mass_slopes).masked_fill(none, 0)
+    grads = table_slopes(call, catalogue, of_lists, of_masses, tops, sums)
     return tuple(g.to(users.dtype) for g in grads)

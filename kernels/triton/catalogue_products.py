@@ -327,7 +327,8 @@ class Products:
         weights = self.weights(piece, part)
         heights, R, stride = weights.shape
         parts = weights.view(heights * R, GROUPS, -1).transpose(0, 1)
-        items = piece.planes[:, -self.n_planes * self.width :].unflatten(0, (GROUPS, -1))
+        items = piece.planes[:, -self.n_planes * self.width :]
+        items = torch.where(items.isfinite(), items, 0).unflatten(0, (GROUPS, -1))  # what has no part adds 0
         self.fold(product(parts, items), GROUPS * heights, grads[0][piece.rows], None)
         columns = slice(piece.first, piece.first + piece.columns)
         by_item = product(weights.view(heights * R, stride).t(), of_rows)

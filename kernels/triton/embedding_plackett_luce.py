@@ -35,7 +35,8 @@ def embedding_plackett_luce_backward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     call = call_of(users, user_ids, items, item_ids, item_bias)
     scale = grad_losses.to(slopes.dtype)[:, None]
-    return narrowed(grads(call, scale * slopes, scale * user_slopes), users.dtype)
+    of_scores, of_users = ((scale * part).masked_fill(scale == 0, 0) for part in (slopes, user_slopes))
+    return narrowed(grads(call, of_scores, of_users), users.dtype)
 
 
 def embedding_plackett_luce_sparse_backward(*args) -> tuple[Tensor, ...]:

@@ -69,11 +69,15 @@ def touched_rows_chunk_kernel(
     row = at // K
     if HAS_ROWS:
         row = tl.load(rows_ptr + row, mask=counted, other=0)
+    weighed = counted
+    if WEIGHTED:
+        weights = tl.load(weights_ptr + at, mask=counted, other=0.0)
+        weighed = counted & (weights != 0)  # 0 times what has no part is 0
     values = tl.load(
-        table_ptr + row[:, None] * stride_table_row + d[None, :], mask=counted[:, None] & wide, other=0.0
+        table_ptr + row[:, None] * stride_table_row + d[None, :], mask=weighed[:, None] & wide, other=0.0
     ).to(dtype)
     if WEIGHTED:
-        values *= tl.load(weights_ptr + at, mask=counted, other=0.0)[:, None]
+        values *= weights[:, None]
     begins = tl.broadcast_to((key != before).to(tl.int32)[:, None], [BLOCK_P, BLOCK_D])
     begun, totals = tl.associative_scan((begins, values), 0, add_stretches)
     begun = begun != 0

@@ -61,6 +61,18 @@ def triplet_angle_huber_kernel(
 def unit_differences(x: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
     """[A, B, D] from anchors to rows, of length 1 or 0, and one over their lengths [A, B, 1], or 0."""
     differences = x[None] - x[anchors][:, None]
+    if (
+        x.dtype == torch.float64 and x.shape[1]
+    ):  # squares, in which lengths are summed, might overflow or vanish
+        largest = differences.abs().amax(2, keepdim=True)
+        largest = largest.where(largest > 0, 1)
+        found, inverse = lengthened(differences.div_(largest))
+        return found, inverse / largest
+    return lengthened(differences)
+
+
+def lengthened(differences: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences [A, B, D], written over, of length 1 or 0, and one over their lengths [A, B, 1], or 0."""
     norms = torch.linalg.vector_norm(differences, dim=2, keepdim=True)
     inverse = torch.where(norms == 0, 0.0, 1 / norms)
     return differences.mul_(inverse), inverse

@@ -480,26 +480,15 @@ def test_rows_of_given_scores_in_turns(emulated, monkeypatch):
 # The samplers ----------------------------------------------------------------------------------------------
 
 
-def test_position_samples_are_the_processors(emulated):
+@pytest.mark.parametrize("temperature", [10.0, 1e-306, 1e-310])  # the last two give keys of -inf
+def test_position_samples_are_the_processors(emulated, temperature):
     users, lengths = randint(0, 2**32, (40,), seed=1), randint(0, 300, (40,), seed=2)
     keys = torch.empty(40, 300, dtype=torch.float64)
     samples = torch.full((40, 25), -7)
-    error = emulated.module.position_sample(
-        users.data_ptr(),
-        lengths.data_ptr(),
-        keys.data_ptr(),
-        samples.data_ptr(),
-        40,
-        25,
-        300,
-        10.0,
-        5,
-        1,
-        2,
-        0,
-    )
-    assert error == ""
-    assert torch.equal(samples, position_sample(users, lengths, 25, 10.0, seed=5, epoch=1, stream=2))
+    addresses = (tensor.data_ptr() for tensor in (users, lengths, keys, samples))
+    assert emulated.module.position_sample(*addresses, 40, 25, 300, temperature, 5, 1, 2, 0) == ""
+    expected = position_sample(users, lengths, 25, temperature, seed=5, epoch=1, stream=2)
+    assert torch.equal(samples, expected)
 
 
 @pytest.mark.parametrize("count", [1, 30, 131])

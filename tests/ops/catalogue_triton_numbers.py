@@ -120,6 +120,7 @@ def mass_paths() -> None:
     print("checked rows by pieces, and large scores")
     skipped_blocks()
     not_finite()
+    no_part()
     faulty_exclusions()
 
 
@@ -172,6 +173,40 @@ def not_finite() -> None:
         assert all(g.isfinite().all() for g in grads)
         assert (grads[0][3] == 0).all()
     print("checked what is not finite")
+
+
+def no_part() -> None:
+    """Excluded items that are no numbers, and rows whose gradient is 0, leave no trace."""
+    for dtype in (torch.float32, torch.float64):
+        for op, share in ((MASS, 0.0), (MASS, 0.1), (LUCE, 0.0)):
+            users, items, _ = tables(dtype, 6, 130, 6, 0, 71)
+            listed = (torch.tensor([[5, 8]]).expand(6, 2).contiguous(), None) if op == LUCE else ()
+            exclude = torch.arange(7), torch.full((6,), 7)
+            clean = run(op, (users, items, *listed, exclude), randn(6, seed=72), share)
+            for broken in (torch.nan, torch.inf, -torch.inf):
+                worse = items.clone()
+                worse[7, 2] = broken
+                value, grads = run(op, (users, worse, *listed, exclude), randn(6, seed=72), share)
+                assert same(value, clean[0])
+                assert all(same(a, b) for a, b in zip(grads, clean[1], strict=True)), (
+                    op,
+                    dtype,
+                    share,
+                    broken,
+                )
+            if op == MASS:
+                one = torch.tensor([0, 0, 1, 1, 1, 1, 1]), torch.tensor([7])
+                worse[7] = torch.nan
+                grads = run(op, (users, worse, one), torch.ones(6), share)[1]
+                assert grads[0].isfinite().all(1).tolist() == [False, True, False, False, False, False]
+            worse = users.clone()
+            worse[1, 0] = torch.nan
+            for grad in (randn(6, seed=73), torch.zeros(6)):  # of different numbers, and of equal ones
+                grad[1] = 0
+                grads = run(op, (worse, items, *listed, exclude), grad, share)[1]
+                assert all(g.isfinite().all() for g in grads), (op, dtype, share)
+                assert (grads[0][1] == 0).all()
+    print("checked what has no part")
 
 
 def faulty_exclusions() -> None:

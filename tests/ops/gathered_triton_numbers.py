@@ -135,6 +135,7 @@ def check_cases(op: str) -> None:
             check(op, name, dtype, args)
     check_layouts(op)
     check_faulty(op)
+    check_no_part(op)
 
 
 def check_large_scores(name: str, args: tuple) -> None:
@@ -204,6 +205,31 @@ def check_faulty(op: str) -> None:
     assert grads[1].isfinite().all()
     assert torch.allclose(grads[1], clean_grads[1], atol=1e-5)
     print("checked faulty rows of", op)
+
+
+def check_no_part(op: str) -> None:
+    """A row whose gradient is 0 leaves no trace of what is no number in it, in its own gradient or an item's."""
+    users, items, ids = randn(5, 6, seed=1), randn(30, 6, seed=2), randint(0, 30, (5, 11), seed=3)
+    user_ids, backend, results = torch.arange(5), CASES[op].module.TRITON, []
+    for broken in (0.0, torch.nan):
+        spoiled = users.clone()
+        spoiled[1, 2] += broken
+        given = tuple(
+            map(
+                there, forward_arguments(op, sample_arguments(op, spoiled, items, ids, user_ids, None), False)
+            )
+        )
+        outputs = backend["forward"](*given)
+        value = outputs[0] if isinstance(outputs, tuple) else outputs
+        grad = randn(*value.shape, seed=5).to(value)
+        grad[1] = 0
+        backward = backward_arguments(op, given, outputs, grad)
+        results.append((*backend["backward"](*backward), *backend["sparse_backward"](*backward)))
+    assert value[1].isnan().any()
+    for clean, found in zip(*results, strict=True):
+        assert found.isfinite().all()
+        assert torch.equal(found, clean)
+    print("checked rows without a gradient of", op)
 
 
 def check_sums() -> None:

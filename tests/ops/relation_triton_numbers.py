@@ -62,6 +62,18 @@ def check_what_is_not_finite(device: str) -> None:
     print("checked what is not finite")
 
 
+def check_angles_of_any_size(device: str) -> None:
+    """Angles do not depend on the length of rows, whose squares may overflow or vanish."""
+    module = importlib.import_module("rankdistill.ops.triplet_angle_huber")
+    teacher, student = (randn(9, width, seed=width, dtype=torch.float64) for width in (4, 3))
+    wanted = module.TRITON["forward"](*moved((teacher, student, None), device), True)
+    for size in (1e-165, 1e160):
+        found = module.TRITON["forward"](*moved((teacher, size * student, None), device), True)
+        torch.testing.assert_close(found[0], wanted[0], rtol=1e-11, atol=0)
+        torch.testing.assert_close(size * found[1], wanted[1], rtol=1e-9, atol=1e-12)
+    print("checked angles of any size")
+
+
 def main(device: str) -> None:
     for op in OPS:
         for dtype in (torch.float32, torch.float64, torch.bfloat16):
@@ -70,6 +82,7 @@ def main(device: str) -> None:
                 if few and not sample.name.startswith(SKIPPED):
                     check(op, dtype, sample, device)
     check_what_is_not_finite(device)
+    check_angles_of_any_size(device)
 
 
 if __name__ == "__main__":

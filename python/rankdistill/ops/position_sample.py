@@ -57,7 +57,8 @@ def sample_cuda(users, lengths, n_samples, temperature, seed, epoch, stream):
 
     users, lengths = users.contiguous(), lengths.contiguous()
     samples = torch.empty((users.shape[0], n_samples), dtype=torch.int64, device=users.device)
-    longest = int(lengths.max()) if lengths.numel() else 0
+    sound = lengths.where(lengths < 2**31, 0)  # a row of another length is all -1
+    longest = max(int(sound.max()), 0) if lengths.numel() else 0
     keys = torch.empty((users.shape[0], longest), dtype=torch.float64, device=users.device)
     run(
         OP, users.device, address(users), address(lengths), address(keys), address(samples), *samples.shape, longest,

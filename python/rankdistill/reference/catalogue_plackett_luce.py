@@ -9,6 +9,7 @@ from rankdistill.reference.catalogue_log_mass import catalogue_log_mass_backward
 from rankdistill.reference.gathered_inner_product import (
     gathered_inner_product_backward,
     gathered_inner_product_forward,
+    scaled_rows,
 )
 from rankdistill.reference.plackett_luce import plackett_luce_backward, plackett_luce_forward
 
@@ -96,8 +97,8 @@ def catalogue_plackett_luce_backward(
     exclude = joined_exclusions(item_ids, exclude_indptr, exclude_indices, len(items))
     grad = grad_losses.to(list_slopes.dtype)
     grads = table_slopes(
-        grad[:, None] * list_slopes,
-        grad * mass_slopes,
+        scaled_rows(grad, list_slopes),
+        (grad * mass_slopes).masked_fill(grad == 0, 0),
         users,
         items,
         item_ids,

@@ -10,6 +10,7 @@ from rankdistill.reference.gathered_inner_product import (
     gathered_inner_product_forward,
     gathered_inner_product_sparse_backward,
     listed_rows,
+    scaled_rows,
 )
 from rankdistill.reference.plackett_luce import plackett_luce_backward, plackett_luce_forward
 
@@ -34,7 +35,7 @@ def embedding_plackett_luce_backward(
     grad_losses: Tensor, users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor, slopes: Tensor,
     user_slopes: Tensor, item_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    grad_scores = grad_losses[:, None].to(slopes.dtype) * slopes
+    grad_scores = scaled_rows(grad_losses.to(slopes.dtype), slopes)
     return gathered_inner_product_backward(grad_scores, users, user_ids, items, item_ids, item_bias)
 
 
@@ -42,5 +43,5 @@ def embedding_plackett_luce_sparse_backward(
     grad_losses: Tensor, users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor, slopes: Tensor,
     user_slopes: Tensor, item_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    grad_scores = grad_losses[:, None].to(slopes.dtype) * slopes
+    grad_scores = scaled_rows(grad_losses.to(slopes.dtype), slopes)
     return gathered_inner_product_sparse_backward(grad_scores, users, user_ids, items, item_ids, item_bias)

@@ -27,6 +27,11 @@ def bad_rows(users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Te
     return bad if user_ids is None else bad | (user_ids < 0) | (user_ids >= len(users))
 
 
+def scaled_rows(weights: Tensor, rows: Tensor) -> Tensor:
+    """[B, W] rows times weights [B]; a row of weight 0 is 0, whatever it was."""
+    return (weights[:, None] * rows).masked_fill((weights == 0)[:, None], 0)
+
+
 def gathered_inner_product_forward(
     users: Tensor, user_ids: Tensor | None, items: Tensor, item_ids: Tensor, item_bias: Tensor | None = None,
     sparse_grad: bool = False,
@@ -48,6 +53,7 @@ def gathered_inner_product_backward(
     bad = bad_rows(users, user_ids, items, item_ids)
     absent = (item_ids < 0) | (item_ids >= len(items)) | bad[:, None]
     grad = grad_scores.masked_fill(absent, 0)
+    absent = absent | (grad == 0)  # 0 times what has no part is 0
     listed = listed_rows(items, item_ids).to(wide).masked_fill(absent[..., None], 0)
     row_grads = torch.einsum("bk,bkd->bd", grad, listed).masked_fill(bad[:, None], torch.nan)
     grad_users = row_grads
