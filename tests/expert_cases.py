@@ -38,6 +38,9 @@ def routed_bad_samples():
         "expert of M", (x, ids, *parts), IndexError, r"routing in \[0, 2\); got 2 at position \[1\]"
     )
     yield BadSample("expert of -1", (x, ids - 1, *parts), IndexError, "got -1")
+    yield BadSample(
+        "routing of a list", (x, [0, 1, 1], *parts), TypeError, "routing as a int64 tensor; got list"
+    )
     yield BadSample("ids of int32", (x, ids.int(), *parts), TypeError, "routing as a int64")
     yield BadSample(
         "two dimensions", (x, routing, parts[0][0], *parts[1:]), ValueError, "weight_in with 3 dim"

@@ -21,11 +21,32 @@ inline Acc inner_product(const Storage* x, const Storage* y, int64_t width) {
     VQ sum = {};
     if (width >= W) {
       V wide = load<V>(x) * load<V>(y);
-      for (d = W; d + W <= width; d += W) wide += load<V>(x + d) * load<V>(y + d);
+      d = W;
+      if (width >= 4 * W) {  // two sums, so that each has half of the roundings
+        V other = load<V>(x + d) * load<V>(y + d);
+        for (d = 2 * W; d + 2 * W <= width; d += 2 * W) {
+          wide += load<V>(x + d) * load<V>(y + d);
+          other += load<V>(x + d + W) * load<V>(y + d + W);
+        }
+        wide += other;
+      }
+      for (; d + W <= width; d += W) wide += load<V>(x + d) * load<V>(y + d);
       sum = fold_to<Acc, W, Q>(wide);
     }
     for (; d + Q <= width; d += Q) sum += load<VQ>(x + d) * load<VQ>(y + d);
     total = sum_lanes<Acc, Q>(sum);
+  } else if (width >= 32) {
+    double whole = 0;  // of pieces whose sums have a few roundings each
+    while (d + 16 <= width) {
+      const int64_t end = d + 512 < width ? d + 512 : width;
+      Acc sums[16] = {};
+      for (; d + 16 <= end; d += 16)
+        for (int j = 0; j < 16; ++j) sums[j] += static_cast<Acc>(widen(x[d + j])) * static_cast<Acc>(widen(y[d + j]));
+      for (int half = 8; half; half /= 2)
+        for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
+      whole += static_cast<double>(sums[0]);
+    }
+    total = static_cast<Acc>(whole);
   }
   for (; d < width; ++d) total += static_cast<Acc>(widen(x[d])) * static_cast<Acc>(widen(y[d]));
   return total;
@@ -42,7 +63,8 @@ inline void ask_for_row(const T* table, const int64_t* ids, int64_t left, int64_
   for (int64_t byte = 0; byte < most; byte += 64) __builtin_prefetch(row + byte, Write);
 }
 
-// Columns [d, d + lanes of V) of Σ_k scale[k]·items[ids[k]], in registers; two sums so that adds overlap.
+// Columns [d, d + lanes of V) of Σ_k scale[k]·items[ids[k]], in registers; two sums so that adds overlap. 0 times an item
+// that is no number adds 0.
 template <bool Ask, class V, class Storage, class Acc>
 inline void weighted_sum(Acc* out, const Acc* scale, const Storage* items, const int64_t* ids, int64_t K, int64_t D) {
   V even = {}, odd = {};
@@ -52,10 +74,10 @@ inline void weighted_sum(Acc* out, const Acc* scale, const Storage* items, const
       ask_for_row<false>(items, ids + k, K - k, D);
       ask_for_row<false>(items, ids + k + 1, K - k - 1, D);
     }
-    if (ids[k] >= 0) even += scale[k] * load<V>(items + ids[k] * D);
-    if (ids[k + 1] >= 0) odd += scale[k + 1] * load<V>(items + ids[k + 1] * D);
+    if (ids[k] >= 0 && scale[k] != 0) even += scale[k] * load<V>(items + ids[k] * D);
+    if (ids[k + 1] >= 0 && scale[k + 1] != 0) odd += scale[k + 1] * load<V>(items + ids[k + 1] * D);
   }
-  if (k < K && ids[k] >= 0) even += scale[k] * load<V>(items + ids[k] * D);
+  if (k < K && ids[k] >= 0 && scale[k] != 0) even += scale[k] * load<V>(items + ids[k] * D);
   store(out, even + odd);
 }
 
@@ -103,7 +125,7 @@ inline void weighted_row_sum(Acc* out, const Acc* scale, const Storage* items, c
   if (d == D) return;
   for (int64_t e = d; e < D; ++e) out[e] = 0;
   for (int64_t k = 0; k < K; ++k)
-    if (ids[k] >= 0) add_scaled(out + d, scale[k], items + ids[k] * D + d, D - d);
+    if (ids[k] >= 0 && scale[k] != 0) add_scaled(out + d, scale[k], items + ids[k] * D + d, D - d);
 }
 
 // row_grads [B, D] is overwritten with the gradient of each row's user vector.

@@ -104,7 +104,7 @@ def gathered_inner_product_row_grads_kernel(
         grads = tl.load(grad_ptr + row * K + slots, mask=listed, other=0.0)
         items = tl.load(
             items_ptr + ids[:, None] * stride_items_row + d[None, :],
-            mask=listed[:, None] & (d < D)[None, :],
+            mask=(listed & (grads != 0))[:, None] & (d < D)[None, :],  # 0 times what is no number adds 0
             other=0.0,
         )
         sums += grads[:, None] * items.to(dtype)

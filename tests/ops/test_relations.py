@@ -196,6 +196,42 @@ def test_distances_between_near_rows_far_from_the_others():
         torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("gap", [1e-6, 1e-10])
+def test_angles_at_near_neighbours_keep_their_digits(gap):
+    """A difference of near rows has few digits of theirs, but all of these."""
+    rows, teacher = randn(16, 4, seed=1, dtype=DOUBLE), randn(32, 5, seed=2, dtype=DOUBLE)
+    student = torch.cat([rows, rows + gap * randn(16, 4, seed=3, dtype=DOUBLE)]).requires_grad_()
+
+    def cosines(x):
+        differences = x[None] - x[:, None]
+        lengths = differences.square().sum(2, keepdim=True)
+        units = differences / lengths.where(lengths > 0, 1).sqrt()
+        return units @ units.transpose(1, 2)
+
+    error = (cosines(student) - cosines(teacher)).abs()
+    expected = torch.where(error <= 1, error**2 / 2, error - 0.5).sum()
+    found = triplet_angle_huber(teacher, student)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=0)
+    grads = [torch.autograd.grad(loss, student)[0] for loss in (found, expected)]
+    assert ((grads[0] - grads[1]).abs() <= 1e-10 * (1 + grads[1].abs())).all()
+
+
+def test_results_are_contiguous_whatever_the_tables_are():
+    """As the fakes promise, by which compiled graphs are made."""
+    by_columns = lambda x: x.t().contiguous().t()
+    rows, others, teacher = (by_columns(randn(9, width, seed=width)) for width in (3, 3, 4))
+    for kind in ("cosine", "inner_product", "squared_distance"):
+        for other in (None, others):
+            grads = torch.ops.rankdistill.relation_backward(
+                by_columns(randn(9, 9, seed=5)), rows, other, kind
+            )
+            assert all(grad.is_contiguous() for grad in grads), kind
+    found = torch.ops.rankdistill.cross_relation_distance_forward(
+        teacher, teacher[:4], rows, rows[:4], None, True
+    )
+    assert all(part.is_contiguous() for part in found)
+
+
 def test_coincident_rows_have_no_gradient_of_their_own():
     student = randn(1, 3, seed=1).expand(6, 3).clone().requires_grad_()
     for name in ("distances", "angles"):

@@ -9,6 +9,7 @@ from rankdistill import (
     catalogue_log_mass,
     catalogue_plackett_luce,
     embedding_plackett_luce,
+    gathered_inner_product,
     inner_product_topk,
     pair_distance_huber,
     plackett_luce,
@@ -17,6 +18,8 @@ from rankdistill import (
 )
 from rankdistill.ops.registration import CHOICES
 from rankdistill.reference import catalogue_log_mass as reference
+from rankdistill.sharded import ShardedTable
+from rankdistill.sharded import scores as sharded_scores
 from tests.case import randint, randn
 
 LENGTHS = torch.tensor([2, 0, 4])
@@ -43,6 +46,20 @@ def test_padding_of_lists_of_embeddings(padding, sparse):
     for before, after in zip(*found):
         assert before.equal(after)
         assert bool(after.isfinite().all())
+
+
+@pytest.mark.parametrize("padding", [7, 10**6, -1])
+def test_padding_of_lists_of_divided_tables(padding):
+    users, items = randn(3, 5, seed=1), randn(8, 5, seed=2)
+    items[7] = torch.nan
+    ids = randint(0, 7, (3, 6), seed=3)
+    wanted = embedding_plackett_luce(users, items, ids, list_size=4, lengths=LENGTHS)
+    ids[:, :4][torch.arange(4) >= LENGTHS[:, None]] = padding
+    leaf = users.clone().requires_grad_()
+    losses = sharded_scores.embedding_plackett_luce(leaf, ShardedTable(items), ids, 4, LENGTHS)
+    losses.sum().backward()
+    torch.testing.assert_close(losses, wanted)
+    assert bool(leaf.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
@@ -89,8 +106,22 @@ def test_a_row_that_is_not_asked_for(op):
         else catalogue_plackett_luce(users, items, ids)
     )
     assert losses.isfinite().tolist() == [True, False, True]
-    torch.where(losses.isfinite(), losses, 0).sum().backward()
+    torch.where(losses.isfinite(), losses, 0).sum().backward(retain_graph=True)
     assert bool(items.grad.isfinite().all())
+    (nothing,) = torch.autograd.grad((0 * losses[[0, 2]]).sum(), items)
+    assert bool((nothing == 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_an_item_whose_score_is_not_asked_for(dtype):
+    """0 times an item that is no number adds 0 to its users, whatever the width."""
+    for width in (1, 5, 16, 37):
+        users = randn(3, width, seed=1, dtype=dtype).requires_grad_()
+        items, ids = randn(8, width, seed=2, dtype=dtype), torch.tensor([[0, 7, 1], [7, 2, 3], [4, 5, 6]])
+        items[7] = torch.nan
+        scores = gathered_inner_product(users, items, ids)
+        torch.where(scores.isfinite(), scores, 0).sum().backward()
+        assert bool(users.grad.isfinite().all())
 
 
 def test_scores_that_round_to_zero_from_either_side_tie():

@@ -191,7 +191,8 @@ def backward_native(
 ):  # fmt: skip
     grad = grad_losses.to(user_slopes.dtype).contiguous()
     if len(grad) and bool((grad == grad[0]).all()):
-        grads = grad[0] * user_slopes, grad[0] * item_slopes, grad[0] * bias_slopes
+        slopes = user_slopes, item_slopes, bias_slopes
+        grads = [(grad[0] * slope).masked_fill(grad[0] == 0, 0) for slope in slopes]
     else:  # items' slopes are summed over rows already
         call = Call(users, items, item_ids, lengths, exclude_indptr, exclude_indices, item_bias)
         grads, B = call.table_gradients(), len(grad)
@@ -291,6 +292,7 @@ def catalogue_plackett_luce(
         checks.expect_tensor(OP, "lengths", lengths, 1, (torch.int64,))
         checks.expect(lengths.device == users.device, OP, f"lengths on {users.device}", lengths)
         checks.expect(lengths.shape[0] == B, OP, f"lengths with {B} entries, as item_ids has rows", lengths)
+        checks.check_if_asked(OP, "lengths", lengths, 0, item_ids.shape[1] + 1)
     checks.check_if_asked(OP, "item_ids", item_ids, -1, items.shape[0])
     indptr, indices = exclusion_lists(OP, exclude, users, items.shape[0])
     tables = (users, items) if item_bias is None else (users, items, item_bias)

@@ -155,6 +155,7 @@ def complement_sample(
             positions.device == users.device, OP, f"positions on {users.device}, as users", positions
         )
     seed, epoch = checks.signed64(seed), checks.signed64(epoch)
+    checks.check_if_asked(OP, "users", users, 0, 2**32)
     return torch.ops.rankdistill.complement_sample(
         users, positions, n_items, n_samples, indptr, indices, listed, seed, epoch, stream
     )

@@ -30,7 +30,7 @@ def forward_gram(teacher_rows, teacher_columns, student_rows, student_columns, l
     loss = torch.zeros((), dtype=torch.float64, device=device)
     kept = student_rows.shape[0] if with_slopes else 0
     row_slopes = torch.empty((kept, student_rows.shape[1]), dtype=wide, device=device)
-    grad_columns = torch.zeros_like(columns if with_slopes else columns[:0])
+    grad_columns = columns.new_zeros(columns.shape if with_slopes else (0, columns.shape[1]))
     block = max(1, ENTRY_BLOCK // max(1, columns.shape[0]))
     for start in range(0, student_rows.shape[0], block):
         rows = slice(start, start + block)

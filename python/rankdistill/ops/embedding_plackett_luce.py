@@ -237,6 +237,7 @@ def embedding_plackett_luce(
         checks.expect(
             lengths.device == users.device, OP, f"lengths on the device of users ({users.device})", lengths
         )
+        checks.check_if_asked(OP, "lengths", lengths, 0, list_size + 1)
         item_ids = counted_ids(item_ids, lengths, list_size)
     with_slopes = asks_gradients(users, items, item_bias)
     sparse_grad = sparse_grad and with_slopes

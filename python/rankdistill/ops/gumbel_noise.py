@@ -117,4 +117,5 @@ def gumbel_noise(
     checks.expect(0 <= count <= MOST, OP, f"count of 0 to {MOST}", count)
     checks.expect(0 <= stream < 256, OP, "stream in [0, 256)", stream)
     seed, epoch, step = checks.signed64(seed), checks.signed64(epoch), step % (1 << 24)
+    checks.check_if_asked(OP, "ids", ids, 0, 2**32)
     return call(OP, ids, parts, count, seed, epoch, step, stream)

@@ -114,7 +114,7 @@ def pair_sample(
         IndexError: a user, length or position out of range (CPU; on CUDA such a length gives -1).
 
     Cost:
-        O(R·K) time whatever the lengths, no memory besides the output. At least 36 % of the attempts are kept.
+        O(R·K) time whatever the lengths, no memory besides the output. A quarter of the attempts or more are kept.
 
     Source:
         Distinct pairs: Chen et al., UnKD, WSDM 2023. The tournament: Lee et al., CD, ICDM 2019, as released.
@@ -139,6 +139,8 @@ def pair_sample(
     )
     checks.expect(0 <= stream < 256, OP, "stream in [0, 256)", stream)
     seed, epoch = checks.signed64(seed), checks.signed64(epoch)
+    checks.check_if_asked(OP, "lengths", lengths, 0, 2**31)
+    checks.check_if_asked(OP, "users", users, 0, 2**32)
     return torch.ops.rankdistill.pair_sample(
         users, positions, lengths, n_samples, temperature, distinct, seed, epoch, stream
     )

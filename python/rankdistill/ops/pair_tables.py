@@ -25,15 +25,25 @@ def padded(x: Tensor, multiple: int = DOUBLES) -> Tensor:
 
 
 def centred(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows minus their mean, over the size of the largest coordinate, in float64; and that size [].
+    """`scaled` rows minus their mean.
 
     Scales drop out where only quotients of distances count, and squares can then neither overflow nor vanish.
     """
     x = x.to(torch.float64, copy=True)
+    if x.numel():
+        x -= x.mean(0)
+    return scaled(x)
+
+
+def scaled(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in float64 over a power of two that is no less than the largest coordinate; and that power [].
+
+    Exact, so that the differences of near rows keep their digits.
+    """
+    x = x.double()
     if not x.numel():
         return x, x.new_ones(())
-    x -= x.mean(0)
     largest = x.abs().amax()
-    largest = torch.where(largest == 0, 1.0, largest)
-    x /= largest
-    return x, largest
+    power = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent)
+    power = torch.where((largest > 0) & power.isfinite(), power, 1.0)
+    return x / power, power

@@ -204,6 +204,7 @@ def plackett_luce(scores: Tensor, tail: Tensor | None = None, lengths: Tensor | 
             lengths.device == scores.device, OP, f"lengths on the device of scores ({scores.device})", lengths
         )
         checks.expect(lengths.shape[0] == B, OP, f"lengths with {B} entries, as scores has rows", lengths)
+        checks.check_if_asked(OP, "lengths", lengths, 0, scores.shape[1] + 1)
     checks.expect_no_forward_ad(OP, scores, tail)
     with_slopes = asks_gradients(scores, tail)
     return call(f"{OP}_forward", scores, tail, lengths, with_slopes)[0]

@@ -125,4 +125,6 @@ def position_sample(
     )
     checks.expect(0 <= stream < 256, OP, "stream in [0, 256)", stream)
     seed, epoch = checks.signed64(seed), checks.signed64(epoch)
+    checks.check_if_asked(OP, "users", users, 0, 2**32)
+    checks.check_if_asked(OP, "lengths", lengths, 0, 2**31)
     return torch.ops.rankdistill.position_sample(users, lengths, n_samples, temperature, seed, epoch, stream)

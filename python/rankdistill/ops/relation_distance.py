@@ -141,8 +141,8 @@ def relation_distance(
         A scalar, float32 (float64 for a float64 student).
 
     Contract:
-        Sums in float64, so that the value keeps its digits where the student's relations are nearly the teacher's.
-        Never below 0. A row of zeros has cosines 0 and gradient 0. A non-finite row makes the loss NaN. The gradient
+        Sums in float64, so that the value keeps its digits where the student's relations are nearly the teacher's: cosines,
+        or others where differences are above 1e-8 of the largest. Never below 0. A row of zeros has cosines 0 and gradient 0. A non-finite row makes the loss NaN. The gradient
         has the same bits with and without the teacher's term.
 
     Raises:

@@ -240,11 +240,14 @@ def routed_experts(
         checks.expect_tensor(OP, name, value, len(shape))
         checks.expect(tuple(value.shape) == shape, OP, f"{name} of shape {list(shape)}", value)
         checks.expect(value.device == x.device, OP, f"{name} on the device of x ({x.device})", value)
+    shares = isinstance(routing, torch.Tensor) and routing.is_floating_point()
+    checks.expect_tensor(
+        OP, "routing", routing, 2 if shares else 1, checks.FLOATS if shares else (torch.int64,)
+    )
     checks.expect(routing.device == x.device, OP, f"routing on the device of x ({x.device})", routing)
-    if routing.is_floating_point():
+    if shares:
         checks.expect(tuple(routing.shape) == (B, M), OP, f"routing of shape {[B, M]}", routing)
     else:
-        checks.expect_tensor(OP, "routing", routing, 1, (torch.int64,))
         checks.expect(routing.shape[0] == B, OP, f"routing with {B} entries, as x has rows", routing)
     checks.expect_no_forward_ad(OP, x, routing, weight_in, bias_in, weight_out, bias_out)
     return call(f"{OP}_forward", x, routing, weight_in, bias_in, weight_out, bias_out)[0]

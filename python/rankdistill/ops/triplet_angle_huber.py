@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.native import _native, accumulator_dtype, address, native_or
-from rankdistill.ops.pair_tables import DOUBLES, SINGLES, centred, in_single, padded
+from rankdistill.ops.pair_tables import DOUBLES, SINGLES, in_single, padded, scaled
 from rankdistill.ops.registration import asks_gradients, call, implement
 from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes
 from rankdistill.ops.triton_kernels import triton_or
@@ -31,8 +31,8 @@ def forward_native(teacher, student, anchors, with_slopes):
     B, D = student.shape
     anchors = checked_anchors(student, anchors)
     single = in_single(student.dtype, len(anchors) * B * B)
-    t = padded(centred(teacher)[0])
-    s, scale = centred(student)
+    t = padded(scaled(teacher)[0])
+    s, scale = scaled(student)
     s = padded(s, SINGLES if single else DOUBLES)
     slopes = torch.zeros((B if with_slopes else 0, s.shape[1]), dtype=torch.float64)
     loss = _native.triplet_angle_huber(
@@ -102,4 +102,5 @@ def triplet_angle_huber(teacher: Tensor, student: Tensor, anchors: Tensor | None
             f"anchors on the device of student ({student.device})",
             anchors,
         )
+        checks.check_if_asked(OP, "anchors", anchors, 0, student.shape[0])
     return call(f"{OP}_forward", teacher, student, anchors, asks_gradients(student))[0]

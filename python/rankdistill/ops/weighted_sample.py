@@ -117,4 +117,5 @@ def weighted_sample(
     checks.expect(n_samples >= 0, OP, "n_samples of 0 or more", n_samples)
     checks.expect(0 <= stream < 256, OP, "stream in [0, 256)", stream)
     seed, epoch = checks.signed64(seed), checks.signed64(epoch)
+    checks.check_if_asked(OP, "users", users, 0, 2**32)
     return torch.ops.rankdistill.weighted_sample(users, weights, n_samples, seed, epoch, stream)

@@ -67,4 +67,5 @@ def relation_backward(grad: Tensor, x: Tensor, y: Tensor | None, kind: str) -> t
         grad_y = through_unit_rows(grad.t() @ unit, unit_y, inverse_y)
     else:
         grad_x, grad_y = grad @ other.double(), grad.t() @ x.double()
-    return grad_x.to(x.dtype), (grad_y if y is not None else grad_y[:0]).to(x.dtype)
+    grads = grad_x, grad_y if y is not None else grad_y[:0]
+    return tuple(grad.to(x.dtype).contiguous() for grad in grads)

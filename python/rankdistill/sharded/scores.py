@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rankdistill import ops
 from rankdistill.ops import checks
+from rankdistill.ops.embedding_plackett_luce import counted_ids
 from rankdistill.ops.prepared_items import checked_bias
 from rankdistill.sharded.routes import Entries, Route
 from rankdistill.sharded.table import ShardedTable, check_range
@@ -174,8 +175,17 @@ def embedding_plackett_luce(
         )
         check_listed(op, item_ids[:, :list_size], lengths)
 
+    # What stands past a list's length touches no row; a list that is none is told by the checks.
+    if lists_are_sound(item_ids, lengths):
+        item_ids = counted_ids(item_ids, lengths, list_size)
     scores = listed_scores(op, users, table, item_ids, item_bias, check)
     return ops.plackett_luce(scores[:, :list_size], scores[:, list_size:], lengths)
+
+
+def lists_are_sound(item_ids: object, lengths: object) -> bool:
+    tensors = all(isinstance(given, Tensor) and given.dtype == torch.int64 for given in (item_ids, lengths))
+    same = tensors and lengths.device == item_ids.device
+    return same and item_ids.dim() == 2 and lengths.shape == item_ids.shape[:1]
 
 
 def check_listed(op: str, item_ids: Tensor, lengths: Tensor | None) -> None:
