@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from rankdistill import Factors
 from rankdistill.data import CSR
 from rankdistill.metrics import (
     candidate_metrics,
@@ -270,3 +271,22 @@ def test_bad_input():
         evaluate(Scores(torch.zeros(1, 3)), CSR.empty(1, 3), CSR.empty(1, 3))
     with pytest.raises(ValueError, match="expected 2 rows of truth"):
         ranking_metrics(torch.tensor([[0], [1]]), truth, [1])
+
+
+def test_metrics_count_each_items_own_bias():
+    """Whatever the permutation that breaks ties."""
+    users, items, bias = randn(12, 6, seed=1), randn(90, 6, seed=2), 3 * randn(90, seed=3)
+    truth = CSR.from_any(torch.rand(12, 90, generator=generator(4)) < 0.1)
+    arguments = truth, CSR.empty(12, 90), [5], ["recall", "auc"]
+    expected = evaluate(Scores(users @ items.T + bias), *arguments)
+    assert evaluate(Factors(users, items, bias), *arguments) == pytest.approx(expected)
+
+
+def test_nothing_held_out_is_no_hit():
+    class Padded(Scores):
+        def score(self, users, items):
+            return super().score(users, items.clamp_min(0)).masked_fill(items < 0, -torch.inf)
+
+    held_out, candidates = torch.tensor([[1, 2], [3, -1], [-1, 4]]), torch.full((3, 2), -1)
+    found = evaluate_candidates(Padded(randn(3, 9, seed=1)), torch.arange(3), held_out, candidates, [5])
+    assert [hits["hit_rate@5"].tolist() for hits in found] == [[1, 1, 0], [1, 0, 1]]

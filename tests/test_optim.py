@@ -482,3 +482,60 @@ def test_no_choice_stands_in_for_another(dataset):
         type(make_optimizers("lazy_sgd", [table()], [table()], 0.1, 0.1)["dense_optimizer"])
         is torch.optim.SGD
     )
+
+
+@pytest.mark.parametrize("kind", [LazyAdam, LazySGD])
+def test_a_backward_through_what_a_step_has_changed_is_an_error(kind):
+    """As with torch's optimisers."""
+    table = torch.nn.Parameter(torch.ones(5, 2))
+    optimizer = kind([table], lr=0.1)
+    torch.nn.functional.embedding(torch.tensor([1]), table, sparse=True).sum().backward()
+    later = table.square().sum()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        later.backward()
+
+
+def test_catching_up_is_seen_by_autograd():
+    table = torch.nn.Parameter(torch.ones(5, 2))
+    optimizer = LazySGD([table], lr=0.1, weight_decay=0.5)
+    torch.nn.functional.embedding(torch.tensor([1]), table, sparse=True).sum().backward()
+    optimizer.step()
+    later = table.square().sum()
+    optimizer.catch_up()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        later.backward()
+
+
+@pytest.mark.parametrize("kind", [LazyAdam, LazySGD])
+def test_a_closure_has_gradients(kind):
+    table = torch.nn.Parameter(torch.ones(5, 2))
+    optimizer = kind([table], lr=0.1)
+
+    def closure():
+        loss = torch.nn.functional.embedding(torch.tensor([1]), table, sparse=True).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 2
+    assert table[1].tolist() == pytest.approx([0.9, 0.9])
+
+
+def test_dense_parameters_decay_beside_lazy_sgd():
+    table, other = torch.nn.Parameter(torch.ones(3, 2)), torch.nn.Parameter(torch.ones(2))
+    made = make_optimizers("lazy_sgd", [table], [other], 0.1, 0.5)
+    other.grad = torch.zeros(2)
+    made["dense_optimizer"].step()
+    assert other.tolist() == pytest.approx([0.95, 0.95])
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_vectors_are_read_up_to_date(side):
+    model = MatrixFactorization(4, 4, 2, init_std=1.0, sparse_grad=True)
+    optimizer = LazySGD(model.tables(), lr=0.1, weight_decay=0.5)
+    before = getattr(model, f"{side}_table").detach().clone()
+    model.score(torch.tensor([0]), torch.tensor([[0]])).sum().backward()
+    model.before_reading = optimizer.catch_up
+    optimizer.step()
+    found = getattr(model, f"{side}_vectors")(torch.tensor([3]))
+    torch.testing.assert_close(found[0], 0.95 * before[3])

@@ -115,3 +115,23 @@ def test_bad_arguments_are_one_clear_line(files, arguments, message, capsys):
     assert message in capsys.readouterr().err
     with pytest.raises(ValueError, match="expected models of 30 users × 9 items; got 30 × 200 of a"):
         serving.measure({"a": factors(4)}, 5, exclude=CSR.empty(30, 9), **QUICK)
+
+
+def test_times_are_quantiles():
+    server = serving.Server(factors(4), 5, None, True)
+    row = serving._served("a", server, 1, [float(i) for i in range(101)], [1.0], torch.tensor([0]))
+    assert (row.p50_ms, row.p99_ms, row.mean_ms) == (50.0, 99.0, 50.0)
+
+
+def test_models_of_different_users_are_asked_for_those_of_both():
+    few = Factors(randn(3, 4, seed=1), randn(200, 4, seed=2))
+    assert len(serving.measure({"a": factors(4), "b": few}, 5, [2], **QUICK)) == 2
+
+
+def test_queries_belong_to_their_seed(monkeypatch):
+    asked = []
+    monkeypatch.setattr(serving.Server, "query", lambda self, users: asked.append(users.tolist()))
+    monkeypatch.setattr(serving, "peak_beside", lambda call, on_cuda: (None, call()))
+    for seed in (0, 1):
+        serving.measure({"a": factors(4)}, 5, [3], seed=seed, **QUICK)
+    assert asked[: len(asked) // 2] != asked[len(asked) // 2 :]

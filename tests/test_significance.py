@@ -88,3 +88,17 @@ def test_bad_arguments():
             compare_paired(first, second)
     with pytest.raises(ValueError, match=r"expected confidence in \(0, 1\)"):
         compare_paired(torch.ones(3), torch.ones(3), confidence=1.0)
+
+
+def test_the_bootstrap_belongs_to_its_seed():
+    values = torch.rand(50, generator=generator(1))
+    first, second = (compare_paired(values, values.flip(0), seed=seed) for seed in (0, 1))
+    assert (first.low, first.high) != (second.low, second.high)
+
+
+def test_a_unit_does_not_matter():
+    pytest.importorskip("scipy")
+    rng = generator(3)
+    first, second = ((torch.rand(40, generator=rng) * 3).round().double() for _ in range(2))
+    tiny = compare_paired(first * 1e-13, second * 1e-13)
+    assert tiny.wilcoxon == pytest.approx(compare_paired(first, second).wilcoxon)

@@ -473,3 +473,65 @@ def test_methods_may_choose_negatives_and_train_their_teacher(dataset):
 def test_bad_settings(change, message):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**change)
+
+
+def test_training_and_measuring_have_their_modes(dataset):
+    learned, measured = [], []
+
+    class Modes(MatrixFactorization):
+        def loss(self, batch):
+            learned.append(self.training)
+            return super().loss(batch)
+
+        def item_vectors(self, ids=None):
+            measured.append(self.training)
+            return super().item_vectors(ids)
+
+    config = replace(CONFIG, epochs=3, evaluate_every=1)
+    Trainer(Modes(dataset.n_users, dataset.n_items, 8), dataset, config).fit()
+    assert all(learned), "also after an evaluation"
+    assert measured
+    assert not any(measured)
+    modes = []
+    measure = lambda model: modes.append(model.training) or {"valid/recall@20": 0.5}
+    make(dataset, config, False, evaluation=measure).fit()
+    assert modes == [False] * 3
+
+
+def test_the_best_epoch_is_the_earliest_of_equals(dataset):
+    values = iter([0.1, 0.3, 0.2, 0.3])
+    measure = lambda model: {"valid/recall@20": next(values)}
+    trainer = make(dataset, replace(CONFIG, epochs=4, evaluate_every=1), False, evaluation=measure)
+    trainer.fit()
+    assert trainer.best_epoch == 1
+
+
+def test_the_best_weights_are_kept_only_where_asked(dataset):
+    seen, values = [], iter([0.3, 0.2, 0.1])
+    measure = lambda model: {"valid/recall@20": next(values)}
+    look = lambda epoch, model: seen.append(model.user_table.detach().clone())
+    config = replace(CONFIG, epochs=3, evaluate_every=1, keep_best=False)
+    trainer = make(dataset, config, False, evaluation=measure, after_epoch=look)
+    trainer.fit()
+    assert trainer.model.user_table.equal(seen[2])
+
+
+def test_the_metric_is_measured_whatever_its_cutoff(dataset):
+    trainer = make(dataset, replace(CONFIG, epochs=1, metric="capped_recall@7"), False)
+    assert "valid/capped_recall@7" in trainer.fit()[0]
+    assert trainer.best_epoch == 0
+
+
+def test_seconds_of_a_resumed_run_go_on(dataset, tmp_path):
+    make(dataset, replace(CONFIG, epochs=3), folder=tmp_path).fit()
+    seconds = [record["seconds"] for record in make(dataset, folder=tmp_path).fit()]
+    assert seconds == sorted(seconds)
+
+
+def test_checkpoints_keep_their_distance(dataset, tmp_path):
+    kept, path = [], tmp_path / trainer_module.CHECKPOINT
+    look = lambda epoch, model: kept.append(path.exists())
+    config = replace(CONFIG, epochs=4, evaluate_every=1)
+    make(dataset, config, folder=tmp_path, after_epoch=look, seconds_between_checkpoints=3600.0).fit()
+    assert kept == [False] * 4
+    assert path.exists(), "the end is kept"

@@ -8,12 +8,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rankdistill import Batch, BidirectionalDistillation, MatrixFactorization, Term, Trainer, functional
+from rankdistill import (
+    Batch,
+    BidirectionalDistillation,
+    MatrixFactorization,
+    MultinomialAutoencoder,
+    Term,
+    Trainer,
+    functional,
+)
 from rankdistill.config import TrainingConfig
 from rankdistill.data import CSR, generate
 from rankdistill.losses import discrepant_negatives
 from rankdistill.sampling import bidirectional_weights
-from tests.case import generator, randn
+from tests.case import generator, randint, randn
 from tests.losses.vectors import assert_golden, golden_tensors
 
 U, N = 12, 40
@@ -264,3 +272,39 @@ def test_resume_is_bit_identical_for_both_models(dataset, tmp_path):
     states = [made.terms[0].method.state_dict() for made in (whole, resumed)]
     assert states[0].keys() == states[1].keys() >= {"teacher.user_table", "draws.drawn", "draws.since"}
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_each_side_has_its_own_temperature():
+    train = CSR.from_any(torch.rand(U, N, generator=generator(1)) < 0.1)
+    teacher, student = models()
+    method = BidirectionalDistillation(teacher, train, teacher_temperature=2.0, student_temperature=7.0)
+    method.begin_epoch(0, student)
+    users, positives = train.pairs()
+    items = randint(0, N, (len(users), 1), seed=6)
+    batch = Batch(users, positives, items)
+    of_teacher, of_student = teacher.score(users, items), student.score(users, items)
+    expected = functional.bidirectional_distillation(of_teacher, of_student, 2.0)
+    assert method(student, batch).item() == pytest.approx(expected.item())
+    expected = functional.bidirectional_distillation(of_student, of_teacher, 7.0)
+    found = method.loss_of_teacher(student, batch) - teacher.loss(batch)
+    assert found.item() == pytest.approx(0.5 * expected.item(), rel=1e-4)
+
+
+def test_a_teacher_that_draws_begins_its_epoch():
+    train = CSR.from_any(torch.rand(U, N, generator=generator(1)) < 0.1)
+    teacher, student = MultinomialAutoencoder(train, 4), models()[1]
+    method = BidirectionalDistillation(teacher, train)
+    method.begin_epoch(3, student)
+    assert teacher.begun == 3
+    users, positives = train.pairs()
+    assert method.teacher_loss(student, Batch(users, positives)).isfinite()
+
+
+def test_negatives_belong_to_the_seed():
+    train, drawn = CSR.from_any(torch.rand(U, N, generator=generator(1)) < 0.1), []
+    teacher, student = models()
+    for seed in (0, 1):
+        method = BidirectionalDistillation(teacher, train, seed=seed)
+        method.begin_epoch(0, student)
+        drawn.append(method.draws.drawn)
+    assert (drawn[0] != drawn[1]).double().mean() > 0.5

@@ -117,3 +117,12 @@ def test_membership_by_its_definition():
         assert bool(found[tuple(at)]) == (one >= 0 and one in others[at[1]].tolist())
     assert not is_in(ids, others[:, :0]).any()
     assert is_in(ids[..., :0], others).shape == (2, 5, 0)
+
+
+def test_the_threshold_falls_with_every_step():
+    """A user stays while its discrepancy has shrunk by less than 1.05 · 0.995^step, which is below 1 after ten."""
+    teachers = torch.stack([torch.randperm(50, generator=generator(n))[:6] for n in range(3)])[None, :, None]
+    student, versions = teachers[0, 2], torch.zeros(1, 1).long()
+    last = 1.02 * functional.ranking_discrepancy(student, teachers[0, 1])[None]
+    for step, moved in ((1, 0), (10, 1)):
+        assert functional.advance_checkpoints(versions, last, student, teachers, step)[0].item() == moved

@@ -389,3 +389,37 @@ def test_resume_is_bit_identical(dataset, tmp_path):
     assert states[0].keys() == states[1].keys() >= {"queue.states", "queue.consensus", "balance.weights"}
     assert (states[0]["queue.consensus"] >= 0).any()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_no_gradient_reaches_weights_and_norms():
+    weights = torch.ones(3, requires_grad=True)
+    functional.consensus_learning(randn(3, 2, 5, seed=1).requires_grad_(), weights, 2).backward()
+    assert weights.grad is None
+    norms, relative = (torch.ones(3, requires_grad=True) for _ in range(2))
+    assert not functional.balanced_gradient_norms(norms, relative).requires_grad
+
+
+def test_no_dropout_where_nothing_trains(train):
+    model, batch, found = make_student(), make_batch(train), []
+    for method in (make(train, dropout=0.5).eval(), make(train, dropout=0.0)):
+        method.begin_epoch(0, model)
+        found.append(method(model, batch).item())
+    assert found[0] == found[1]
+
+
+def test_the_reference_is_of_the_last_such_epoch():
+    balance = HeadBalance(3, 0.05, 0.15, 2)
+    for epoch in (0, 2, 3):
+        balance.step(epoch, torch.full((3,), 1.0 + epoch).double(), torch.ones(3), torch.ones(3))
+    assert balance.reference.tolist() == [3.0] * 3
+
+
+def test_listed_scores_are_clamped_in_two_heads(train):
+    """As released."""
+    model, lists = make_student(torch.float64), torch.rand(U, N, generator=generator(5)).argsort(1)[:, :K]
+    read = touched(model, make_batch(train), lists)
+    for head in HEADS[:5]:
+        ids = ("user", read.users), ("item", read.items)
+        vectors = [100 * model.head_vectors(head, side, of) for side, of in ids]
+        largest = listed_scores(head, read, *vectors).abs().max()
+        assert (largest == 40) == (head in ("ranking", "multinomial")), head

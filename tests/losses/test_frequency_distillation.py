@@ -10,6 +10,7 @@ from rankdistill import Batch, FrequencyDistillation, functional, routed_experts
 from rankdistill.data import CSR
 from rankdistill.data.graphs import co_occurrence_graph
 from rankdistill.experts import Experts, filtered_mean
+from rankdistill.losses import frequency_distillation as module
 from rankdistill.ops.dropout_mask import dropout_mask, in_sixteen_bits
 from tests.case import randint, randn
 from tests.losses.vectors import (
@@ -200,3 +201,25 @@ def test_kept_is_the_share_that_is_asked_for():
     least = dropout_mask(ids, 10, 105, 2**-16, seed=0)  # one draw of 2^16
     assert 2 <= (~least).sum() <= 40
     assert in_sixteen_bits(0.2) == pytest.approx(0.2, abs=2**-17)
+
+
+def test_the_graph_has_as_many_neighbours_as_asked_for():
+    train = random_train()
+    method = FrequencyDistillation(*teacher_tables(), train, D_S, n_neighbours=2)
+    for side, rows in (("user", train), ("item", train.transposed())):
+        assert torch.equal(getattr(method, f"{side}_indices"), co_occurrence_graph(rows, 2).col_indices())
+
+
+def test_dropout_has_its_seed_and_share(monkeypatch):
+    losses, shares, state, real = [], [], None, module.dropout_mask
+    monkeypatch.setattr(module, "dropout_mask", lambda *a, **o: shares.append(a[3]) or real(*a, **o))
+    for seed in (0, 1):
+        method = FrequencyDistillation(
+            *teacher_tables(), random_train(), D_S, graph_dropout=0.0, dropout=0.7, seed=seed
+        )
+        state = state or method.state_dict()
+        method.load_state_dict(state)
+        method.begin_epoch(0)
+        losses.append(method(make_student(), make_batch()).item())
+    assert losses[0] != losses[1]
+    assert set(shares) == {0.7}

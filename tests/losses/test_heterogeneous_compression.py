@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rankdistill import (
+    Batch,
     HeterogeneousCompression,
     MatrixFactorization,
     NeuralMatrixFactorization,
@@ -205,3 +206,56 @@ def test_bad_settings(checkpoints, train):
         ValueError, match="20 items that some teacher lists for every user; got .* for user 3"
     ):
         method.begin_epoch(0, student())
+
+
+def test_one_user_of_300_does_not_hold_back_the_phase():
+    """As released, means of versions are rounded to two decimals."""
+    lists = [Rankings.from_scores(randn(300, 20, seed=v), 10) for v in range(2)]
+    observed = torch.full((300, 1), -1)
+    method = HeterogeneousCompression([lists], CSR.empty(300, 20), observed, n_listed=10, n_compared=10)
+    method.knowledge.versions.fill_(1)
+    method.knowledge.versions[0, 0] = 0
+    assert method.knowledge.is_last
+    method.knowledge.versions[0, :2] = 0
+    assert not method.knowledge.is_last
+
+
+def test_the_students_lists_are_without_train_items(checkpoints, train):
+    found = make(checkpoints, train).knowledge.student_lists(student())
+    assert not train.contains(torch.arange(U).repeat_interleave(10), found.flatten()).any()
+
+
+def test_the_ensemble_has_its_temperature(checkpoints, train):
+    method = make(checkpoints, train, position_temperature=0.5)
+    method.begin_epoch(0, student())
+    lists = torch.stack([teacher[0].indices[:, :20].long() for teacher in checkpoints])
+    assert torch.equal(method._top, ensemble_rankings(lists, 20, 0.5))
+    assert not torch.equal(method._top, ensemble_rankings(lists, 20))
+
+
+def test_the_threshold_falls_with_every_comparison(checkpoints, train, monkeypatch):
+    told, real = [], functional.advance_checkpoints
+    monkeypatch.setattr(functional, "advance_checkpoints", lambda *args: told.append(args[4:]) or real(*args))
+    method = make(checkpoints, train, period=3, looseness=1.3, decay=0.9)
+    for epoch in range(11):
+        method.begin_epoch(epoch, student())
+    assert told == [(step, 1.3, 0.9, "student") for step in (1, 2, 3)]
+
+
+def test_a_mean_is_over_different_users(checkpoints, train):
+    model, users = student(), torch.tensor([3, 5, 3, 9, 9, 9, 1])
+    mean, whole = make(checkpoints, train, reduction="mean"), make(checkpoints, train)
+    for method in (mean, whole):
+        method.begin_epoch(0, model)
+    for batch in (users, Batch(users, users)):
+        assert 4 * mean(model, batch).item() == pytest.approx(whole(model, batch).item())
+
+
+def test_of_observed_items_a_tenth_of_the_list_counts(checkpoints, train):
+    losses = []
+    for width in (3, 2):
+        observed = torch.arange(3).expand(U, 3)[:, :width]
+        method = HeterogeneousCompression(checkpoints, train, observed, n_listed=20, n_compared=10, period=2)
+        method.begin_epoch(0, student())
+        losses.append(method(student(), torch.arange(U)).item())
+    assert losses[0] == losses[1]

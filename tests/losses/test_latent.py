@@ -320,3 +320,13 @@ def test_bad_input():
     with pytest.raises(ValueError, match="expected predictions of shape"):
         functional.hint_regression(users, users[:, :2])
     assert users.shape[1] == D_T
+
+
+def test_a_temperature_stays_at_its_end():
+    assert functional.annealed_temperature(25, 10, 1.0, 1e-4) == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("kind", [HintRegression, PersonalizedHintRegression])
+def test_another_seed_begins_elsewhere(kind):
+    first, other = (kind(*teacher_tables(), D_S, seed=seed).state_dict() for seed in (0, 1))
+    assert not any(torch.equal(tensor, other[key]) for key, tensor in first.items())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rankdistill import functional
-from tests.case import randn
+from tests.case import generator, randn
 from tests.losses.vectors import assert_golden, golden_tensors
 
 
@@ -251,3 +251,11 @@ def test_lengths_leave_the_padding_out():
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call(randn(2, 3))
+
+
+def test_importance_in_the_papers_form():
+    scores, negative = randn(4, 3, seed=1).double(), randn(4, seed=2).double()
+    weights = torch.rand(4, 3, generator=generator(3)).double()
+    expected = -(weights * (scores.sigmoid() * (1 - negative.sigmoid())[:, None]).log()).sum(1).mean()
+    found = functional.importance_aware_ranking_distillation(scores, negative, weights, "paper")
+    assert found.item() == pytest.approx(expected.item())

@@ -106,3 +106,34 @@ def test_users_with_short_lists_have_no_consistency():
         PreferenceConsistentDistillation(*tables, rankings, D_S, list_length=3)
     with pytest.raises(ValueError, match="expected rankings of 20 users × 7 items"):
         PreferenceConsistentDistillation(tables[0], tables[1][:7], rankings, D_S)
+
+
+def preference_consistent(**options):
+    tables = teacher_tables()
+    rankings = Rankings.from_vectors(*tables, k=12)
+    method = PreferenceConsistentDistillation(*tables, rankings, D_S, **{"n_experts": 3} | options)
+    method.begin_epoch(0)
+    return method
+
+
+@pytest.mark.parametrize("options", [{"list_length": 5}, {"position_temperature": 1e-3}])
+def test_preferences_are_of_the_top_that_was_asked_for(options):
+    method = preference_consistent(**options)
+    assert torch.equal(method._preferred, method.rankings.indices[:, :5].long())
+    assert not torch.equal(preference_consistent()._preferred, method._preferred)
+
+
+def test_preferences_have_noise_of_their_own():
+    method, drawn = preference_consistent(), []
+    real = method.noise
+    method.noise = lambda *args, **options: drawn.append(real(*args, **options)) or drawn[-1]
+    method(make_student(), make_batch())
+    assert not torch.equal(drawn[0], drawn[2]), "two terms, two draws"
+
+
+def test_the_temperature_of_consistency():
+    found = []
+    for temperature in (0.1, 5.0):
+        method = preference_consistent(n_experts=1, consistency_temperature=temperature)
+        found.append(method.consistency(make_student(), make_batch()).item())
+    assert found[0] != pytest.approx(found[1], rel=0.01)

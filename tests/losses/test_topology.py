@@ -301,3 +301,27 @@ def test_samples_of_angles_belong_to_seed_and_epoch():
         loss = method(student, batch).item()
         assert found.setdefault((seed, epoch), loss) == loss
     assert len(set(found.values())) == 3
+
+
+def test_users_and_items_have_groups_of_their_own():
+    """With one group each there are two means."""
+    student, batch = make_student(), make_batch()
+    method = HierarchicalTopologyDistillation(*teacher_tables(), D_S, n_groups=1, gamma=1.0)
+    method.begin_epoch(0, student)
+    sides = method.together(student, batch)
+    groups = torch.cat([torch.full((len(rows.ids),), at) for at, rows in enumerate(sides)])
+    vectors = [torch.cat([getattr(rows, of) for rows in sides]) for of in ("teacher", "student")]
+    expected = functional.hierarchical_topology_distillation(*vectors, groups)
+    assert method(student, batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_full_topology_passes_its_settings():
+    tables, student, batch, found = teacher_tables(), make_student(), make_batch(), set()
+    sides = FullTopologyDistillation(*tables).together(student, batch)
+    vectors = [torch.cat([getattr(rows, of) for rows in sides]) for of in ("teacher", "student")]
+    for options in ({}, {"reduction": "mean"}, {"exact_value": False}):
+        loss = FullTopologyDistillation(*tables, **options)(student, batch).item()
+        expected = functional.full_topology_distillation(*vectors, **options)
+        assert loss == pytest.approx(expected.item())
+        found.add(loss)
+    assert len(found) == 3

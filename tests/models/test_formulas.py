@@ -240,3 +240,17 @@ def shifted(model, state, items, by):
     found = state(items).detach()
     model.place_table.data.copy_(table)
     return found
+
+
+def test_the_divergence_counts_fully_after_annealing():
+    """More from epoch to epoch until then, and fully where there is none."""
+
+    def loss(**options):
+        model = wide(MultinomialAutoencoder(TRAIN, D, latent=3, dropout=0.0, **options))
+        model.begin_epoch(15)
+        return model.loss(batch(1))
+
+    whole = loss(kl_weight=0.4, annealing=0)
+    close(loss(kl_weight=0.4, annealing=10), whole)
+    close(loss(kl_weight=0.8, annealing=30), whole)
+    assert whole > loss(kl_weight=0.0)

@@ -347,3 +347,40 @@ def test_vectors_that_do_not_make_the_scores_do_not_rank(offset):
     assert torch.equal(
         as_teacher(model).topk(users, 5).indices, catalogue_ranker(model, 5, data.n_items)(users).indices
     )
+
+
+DROPPING = pytest.mark.parametrize("name", ["multvae", "item_autoencoder", "sasrec"])
+
+
+@DROPPING
+def test_dropout_drops_anew_in_every_epoch(name):
+    losses = {}
+    for dropout, epoch in ((0.0, 1), (0.5, 1), (0.5, 2), (0.5, 1)):
+        options = {"dropout": dropout} | ({"kl_weight": 0.0} if name == "multvae" else {})
+        model = build_model(name, world(), 8, 1, options)
+        if name == "multvae":
+            with torch.no_grad():  # no other noise
+                model.moments.weight[model.latent :] = 0
+                model.moments.bias[model.latent :] = -60.0
+        model.begin_epoch(epoch)
+        loss = model.loss(a_batch(world())).item()
+        assert losses.setdefault((dropout, epoch), loss) == loss
+    assert len(set(losses.values())) == 3
+
+
+@DROPPING
+def test_noise_belongs_to_the_seed(name):
+    losses, state = [], build_model(name, world(), 8, 1, {"dropout": 0.5}).state_dict()
+    for seed in (0, 1):
+        model = build_model(name, world(), 8, seed, {"dropout": 0.5})
+        model.load_state_dict(state)
+        model.begin_epoch(1)
+        losses.append(model.loss(a_batch(world())).item())
+    assert losses[0] != losses[1]
+
+
+@every_model
+def test_another_seed_is_another_model(name):
+    first, again, other = (make(name, seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(tensor, again[key]) for key, tensor in first.items())
+    assert any(not torch.equal(tensor, other[key]) for key, tensor in first.items())

@@ -14,6 +14,7 @@ from rankdistill.sampling import (
     PAIR_FORMS,
     rank_discrepancy_weights,
     ranks_among_themselves,
+    sample_candidates,
     sample_negatives,
     sample_with_replacement,
     shared_position_weights,
@@ -275,3 +276,14 @@ def test_complement_draws_pass_chi_square():
         assert_law(torch.bincount(drawn[:, column], minlength=n_items), law, f"column {column}")
     pairs = drawn[:, 15] * n_items + drawn[:, 16]
     assert_law(torch.bincount(pairs, minlength=n_items**2), (law[:, None] * law).fill_diagonal_(0))
+
+
+def test_interactions_groups_and_seeds_draw_for_themselves():
+    places = torch.arange(500)
+    drawn = sample_negatives(torch.zeros_like(places), places, CSR.empty(1, 20_000), 4, seed=1, epoch=0)
+    assert len(drawn.unique()) > 1850, "of 2000 draws among 20,000 items some 97 come again"
+    ranked = torch.arange(60).expand(1, 60).int()
+    pairs = within_group_pairs(torch.tensor([0]), ranked, torch.arange(60) // 30, [40, 40], seed=0)[0]
+    assert not torch.equal(pairs[:40], pairs[40:] - 30)
+    drawn = [sample_candidates(CSR.empty(5, 999), torch.arange(5), 9, seed=seed) for seed in (0, 1)]
+    assert not torch.equal(*drawn)
