@@ -12,6 +12,7 @@ from rankdistill import (
     LazyAdam,
     LazySGD,
     catalogue_log_mass,
+    catalogue_plackett_luce,
     complement_sample,
     dropout_mask,
     embedding_plackett_luce,
@@ -157,7 +158,7 @@ POSITION = {
 
 
 @pytest.mark.parametrize("shape", POSITION)
-@pytest.mark.parametrize("temperature", [1e-3, 1.0, 10.0, 1e6])
+@pytest.mark.parametrize("temperature", [1e-310, 1e-3, 1.0, 10.0, 1e6])
 def test_position_sample_draws_as_the_processor(shape, temperature):
     R, longest, K = POSITION[shape]
     users = randint(0, 2**32, (R,), seed=1)
@@ -296,6 +297,13 @@ for call in (
         call()
 with pytest.raises(IndexError, match="expected exclude indices in"):
     catalogue_log_mass(users, items, exclude=(torch.tensor([0, 1, 1]).cuda(), torch.tensor([5]).cuda()))
+from rankdistill import position_sample, triplet_angle_huber
+with pytest.raises(IndexError, match="expected lengths in"):
+    embedding_plackett_luce(users, items, bad % 5, list_size=1, lengths=torch.tensor([1, 2]).cuda())
+with pytest.raises(IndexError, match="expected lengths in"):
+    position_sample(bad[0], torch.tensor([3, -1]).cuda(), 2, 1.0, seed=0)
+with pytest.raises(IndexError, match="expected anchors in"):
+    triplet_angle_huber(items, items, torch.tensor([5]).cuda())
 print("all refused")
 """
     assert output(code, RANKDISTILL_CHECK_INDICES="1") == "all refused"
@@ -359,6 +367,36 @@ def test_sparse_gradients_have_the_dense_ones_bits(with_lengths):
         wanted, again, found = (torch.autograd.grad(op(s), items)[0] for s in (False, False, True))
         assert torch.equal(wanted, again)
         assert torch.equal(found.to_dense(), wanted)
+
+
+@pytest.mark.parametrize("with_lengths", [False, True])
+def test_none_within_a_list_spoils_its_row_alone(with_lengths):
+    """On a processor it is an error."""
+    users, items = (randn(n, 8, seed=n).to(CUDA).requires_grad_() for n in (3, 9))
+    ids = torch.tensor([[1, 2, 3, 5], [1, -1, 2, 5], [4, -1, 6, -1]]).to(CUDA)
+    ids[2, 1] = -1 if with_lengths else 7
+    lengths = torch.tensor([3, 3, 1]).to(CUDA) if with_lengths else None
+    losses = embedding_plackett_luce(users, items, ids, 3, lengths)
+    assert losses.isnan().tolist() == [False, True, False]
+    losses.nansum().backward()
+    assert bool(items.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("op", ["embedding", "catalogue", "gathered"])
+def test_a_row_that_is_not_asked_for_leaves_no_trace(op):
+    users, items = randn(3, 8, seed=1).to(CUDA), randn(400, 8, seed=2).to(CUDA)
+    users[1] = torch.nan
+    users.requires_grad_(), items.requires_grad_()
+    ids = randint(0, 400, (3, 5), seed=3).to(CUDA)
+    rows = {
+        "embedding": lambda: embedding_plackett_luce(users, items, ids, 3),
+        "catalogue": lambda: catalogue_plackett_luce(users, items, ids),
+        "gathered": lambda: gathered_inner_product(users, items, ids).sum(1),
+    }[op]()
+    weights = torch.tensor([1.0, 1.0, 2.0]).to(CUDA)
+    (weights * torch.where(rows.isfinite(), rows, 0)).sum().backward()
+    for table in (users, items):
+        assert bool(table.grad.isfinite().all())
 
 
 def test_a_malformed_row_of_the_catalogue_is_nan_alone():

@@ -30,6 +30,7 @@ from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import embedding_plackett_luce as reference
 
 OP = "embedding_plackett_luce"
+NO_ITEM = 1 << 62  # more than any catalogue has
 
 LIBRARY.define(
     f"{OP}_forward(Tensor users, Tensor? user_ids, Tensor items, Tensor item_ids, Tensor? lengths, SymInt list_size,"
@@ -141,11 +142,18 @@ implement(OP, "CUDA", {"triton": TRITON, "reference": REFERENCE})
 
 
 def counted_ids(item_ids: Tensor, lengths: Tensor | None, list_size: int) -> Tensor:
-    """-1 in place of the ids past a list's length, which touch no row."""
-    if lengths is None:
+    """-1 in place of the ids past a list's length, which touch no row.
+
+    On a device, which cannot raise, -1 within a list becomes an id in no catalogue: its row is NaN and touches no item.
+    """
+    on_cpu = item_ids.device.type == "cpu"
+    if lengths is None and on_cpu:
         return item_ids
     column = torch.arange(item_ids.shape[1], device=item_ids.device)
-    return item_ids.masked_fill((column < list_size) & (column >= lengths[:, None]), -1)
+    counted = (column < list_size) if lengths is None else (column < lengths.clamp_max(list_size)[:, None])
+    if not on_cpu:
+        item_ids = item_ids.masked_fill(counted & (item_ids == -1), NO_ITEM)
+    return item_ids.masked_fill((column < list_size) & ~counted, -1)
 
 
 def _setup(ctx, inputs, output):
