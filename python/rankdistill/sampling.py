@@ -182,12 +182,18 @@ def within_group_pairs(
     Returns:
         items [R, Σ n_pairs, 2] int64, group by group; (-1, -1) where a user's list has fewer than two items of a group.
 
+    Raises:
+        ValueError: another form.
+
     Cost:
         O(R·(K log K + Σ n_pairs)) time, O(R·K) memory.
 
     Source:
         Chen et al., UnKD, WSDM 2023, section 4.2.
     """
+    if form not in PAIR_FORMS:
+        known = ", ".join(PAIR_FORMS)
+        raise ValueError(f"within_group_pairs: expected form as one of {known}; got {form!r}")
     G, starts = len(n_pairs), [0, *accumulate(n_pairs)]
     ranked = ranked.long()
     groups = torch.where(ranked >= 0, group_of_item[ranked.clamp_min(0)], -1)

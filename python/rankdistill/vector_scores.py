@@ -28,8 +28,9 @@ def ranked_by_vectors(model: object, users: Tensor, n_items: int) -> bool:
         products = products + biases[0][ids].double()
     if biases[1] is not None:
         products = products + biases[1][users, None].double()
-    scores = model.score(users, ids.expand(len(users), -1)).double()
+    scores = model.score(users, ids.expand(len(users), -1))
     sizes = rows.double().norm(dim=1)[:, None] * columns.double().norm(dim=1) + products.abs()
-    rounding = 1e-4 if min(rows.element_size(), scores.element_size()) >= 4 else 2e-2
+    narrow = min(part.element_size() for part in (rows, columns, scores)) < 4
+    rounding = 2e-2 if narrow or torch.is_autocast_enabled(scores.device.type) else 1e-4
     # Numbers that are none, as a diverged model's, tell nothing.
-    return not bool(((scores - products).abs() > rounding * sizes + 1e-12).any())
+    return not bool(((scores.double() - products).abs() > rounding * sizes + 1e-12).any())

@@ -167,6 +167,34 @@ def test_scores_are_the_students_whatever_its_kind(checkpoints, train, kind, las
         assert (mine - theirs).abs().max() <= 1e-4 * largest + 1e-5
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_student_of_layers_under_autocast(checkpoints, train, with_bias):
+    """Its vectors are in half precision, its biases are not."""
+
+    class Layers(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inputs = torch.nn.ParameterList([randn(n, 8, seed=n) for n in (U, N)])
+            self.layers = torch.nn.ModuleList([torch.nn.Linear(8, 6) for _ in range(2)])
+            self.item_bias = torch.nn.Parameter(randn(N, seed=3)) if with_bias else None
+
+        def user_vectors(self, ids=None):
+            return self.layers[0](self.inputs[0] if ids is None else self.inputs[0][ids])
+
+        def item_vectors(self, ids=None):
+            return self.layers[1](self.inputs[1] if ids is None else self.inputs[1][ids])
+
+        def score(self, users, items):
+            products = torch.einsum("bd,bkd->bk", self.user_vectors(users), self.item_vectors()[items])
+            return products if self.item_bias is None else products + self.item_bias[items]
+
+    method, model = make(checkpoints, train), Layers()
+    with torch.autocast("cpu", torch.bfloat16):
+        method.begin_epoch(0, model)
+        method(model, torch.arange(U)).backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
 def test_a_student_that_scores_otherwise_is_refused(checkpoints, train):
     model = student()
     model.scores_are_inner_products = False

@@ -216,6 +216,17 @@ def test_angles_at_near_neighbours_keep_their_digits(gap):
     assert ((grads[0] - grads[1]).abs() <= 1e-10 * (1 + grads[1].abs())).all()
 
 
+@pytest.mark.parametrize("largest", [1e-300, 1e-165, 1.0, 8.9e307, 1.7e308])
+def test_angles_do_not_depend_on_the_length_of_rows(largest):
+    teacher, student = (randn(9, width, seed=width, dtype=DOUBLE) for width in (4, 3))
+    wanted = triplet_angle_huber(teacher, student)
+    for scaled in (
+        (teacher, largest * (student / student.abs().max())),
+        (largest * (teacher / teacher.abs().max()), student),
+    ):
+        torch.testing.assert_close(triplet_angle_huber(*scaled), wanted, rtol=1e-11, atol=0)
+
+
 def test_results_are_contiguous_whatever_the_tables_are():
     """As the fakes promise, by which compiled graphs are made."""
     by_columns = lambda x: x.t().contiguous().t()

@@ -112,6 +112,8 @@ def test_pairs_in_the_released_form_have_the_released_law():
     assert_law(torch.bincount(better * n + worse, minlength=n * n), torch.from_numpy(golden["author_law"]))
     swapped = better == worse
     assert torch.equal(pairs[1].flatten(0, 1)[~swapped], pairs[0].flatten(0, 1)[~swapped])
+    with pytest.raises(ValueError, match="form as one of paper, released; got 'mine'"):
+        within_group_pairs(torch.arange(rows), ranked, group, [30], form="mine", seed=1)
 
 
 def test_a_tournament_is_the_released_one():

@@ -20,7 +20,7 @@ class AnnealedExperts(VectorDistillation):
         n_experts: M, per side.
         schedule: (n_epochs, start, end) of `functional.annealed_temperature`; epochs 0 and 1 are alike, as released.
         seed: of initial values and noise.
-        hidden_width: of `Experts`.
+        between: whether the experts' hidden width is ⌊(D_t + D_s)/2⌋ between equal widths too.
     """
 
     def __init__(
@@ -31,11 +31,12 @@ class AnnealedExperts(VectorDistillation):
         n_experts: int,
         schedule: tuple[int, float, float],
         seed: int,
-        hidden_width: int | None = None,
+        between: bool = False,
     ) -> None:
         super().__init__(teacher_users, teacher_items, student_width)
         functional.annealed_temperature(0, *schedule)  # complains
         self.schedule, self.seed = schedule, seed
+        hidden_width = (self.teacher_width + student_width) // 2 if between else None
         self.user, self.item = (
             SelectedExperts(
                 n_experts, student_width, self.teacher_width, hidden_width, role_seed(seed, f"{side} experts")

@@ -114,7 +114,7 @@ class ConsensusLearning(Distillation):
         if epoch > 0 and (epoch - 1) % self.period == 0:
             self.queue.add(student)
 
-    # Gradients are taken within it more than once, but once alone of what torch.compile makes.
+    # Gradients are taken within it more than once; what torch.compile makes of a part may be walked only once.
     @torch.compiler.disable
     def forward(self, student: Student, batch: Batch) -> Tensor:
         """The whole objective; with gradients the weights then make a step."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from rankdistill import functional
 
 LEAST = 0.01  # of a weight
+LEAST_OF_REFERENCE = 1e-3  # a loss below so much of the one before is no reference
 ADAM = (0.9, 0.999, 1e-8)
 
 
@@ -18,8 +19,8 @@ class HeadBalance(nn.Module):
         n_heads: H.
         learning_rate: of the weights.
         asymmetry: of `functional.balanced_gradient_norms`.
-        reference_until: losses are relative to those of the last batch up to this epoch; to one that is above 0, as a hinge
-            over few pairs may be 0.
+        reference_until: losses are relative to those of the last batch up to this epoch; one of next to nothing, as a
+            hinge's over few pairs, is passed over. Until there is one it is 1.
     """
 
     def __init__(self, n_heads: int, learning_rate: float, asymmetry: float, reference_until: int) -> None:
@@ -37,7 +38,9 @@ class HeadBalance(nn.Module):
         """
         losses, norms, slopes = losses.double(), norms.double(), slopes.double()
         if epoch <= self.reference_until:
-            self.reference.copy_(torch.where(losses > 0, losses, self.reference))
+            self.reference.copy_(
+                torch.where(losses > LEAST_OF_REFERENCE * self.reference, losses, self.reference)
+            )
         relative = (losses / self.reference).clamp_min(1e-12)
         targets = functional.balanced_gradient_norms(norms, relative, self.asymmetry)
         gradient = (norms - targets).sign() * slopes

@@ -13,7 +13,7 @@ from rankdistill.functional.checkpoints import GAINS
 from rankdistill.losses.batch import unique_users
 from rankdistill.losses.checkpoint_knowledge import CheckpointKnowledge
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import device_of, tables, unique_rows
+from rankdistill.losses.list_scores import device_of, unique_rows
 from rankdistill.losses.settings import (
     expect_above_zero,
     expect_at_least,
@@ -130,11 +130,12 @@ class HeterogeneousCompression(Distillation):
         expect_begun(type(self).__name__, self._top)
         users, _ = unique_rows(batch)
         rows, device, ordered = users.cpu(), users.device, self.knowledge.is_last
-        user_table, item_table = tables(student, users, self._top[rows], False)
-        vectors, bias = user_table[users], getattr(student, "item_bias", None)
+        vectors, item_table = student.user_vectors(users), student.item_vectors()
+        bias = getattr(student, "item_bias", None)
         if bias is not None:  # a coordinate more, which is 1 of every user
             vectors = torch.cat([vectors, vectors.new_ones(len(vectors), 1)], 1)
-            item_table = torch.cat([item_table, bias[:, None]], 1)
+            item_table = torch.cat([item_table, bias[:, None]], 1)  # of the wider dtype
+            vectors = vectors.to(item_table.dtype)
         loss = functional.heterogeneous_compression(
             vectors, item_table, self.observed[rows].to(device), self._top[rows].to(device),
             self.exclude.rows(rows).to(device), ordered, "sum",

@@ -71,8 +71,8 @@ class HierarchicalTopologyDistillation(AnnealedExperts):
         end: float = 1e-10,
         seed: int = 0,
     ) -> None:
-        schedule, hidden_width = (n_epochs, start, end), (teacher_users.shape[-1] + student_width) // 2
-        super().__init__(teacher_users, teacher_items, student_width, n_groups, schedule, seed, hidden_width)
+        schedule = (n_epochs, start, end)
+        super().__init__(teacher_users, teacher_items, student_width, n_groups, schedule, seed, between=True)
         name = type(self).__name__
         expect_choice(name, "form", form, FORMS)
         expect_choice(name, "group_term", group_term, ("entities", "groups"))

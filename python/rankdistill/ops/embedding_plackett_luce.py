@@ -146,14 +146,19 @@ def counted_ids(item_ids: Tensor, lengths: Tensor | None, list_size: int) -> Ten
 
     On a device, which cannot raise, -1 within a list becomes an id in no catalogue: its row is NaN and touches no item.
     """
-    on_cpu = item_ids.device.type == "cpu"
-    if lengths is None and on_cpu:
+    if lengths is not None:
+        item_ids = without_padding(item_ids, lengths, list_size)
+    if item_ids.device.type == "cpu":
         return item_ids
     column = torch.arange(item_ids.shape[1], device=item_ids.device)
     counted = (column < list_size) if lengths is None else (column < lengths.clamp_max(list_size)[:, None])
-    if not on_cpu:
-        item_ids = item_ids.masked_fill(counted & (item_ids == -1), NO_ITEM)
-    return item_ids.masked_fill((column < list_size) & ~counted, -1)
+    return item_ids.masked_fill(counted & (item_ids == -1), NO_ITEM)
+
+
+def without_padding(item_ids: Tensor, lengths: Tensor, list_size: int) -> Tensor:
+    """-1 in place of the ids past a list's length."""
+    column = torch.arange(item_ids.shape[1], device=item_ids.device)
+    return item_ids.masked_fill((column < list_size) & (column >= lengths[:, None]), -1)
 
 
 def _setup(ctx, inputs, output):
@@ -246,7 +251,8 @@ def embedding_plackett_luce(
             lengths.device == users.device, OP, f"lengths on the device of users ({users.device})", lengths
         )
         checks.check_if_asked(OP, "lengths", lengths, 0, list_size + 1)
-        item_ids = counted_ids(item_ids, lengths, list_size)
+    item_ids = counted_ids(item_ids, lengths, list_size)
+    checks.check_if_asked(OP, "listed item_ids", item_ids, -1, items.shape[0])
     with_slopes = asks_gradients(users, items, item_bias)
     sparse_grad = sparse_grad and with_slopes
     return call(

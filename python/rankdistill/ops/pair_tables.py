@@ -25,18 +25,22 @@ def padded(x: Tensor, multiple: int = DOUBLES) -> Tensor:
 
 
 def centred(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`scaled` rows minus their mean.
+    """Rows minus their mean, over the size of the largest coordinate, in float64; and that size [].
 
     Scales drop out where only quotients of distances count, and squares can then neither overflow nor vanish.
     """
     x = x.to(torch.float64, copy=True)
-    if x.numel():
-        x -= x.mean(0)
-    return scaled(x)
+    if not x.numel():
+        return x, x.new_ones(())
+    x -= x.mean(0)
+    largest = x.abs().amax()
+    largest = torch.where(largest == 0, 1.0, largest)
+    x /= largest
+    return x, largest
 
 
 def scaled(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows in float64 over a power of two that is no less than the largest coordinate; and that power [].
+    """Rows in float64 over the largest power of two that is no more than the largest coordinate; and that power [].
 
     Exact, so that the differences of near rows keep their digits.
     """
@@ -44,6 +48,6 @@ def scaled(x: Tensor) -> tuple[Tensor, Tensor]:
     if not x.numel():
         return x, x.new_ones(())
     largest = x.abs().amax()
-    power = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent)
-    power = torch.where((largest > 0) & power.isfinite(), power, 1.0)
+    power = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
+    power = torch.where((largest > 0) & largest.isfinite(), power, 1.0)
     return x / power, power

@@ -141,9 +141,10 @@ def relation_distance(
         A scalar, float32 (float64 for a float64 student).
 
     Contract:
-        Sums in float64, so that the value keeps its digits where the student's relations are nearly the teacher's: cosines,
-        or others where differences are above 1e-8 of the largest. Never below 0. A row of zeros has cosines 0 and gradient 0. A non-finite row makes the loss NaN. The gradient
-        has the same bits with and without the teacher's term.
+        Sums in float64, so that the value keeps its digits where the student's cosines are nearly the teacher's; of
+        other relations it may be off by 1e-15 (float32: 1e-12) times B² and the largest one's square. Never below 0.
+        A row of zeros has cosines 0 and gradient 0. A non-finite row makes the loss NaN. The gradient has the same bits
+        with and without the teacher's term.
 
     Raises:
         TypeError, ValueError: wrong dtypes, shapes, devices or kind.

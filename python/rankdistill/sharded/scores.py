@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rankdistill import ops
 from rankdistill.ops import checks
-from rankdistill.ops.embedding_plackett_luce import counted_ids
+from rankdistill.ops.embedding_plackett_luce import without_padding
 from rankdistill.ops.prepared_items import checked_bias
 from rankdistill.sharded.routes import Entries, Route
 from rankdistill.sharded.table import ShardedTable, check_range
@@ -177,7 +177,7 @@ def embedding_plackett_luce(
 
     # What stands past a list's length touches no row; a list that is none is told by the checks.
     if lists_are_sound(item_ids, lengths):
-        item_ids = counted_ids(item_ids, lengths, list_size)
+        item_ids = without_padding(item_ids, lengths, list_size)
     scores = listed_scores(op, users, table, item_ids, item_bias, check)
     return ops.plackett_luce(scores[:, :list_size], scores[:, list_size:], lengths)
 
