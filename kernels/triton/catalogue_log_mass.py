@@ -175,9 +175,6 @@ def catalogue_log_mass_users_kernel(
             if SKIPS:
                 scores = tl.where(kept[:, None], scores, LOWEST)
             items = table_tile(items_ptr, columns, columns < N, g, stride_items_row, D)
-            items = tl.where(items - items == 0, items, 0.0).to(
-                items.dtype
-            )  # what has no part adds 0, infinite or not
             grads = weighted(weight_tile(scores, tops, scales), items, grads, PRECISION)
     part_ptrs = parts_ptr + (segment.to(tl.int64) * B + rows)[:, None] * D + g[None, :]
     tl.store(part_ptrs, grads, mask=real[:, None] & (g < D)[None, :])
