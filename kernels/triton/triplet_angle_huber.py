@@ -61,9 +61,8 @@ def triplet_angle_huber_kernel(
 def unit_differences(x: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
     """[A, B, D] from anchors to rows, of length 1 or 0, and one over their lengths [A, B, 1], or 0."""
     differences = x[None] - x[anchors][:, None]
-    if (
-        x.dtype == torch.float64 and x.shape[1]
-    ):  # squares, in which lengths are summed, might overflow or vanish
+    # Squares of differences, of which lengths are made, might overflow or vanish in float64.
+    if x.dtype == torch.float64 and x.shape[1]:
         largest = differences.abs().amax(2, keepdim=True)
         largest = largest.where(largest > 0, 1)
         found, inverse = lengthened(differences.div_(largest))

@@ -287,3 +287,13 @@ def test_of_observed_items_a_tenth_of_the_list_counts(checkpoints, train):
         method.begin_epoch(0, student())
         losses.append(method(student(), torch.arange(U)).item())
     assert losses[0] == losses[1]
+
+
+def test_rows_are_caught_up_before_they_are_read(checkpoints, train):
+    method, model, users = make(checkpoints, train), student(), torch.tensor([3, 5])
+    method.begin_epoch(0, model)
+    read = {id(model.user_table): set(), id(model.item_table): set()}
+    model.before_reading = lambda table, ids: read[id(table)].update(ids.flatten().tolist())
+    method(model, users)
+    assert read[id(model.user_table)] == {3, 5}
+    assert read[id(model.item_table)] == set(method._top[users].flatten().tolist())

@@ -130,6 +130,9 @@ class HeterogeneousCompression(Distillation):
         expect_begun(type(self).__name__, self._top)
         users, _ = unique_rows(batch)
         rows, device, ordered = users.cpu(), users.device, self.knowledge.is_last
+        top = self._top[rows].to(device)
+        if hasattr(student, "reading"):  # a table's rows may have decay to catch up
+            student.reading(users, top)
         vectors, item_table = student.user_vectors(users), student.item_vectors()
         bias = getattr(student, "item_bias", None)
         if bias is not None:  # a coordinate more, which is 1 of every user
@@ -137,7 +140,7 @@ class HeterogeneousCompression(Distillation):
             item_table = torch.cat([item_table, bias[:, None]], 1)  # of the wider dtype
             vectors = vectors.to(item_table.dtype)
         loss = functional.heterogeneous_compression(
-            vectors, item_table, self.observed[rows].to(device), self._top[rows].to(device),
+            vectors, item_table, self.observed[rows].to(device), top,
             self.exclude.rows(rows).to(device), ordered, "sum",
         )  # fmt: skip
         if self.reduction == "mean":
