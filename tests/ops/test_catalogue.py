@@ -237,3 +237,21 @@ def test_the_tail_is_what_a_list_of_all_others_gives():
     torch.testing.assert_close(
         catalogue_plackett_luce(users, items, order[:, :12]), plackett_luce(scores[:, :12], scores[:, 12:]), rtol=1e-5, atol=1e-5
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0])
+def test_an_item_that_every_row_lists(scale):
+    """Its gradient is the small difference of two sums over the rows: no further off than torch's, which sums in a tree."""
+    users, items, _ = tables(torch.float32, 6000, 120, 20, 0, seed=21, scale=scale)
+    bias = randn(120, seed=22)
+    everyone = torch.zeros(6000, 1, dtype=torch.int64)
+    cross_entropy = lambda u, i, b: torch.nn.functional.cross_entropy(
+        u @ i.T + b, everyone[:, 0], reduction="none"
+    )
+    ours = lambda u, i, b: catalogue_plackett_luce(u, i, everyone, item_bias=b)
+    exact = gradients(cross_entropy, users.double(), items.double(), bias.double())[1]
+    found, by_torch = (gradients(f, users, items, bias)[1] for f in (ours, cross_entropy))
+    for mine, other, right in zip(found, by_torch, exact, strict=True):
+        budget = 2e-6 * (1 + right.abs())
+        error, allowed = ((g - right).abs() / budget for g in (mine, other))
+        assert error.max() <= max(1.0, 2 * allowed.max())
