@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from rankdistill import Trainer, load_factors
 from rankdistill.cli import main
 from rankdistill.data import generate
+from rankdistill.methods import METHODS
 from rankdistill.metrics import evaluate
 from rankdistill.models.saved import load_teacher
 from rankdistill.seeds import seeds_of
@@ -179,3 +180,19 @@ def test_other_settings_need_another_folder(plain, capsys):
     assert "seeds: expected model.width=4, as " in capsys.readouterr().err
     assert train(plain, "--seeds=0..2", "--data.seed=3") == 1
     assert "expected data.seed=0" in capsys.readouterr().err
+
+
+def test_a_default_that_has_changed_since_is_other_settings(plain, tmp_path, monkeypatch, capsys):
+    """Seeds of one folder are averaged: all must have been distilled alike."""
+    arguments = ["distill", *SMALL, "--training.epochs=1", "--student.width=4", f"--teacher={plain}/seed-0",
+                 "--method.list_length=30", f"--out={tmp_path}"]  # fmt: skip
+    assert main([*arguments, "--seeds=[0]", "--method.options={n_intersting: 5}"]) == 1
+    assert "n_interesting" in capsys.readouterr().err
+    assert main([*arguments, "--seeds=[0]"]) == 0
+    kept_settings = json.loads((tmp_path / "settings.json").read_text())["method"]
+    assert kept_settings["options"]["n_interesting"] == 40
+    assert kept_settings["weight"] == METHODS["rrd"].default_weight
+    monkeypatch.setattr(METHODS["rrd"], "default_weight", 0.25)
+    assert main([*arguments, "--seeds=[0, 1]"]) == 1
+    assert "seeds: expected method.weight=" in capsys.readouterr().err
+    assert not (tmp_path / "seed-1").exists()

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from rankdistill.data import generate
 from rankdistill.files import alone_in
+from rankdistill.methods import settings_of
 from rankdistill.seeds import VALUES
 from rankdistill.studies import accounts, heterogeneous, methods, ranking, runner, scaling, topology
 from tests.process import kill_at_line
@@ -314,7 +315,9 @@ def test_every_method_on_two_data_sets(data, tmp_path):
     assert text.count("8 of 8 models are trained") == 2
     for name in ("citeulike", "ml-1m"):
         settings = json.loads((tmp_path / name / "de" / "settings.json").read_text())
-        assert settings["methods"][0]["options"] == {"n_experts": 5}
+        options = settings["methods"][0]["options"]
+        assert options["n_experts"] == 5
+        assert {"seed", *options} == set(settings_of("de"))
         assert outcome(tmp_path / name, "phr").method_parameters == 16 * 256 + 256 + 256 * 16 * 20 + 16 * 20
         settings = json.loads((tmp_path / name / "concf" / "settings.json").read_text())
         assert (settings["model"]["width"], settings["training"]["learning_rate"]) == (80, 0.01)

@@ -41,7 +41,7 @@ from rankdistill.fitting import (
     trained_teachers,
     trajectory_for,
 )
-from rankdistill.methods import METHODS, Given, base_weight, described, given_for
+from rankdistill.methods import METHODS, Given, base_weight, described, given_for, with_defaults
 from rankdistill.metrics import SCORES
 from rankdistill.metrics import evaluate as evaluate_model
 from rankdistill.models import (
@@ -318,7 +318,7 @@ def once_or_by_seed_alone(config: TrainConfig | DistillConfig, dataset: Dataset,
     expect_one_process("seeds")
     protocol = seeds.Protocol.of(dataset, config.training.metric)
     other = None if config.compare is None else seeds.values_of(Path(config.compare), protocol)
-    settings = dataclasses.asdict(config)
+    settings = remembered(config)
     for name in ("out", "seeds", "compare", "device", "timeout", "progress"):
         del settings[name]
     del settings["training"]["seed"]
@@ -328,6 +328,19 @@ def once_or_by_seed_alone(config: TrainConfig | DistillConfig, dataset: Dataset,
     write_text(out / "seeds.json", json.dumps(result | {"compared_with": config.compare}, indent=2) + "\n")
     write_text(out / "seeds.md", f"# {len(runs)} seeds on {dataset.name}\n\n{text}\n")
     print(text)
+
+
+def remembered(config: TrainConfig | DistillConfig | TuneConfig) -> dict:
+    """A command's settings with those of its methods said in full."""
+    if not isinstance(config, TrainConfig):
+        chosen = [config.method, *config.also]
+        config = dataclasses.replace(
+            config,
+            method=with_defaults(config.method),
+            also=list(map(with_defaults, config.also)),
+            base_weight=base_weight(chosen, config.base_weight),
+        )
+    return dataclasses.asdict(config)
 
 
 def export(config: ExportConfig) -> None:
@@ -350,7 +363,7 @@ def tune(config: TuneConfig) -> None:
             "tune: expected training.evaluate_test of false: only validation is looked at; got true"
         )
     ranges = tuning.ranges_of(config.method.name, config.method.weight, config.method.options, config.search)
-    settings = dataclasses.asdict(config)
+    settings = remembered(config)
     for name in ("out", "trials", "storage", "progress"):
         del settings[name]
     expect_settings("tune", out / SETTINGS, settings)

@@ -147,6 +147,8 @@ def expect_settings(op: str, path: Path, settings: dict) -> None:
 
 def _flat(settings: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in settings.items():
+        if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            value = {str(place): each for place, each in enumerate(value)}
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{name}.")
         else:

@@ -22,7 +22,7 @@ from rankdistill.config import (
 )
 from rankdistill.data import DATASETS, Dataset, generate, load, read_interactions
 from rankdistill.losses.settings import expect_options
-from rankdistill.methods import METHODS, Given, make_method
+from rankdistill.methods import Given, make_method, weight_of
 from rankdistill.models.saved import build_model, described_model, save_model
 from rankdistill.models.trajectory import Trajectory
 from rankdistill.rankings.distributed import Processes
@@ -99,9 +99,7 @@ def keep_model(path: Path, model: nn.Module, name: str, dataset: Dataset) -> Non
 
 
 def make_terms(methods: Sequence[MethodConfig], given: Given) -> tuple[Term, ...]:
-    weights = [METHODS[m.name].default_weight if m.weight is None else m.weight for m in methods]
-    made = [make_method(m.name, given, m.options) for m in methods]
-    return tuple(map(Term, weights, made))
+    return tuple(Term(weight_of(m), make_method(m.name, given, m.options)) for m in methods)
 
 
 def trajectory_for(config: TrajectoryConfig, out: Path, dataset: Dataset) -> Trajectory | None:

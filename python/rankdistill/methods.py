@@ -197,11 +197,23 @@ def settings_of(name: str) -> dict[str, object]:
     return {key: p.default for key, p in parameters.items() if key not in GIVEN}
 
 
+def with_defaults(config: MethodConfig) -> MethodConfig:
+    """The same method with its weight and every setting said: what a folder of finished work remembers, so that a default
+    that has changed since is noticed. A seed follows from the training's where none is said."""
+    expect_settings_of(config.name, config.options)
+    options = {key: value for key, value in settings_of(config.name).items() if key != "seed"}
+    return replace(config, weight=weight_of(config), options=options | config.options)
+
+
+def weight_of(config: MethodConfig) -> float:
+    """Of a method's loss, as chosen or as published."""
+    return METHODS[config.name].default_weight if config.weight is None else config.weight
+
+
 def make_method(name: str, given: Given, options: dict[str, object]) -> Distillation:
     """The method with these settings; a ValueError that names the nearest key where it has not one of them, or that says
     what it needs."""
-    expect_options("method.options", "keys", options, settings_of(name))
-    expect_kinds(name, options)
+    expect_settings_of(name, options)
     arguments = dict(options)
     for key, parameter in inspect.signature(METHODS[name]).parameters.items():
         if key in options or key not in (*GIVEN, "seed"):
@@ -222,8 +234,9 @@ def make_method(name: str, given: Given, options: dict[str, object]) -> Distilla
     return METHODS[name](**arguments)
 
 
-def expect_kinds(name: str, options: dict[str, object]) -> None:
-    """Values of the kinds that the method's settings have."""
+def expect_settings_of(name: str, options: dict[str, object]) -> None:
+    """Keys that the method has, and values of the kinds that its settings have."""
+    expect_options("method.options", "keys", options, settings_of(name))
     hints = get_type_hints(METHODS[name].__init__)
     for key, value in options.items():
         kinds = set(get_args(hints[key]) or (hints[key],))

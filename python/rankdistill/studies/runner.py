@@ -19,7 +19,7 @@ from rankdistill.config import MethodConfig, ModelConfig, TrainingConfig
 from rankdistill.data import Dataset
 from rankdistill.files import AtWork, alone_in, json_in, write_text
 from rankdistill.fitting import bar, fit, make_terms
-from rankdistill.methods import Given, base_weight
+from rankdistill.methods import Given, base_weight, with_defaults
 from rankdistill.models.ranked import unseen_rankings
 from rankdistill.models.saved import MODEL_FILE, load_model, save_model
 from rankdistill.models.trajectory import KeptTrajectory, Trajectory
@@ -220,7 +220,9 @@ class Runner:
 
     def one(self, entry: Entry, seed: int, at: str = "") -> tuple[Outcome, seeds.Values]:
         """An entry's outcome and values; trained if they are not there."""
-        settings = dataclasses.asdict(entry)
+        settings = dataclasses.asdict(
+            dataclasses.replace(entry, methods=tuple(map(with_defaults, entry.methods)))
+        )
         del settings["training"]["seed"], settings["label"]
 
         def train(seed: int, folder: Path) -> nn.Module:
