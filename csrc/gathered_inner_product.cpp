@@ -1,5 +1,9 @@
 #include "csrc/gathered_inner_product.h"
 
+#include <memory>
+#include <stdexcept>
+#include <string>
+
 #include "csrc/bind.h"
 #include "csrc/dtypes.h"
 #include "csrc/isa.h"
@@ -8,6 +12,27 @@
 RANKDISTILL_DECLARE(GatheredInnerProductTable, gathered_inner_product_table)
 
 namespace py = pybind11;
+
+namespace {
+
+// Of `listed` ids of a table of N rows; what is not used is not touched.
+struct OwnRunScratch {
+  std::unique_ptr<int32_t[]> counts, filled;
+  std::unique_ptr<double[]> pieces;
+  int32_t used = 0;
+
+  OwnRunScratch(int64_t N, int64_t listed, int64_t D) {
+    const int64_t runs = listed / (gathered_inner_product_table().piece + 1);
+    if (runs > INT32_MAX)
+      throw std::invalid_argument("gathered_inner_product: expected at most 2^37 ids; got " + std::to_string(listed));
+    counts.reset(new int32_t[N]());
+    filled.reset(new int32_t[runs]);
+    pieces.reset(new double[runs * D]);
+  }
+  RunScratch get() { return {counts.get(), pieces.get(), filled.get(), &used}; }
+};
+
+}  // namespace
 
 void bind_gathered_inner_product(py::module_& m) {
   typedef py::call_guard<py::gil_scoped_release> Unlocked;
@@ -29,22 +54,27 @@ void bind_gathered_inner_product(py::module_& m) {
         Unlocked());
   m.def("gathered_inner_product_user_grads",
         [](int dtype, uintptr_t row_grads, uintptr_t user_ids, uintptr_t grad_users, int64_t U, int64_t B, int64_t D) {
+          OwnRunScratch scratch(U, B, D);
           gathered_inner_product_table().user_grads[checked_dtype(dtype)](
-              pointer<const void>(row_grads), pointer<const int64_t>(user_ids), pointer<void>(grad_users), U, B, D);
+              pointer<const void>(row_grads), pointer<const int64_t>(user_ids), pointer<void>(grad_users), scratch.get(),
+              U, B, D);
         },
         Unlocked());
   m.def("gathered_inner_product_item_grads",
         [](int dtype, uintptr_t grad_scores, uintptr_t users, uintptr_t user_ids, uintptr_t item_ids,
            uintptr_t grad_items, int64_t N, int64_t B, int64_t K, int64_t D) {
+          OwnRunScratch scratch(N, B * K, D);
           gathered_inner_product_table().item_grads[checked_dtype(dtype)](
               pointer<const void>(grad_scores), pointer<const void>(users), pointer<const int64_t>(user_ids),
-              pointer<const int64_t>(item_ids), pointer<void>(grad_items), N, B, K, D);
+              pointer<const int64_t>(item_ids), pointer<void>(grad_items), scratch.get(), N, B, K, D);
         },
         Unlocked());
   m.def("gathered_inner_product_bias_grads",
         [](int dtype, uintptr_t grad_scores, uintptr_t item_ids, uintptr_t grad_bias, int64_t N, int64_t listed) {
+          OwnRunScratch scratch(N, listed, 1);
           gathered_inner_product_table().bias_grads[checked_dtype(dtype)](
-              pointer<const void>(grad_scores), pointer<const int64_t>(item_ids), pointer<void>(grad_bias), N, listed);
+              pointer<const void>(grad_scores), pointer<const int64_t>(item_ids), pointer<void>(grad_bias), scratch.get(),
+              N, listed);
         },
         Unlocked());
   m.def("gathered_inner_product_touched_grads",

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kBlockItems = 288, kBlockRows = 96;  // multiples of panels and of tiles on every instruction set
 constexpr int kScoreStride = kBlockItems + 16;     // rows a power of two apart would share their cache sets
+constexpr int64_t kScorePiece = 256;               // columns whose products are summed in one chain of roundings
 constexpr int64_t kSegments = 32;
 constexpr int64_t kChunkBytes = 384 << 10;  // of users and their sums, which stay in L2 while items pass
 constexpr int64_t kMostChunkRows = 20 * kBlockRows;
@@ -189,13 +190,21 @@ struct CatalogueSweep {
     return most < static_cast<double>(floors[b]) + log_share;
   }
 
+  template <bool Add>
+  static void score_piece(const T* tile, const T* panel, int64_t steps, int64_t left, T* scores) {
+    if (left <= kFewRows) product_tile<kFewRows, 2, 1, R, Add>(tile, panel, P, steps, scores, kScoreStride);
+    else product_tile<R, 2, 1, R, Add>(tile, panel, P, steps, scores, kScoreStride);
+  }
+
   // Scores of rows [b, b + R) of the chunk, as far as they exist.
   void score_tile(const Block& block, int64_t b, int64_t count, T* scores) const {
-    for (int64_t i = 0; i < block.count; i += P) {
-      const T *const tile = tiles + b * D, *const panel = block.panels + i * D;
-      if (count - b <= kFewRows) product_tile<kFewRows, 2, 1, R, false>(tile, panel, P, D, scores + i, kScoreStride);
-      else product_tile<R, 2, 1, R, false>(tile, panel, P, D, scores + i, kScoreStride);
-    }
+    for (int64_t i = 0; i < block.count; i += P)
+      for (int64_t d = 0; d < D || d == 0; d += kScorePiece) {
+        const int64_t steps = D - d < kScorePiece ? D - d : kScorePiece;
+        const T *const tile = tiles + b * D + d * R, *const panel = block.panels + i * D + d * P;
+        if (d) score_piece<true>(tile, panel, steps, count - b, scores + i);
+        else score_piece<false>(tile, panel, steps, count - b, scores + i);
+      }
   }
 
   // Adds biases and drops excluded items and padding, to whole panels.

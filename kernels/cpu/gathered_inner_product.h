@@ -1,7 +1,8 @@
 // scores[b, k] = <users[user_ids[b]], items[item_ids[b, k]]> + item_bias[item_ids[b, k]], and its gradients.
 //
 // Gradients are bit-identical for any number of threads: a user's row is summed over k in order, repeated
-// users and items over (b, k) in order, by cutting the output rows, never the input, between threads.
+// users and items over (b, k) in order, long runs in pieces (touched_rows.h), by cutting the output rows, never the
+// input, between threads.
 #pragma once
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/simd.h"
@@ -10,44 +11,57 @@
 
 namespace {
 
+constexpr int64_t kProductPiece = 512;  // columns whose products one chain of roundings may hold
+
+template <class Acc>
+inline Acc product_piece(const Acc* x, const Acc* y, int64_t width) {
+  constexpr int W = kLanes<Acc>, Q = kShortLanes<Acc>;
+  typedef Vector<Acc, W> V;
+  typedef Vector<Acc, Q> VQ;
+  int64_t d = 0;
+  VQ sum = {};
+  if (width >= W) {
+    V wide = load<V>(x) * load<V>(y);
+    d = W;
+    if (width >= 4 * W) {  // two sums, so that each has half of the roundings
+      V other = load<V>(x + d) * load<V>(y + d);
+      for (d = 2 * W; d + 2 * W <= width; d += 2 * W) {
+        wide += load<V>(x + d) * load<V>(y + d);
+        other += load<V>(x + d + W) * load<V>(y + d + W);
+      }
+      wide += other;
+    }
+    for (; d + W <= width; d += W) wide += load<V>(x + d) * load<V>(y + d);
+    sum = fold_to<Acc, W, Q>(wide);
+  }
+  for (; d + Q <= width; d += Q) sum += load<VQ>(x + d) * load<VQ>(y + d);
+  Acc total = sum_lanes<Acc, Q>(sum);
+  for (; d < width; ++d) total += x[d] * y[d];
+  return total;
+}
+
 template <class Storage, class Acc>
 inline Acc inner_product(const Storage* x, const Storage* y, int64_t width) {
+  double whole = 0;
   int64_t d = 0;
-  Acc total = 0;
   if constexpr (sizeof(Storage) == sizeof(Acc)) {
-    constexpr int W = kLanes<Acc>, Q = kShortLanes<Acc>;
-    typedef Vector<Acc, W> V;
-    typedef Vector<Acc, Q> VQ;
-    VQ sum = {};
-    if (width >= W) {
-      V wide = load<V>(x) * load<V>(y);
-      d = W;
-      if (width >= 4 * W) {  // two sums, so that each has half of the roundings
-        V other = load<V>(x + d) * load<V>(y + d);
-        for (d = 2 * W; d + 2 * W <= width; d += 2 * W) {
-          wide += load<V>(x + d) * load<V>(y + d);
-          other += load<V>(x + d + W) * load<V>(y + d + W);
-        }
-        wide += other;
-      }
-      for (; d + W <= width; d += W) wide += load<V>(x + d) * load<V>(y + d);
-      sum = fold_to<Acc, W, Q>(wide);
+    if (width <= kProductPiece) return product_piece<Acc>(x, y, width);
+    for (; d < width; d += kProductPiece) {
+      const int64_t left = width - d;
+      whole += static_cast<double>(product_piece<Acc>(x + d, y + d, left < kProductPiece ? left : kProductPiece));
     }
-    for (; d + Q <= width; d += Q) sum += load<VQ>(x + d) * load<VQ>(y + d);
-    total = sum_lanes<Acc, Q>(sum);
-  } else if (width >= 32) {
-    double whole = 0;  // of pieces whose sums have a few roundings each
-    while (d + 16 <= width) {
-      const int64_t end = d + 512 < width ? d + 512 : width;
-      Acc sums[16] = {};
-      for (; d + 16 <= end; d += 16)
-        for (int j = 0; j < 16; ++j) sums[j] += static_cast<Acc>(widen(x[d + j])) * static_cast<Acc>(widen(y[d + j]));
-      for (int half = 8; half; half /= 2)
-        for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
-      whole += static_cast<double>(sums[0]);
-    }
-    total = static_cast<Acc>(whole);
+    return static_cast<Acc>(whole);
   }
+  while (width >= 32 && d + 16 <= width) {
+    const int64_t end = d + kProductPiece < width ? d + kProductPiece : width;
+    Acc sums[16] = {};
+    for (; d + 16 <= end; d += 16)
+      for (int j = 0; j < 16; ++j) sums[j] += static_cast<Acc>(widen(x[d + j])) * static_cast<Acc>(widen(y[d + j]));
+    for (int half = 8; half; half /= 2)
+      for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
+    whole += static_cast<double>(sums[0]);
+  }
+  Acc total = static_cast<Acc>(whole);
   for (; d < width; ++d) total += static_cast<Acc>(widen(x[d])) * static_cast<Acc>(widen(y[d]));
   return total;
 }
@@ -141,12 +155,14 @@ void gathered_inner_product_row_grads(const typename Accumulator<Storage>::type*
 
 // grad_users [U, D] += row_grads, by user id, in order of b.
 template <class Acc>
-void gathered_inner_product_user_grads(const Acc* row_grads, const int64_t* user_ids, Acc* grad_users, int64_t U,
-                                       int64_t B, int64_t D) {
+void gathered_inner_product_user_grads(const Acc* row_grads, const int64_t* user_ids, Acc* grad_users, LongRuns runs,
+                                       int64_t U, int64_t B, int64_t D) {
+  const TableSums<Acc> table = {runs, grad_users, D};
   parallel_chunks(U, 1 + 65536 * U / (B * D + 1), [=](int64_t begin, int64_t end, int) {
+    table.count(user_ids, B, begin, end);
     for (int64_t b = 0; b < B; ++b)
-      if (user_ids[b] >= begin && user_ids[b] < end)
-        add_scaled(grad_users + user_ids[b] * D, static_cast<Acc>(1), row_grads + b * D, D);
+      if (user_ids[b] >= begin && user_ids[b] < end) table.add(user_ids[b], static_cast<Acc>(1), row_grads + b * D);
+    table.finish_all(B, begin, end);
   });
 }
 
@@ -155,28 +171,33 @@ void gathered_inner_product_user_grads(const Acc* row_grads, const int64_t* user
 template <class Storage>
 void gathered_inner_product_item_grads(const typename Accumulator<Storage>::type* grad_scores, const Storage* users,
                                        const int64_t* user_ids, const int64_t* item_ids,
-                                       typename Accumulator<Storage>::type* grad_items, int64_t N, int64_t B, int64_t K,
-                                       int64_t D) {
+                                       typename Accumulator<Storage>::type* grad_items, LongRuns runs, int64_t N,
+                                       int64_t B, int64_t K, int64_t D) {
+  const TableSums<typename Accumulator<Storage>::type> table = {runs, grad_items, D};
   parallel_chunks(N, 1 + 65536 * N / (B * K * D + 1), [=](int64_t begin, int64_t end, int) {
+    table.count(item_ids, B * K, begin, end);
     for (int64_t b = 0; b < B; ++b) {
       const Storage* user = users + (user_ids ? user_ids[b] : b) * D;
       const int64_t* ids = item_ids + b * K;
       for (int64_t k = 0; k < K; ++k) {
         ask_for_row<true>(grad_items, ids + k, (B - b) * K - k, D);
-        if (ids[k] < begin || ids[k] >= end || grad_scores[b * K + k] == 0) continue;
-        add_scaled(grad_items + ids[k] * D, grad_scores[b * K + k], user, D);
+        if (ids[k] >= begin && ids[k] < end) table.add(ids[k], grad_scores[b * K + k], user);
       }
     }
+    table.finish_all(B * K, begin, end);
   });
 }
 
 // grad_bias [N] += grad_scores, by item id, in order of (b, k).
 template <class Acc>
-void gathered_inner_product_bias_grads(const Acc* grad_scores, const int64_t* item_ids, Acc* grad_bias, int64_t N,
-                                       int64_t listed) {
+void gathered_inner_product_bias_grads(const Acc* grad_scores, const int64_t* item_ids, Acc* grad_bias, LongRuns runs,
+                                       int64_t N, int64_t listed) {
+  const TableSums<Acc> table = {runs, grad_bias, 1};
   parallel_chunks(N, 1 + 65536 * N / (listed + 1), [=](int64_t begin, int64_t end, int) {
+    table.count(item_ids, listed, begin, end);
     for (int64_t i = 0; i < listed; ++i)
-      if (item_ids[i] >= begin && item_ids[i] < end) grad_bias[item_ids[i]] += grad_scores[i];
+      if (item_ids[i] >= begin && item_ids[i] < end) table.add(item_ids[i], static_cast<Acc>(1), grad_scores + i);
+    table.finish_all(listed, begin, end);
   });
 }
 
@@ -187,16 +208,13 @@ void gathered_inner_product_touched_grads(const typename Accumulator<Storage>::t
                                           typename Accumulator<Storage>::type* grads, int64_t M, int64_t K, int64_t D) {
   typedef typename Accumulator<Storage>::type Acc;
   parallel_chunks(M, 1 + 16384 / (D + 1), [=](int64_t begin, int64_t end, int) {
-    for (int64_t m = begin; m < end; ++m) {
-      Acc* const grad = grads + m * D;
-      for (int64_t d = 0; d < D; ++d) grad[d] = 0;
-      for (int64_t i = starts[m]; i < starts[m + 1]; ++i) {
-        if (i + kAhead < starts[M]) __builtin_prefetch(grad_scores + order[i + kAhead]);
+    for (int64_t m = begin; m < end; ++m)
+      sum_in_pieces(grads + m * D, starts[m], starts[m + 1], D, [=](Acc* to, int64_t i, int64_t d, int64_t columns) {
+        if (d == 0 && i + kAhead < starts[M]) __builtin_prefetch(grad_scores + order[i + kAhead]);
         const int64_t b = order[i] / K;
-        if (grad_scores[order[i]] == 0) continue;
-        add_scaled(grad, grad_scores[order[i]], users + (user_ids ? user_ids[b] : b) * D, D);
-      }
-    }
+        if (grad_scores[order[i]] != 0)
+          add_scaled(to, grad_scores[order[i]], users + (user_ids ? user_ids[b] : b) * D + d, columns);
+      });
   });
 }
 

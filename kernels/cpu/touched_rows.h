@@ -1,7 +1,8 @@
 // Which rows of a table a list of ids names, and the sums of what belongs to each: gradients of touched rows alone.
 //
-// Sums run in the order of the list, so they have the same bits for any number of threads, and the same as those
-// that a dense gradient gets.
+// Sums run in the order of the list, those of more than kPiece rows by way of the sums of kPiece each: in one chain the
+// roundings of thousands of rows add up. So they have the same bits for any number of threads, and the same as those that a
+// dense gradient gets.
 #pragma once
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/simd.h"
@@ -81,18 +82,93 @@ inline int64_t touched_rows(const int64_t* ids, int64_t count, int64_t N, uint64
   return distinct;
 }
 
+constexpr int64_t kPiece = 64;
+constexpr int64_t kPieceColumns = 256;
+
+// sum [D] = what `add` (to, i, first column, columns) adds for each i in [begin, end).
+template <class Acc, class Add>
+inline void sum_in_pieces(Acc* sum, int64_t begin, int64_t end, int64_t D, const Add& add) {
+  for (int64_t d = 0; d < D; ++d) sum[d] = 0;
+  if (end - begin <= kPiece) {
+    for (int64_t i = begin; i < end; ++i) add(sum, i, 0, D);
+    return;
+  }
+  for (int64_t column = 0; column < D; column += kPieceColumns) {
+    const int64_t columns = D - column < kPieceColumns ? D - column : kPieceColumns;
+    for (int64_t first = begin; first < end; first += kPiece) {
+      const int64_t last = first + kPiece < end ? first + kPiece : end;
+      Acc piece[kPieceColumns];
+      for (int64_t d = 0; d < columns; ++d) piece[d] = 0;
+      for (int64_t i = first; i < last; ++i) add(piece, i, column, columns);
+      add_scaled(sum + column, static_cast<Acc>(1), piece, columns);
+    }
+  }
+}
+
+// The same sums where ids come in any order: those of more than kPiece rows collect in pieces beside the table.
+// counts [N] zeros; pieces [runs][D] and filled [runs] for listed / (kPiece + 1) runs; used 0.
+struct LongRuns {
+  int32_t* counts;  // of an id's rows, to kPiece + 1; -1 - run where they are more than kPiece
+  void* pieces;
+  int32_t *filled, *used;
+};
+
+template <class Acc>
+struct TableSums {
+  LongRuns runs;
+  Acc* sums;  // [N, D]
+  int64_t D;
+
+  Acc* piece(int64_t run) const { return static_cast<Acc*>(runs.pieces) + run * D; }
+
+  // Of ids in [begin, end), which is one thread's part.
+  void count(const int64_t* ids, int64_t listed, int64_t begin, int64_t end) const {
+    if (listed <= kPiece) return;
+    for (int64_t i = 0; i < listed; ++i)
+      if (ids[i] >= begin && ids[i] < end) runs.counts[ids[i]] += runs.counts[ids[i]] <= kPiece;
+    for (int64_t id = begin; id < end; ++id) {
+      if (runs.counts[id] <= kPiece) continue;
+      const int32_t run = __atomic_fetch_add(runs.used, 1, __ATOMIC_RELAXED);
+      runs.counts[id] = -1 - run;
+      runs.filled[run] = 0;
+      for (int64_t d = 0; d < D; ++d) piece(run)[d] = 0;
+    }
+  }
+
+  // The next row of an id; of scale 0 it adds nothing.
+  template <class Storage>
+  void add(int64_t id, Acc scale, const Storage* row) const {
+    if (runs.counts[id] >= 0) {
+      if (scale != 0) add_scaled(sums + id * D, scale, row, D);
+      return;
+    }
+    const int32_t run = -1 - runs.counts[id];
+    if (scale != 0) add_scaled(piece(run), scale, row, D);
+    if (++runs.filled[run] == kPiece) finish(id, run);
+  }
+
+  void finish(int64_t id, int32_t run) const {
+    add_scaled(sums + id * D, static_cast<Acc>(1), piece(run), D);
+    for (int64_t d = 0; d < D; ++d) piece(run)[d] = 0;
+    runs.filled[run] = 0;
+  }
+
+  void finish_all(int64_t listed, int64_t begin, int64_t end) const {
+    for (int64_t id = begin; id < end && listed > kPiece; ++id)
+      if (runs.counts[id] < 0 && runs.filled[-1 - runs.counts[id]]) finish(id, -1 - runs.counts[id]);
+  }
+};
+
 // sums [M, D]: the rows of each touched id added up.
 template <class Storage>
 void sum_touched_rows(const Storage* rows, const int64_t* order, const int64_t* starts,
                       typename Accumulator<Storage>::type* sums, int64_t M, int64_t D) {
   typedef typename Accumulator<Storage>::type Acc;
   parallel_chunks(M, 1 + 16384 / (D + 1), [=](int64_t begin, int64_t end, int) {
-    for (int64_t m = begin; m < end; ++m) {
-      Acc* const sum = sums + m * D;
-      for (int64_t d = 0; d < D; ++d) sum[d] = 0;
-      for (int64_t i = starts[m]; i < starts[m + 1]; ++i)
-        add_scaled(sum, static_cast<Acc>(1), rows + order[i] * D, D);
-    }
+    for (int64_t m = begin; m < end; ++m)
+      sum_in_pieces(sums + m * D, starts[m], starts[m + 1], D, [=](Acc* to, int64_t i, int64_t d, int64_t columns) {
+        add_scaled(to, static_cast<Acc>(1), rows + order[i] * D + d, columns);
+      });
   });
 }
 

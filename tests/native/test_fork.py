@@ -18,11 +18,16 @@ g = torch.Generator().manual_seed(0)
 users, items = torch.randn(400, 24, generator=g), torch.randn(4000, 24, generator=g)
 ids = torch.randint(0, 4000, (400, 60), generator=g)
 
+def gradients():
+    few, table = users[:40].clone().requires_grad_(), items[:900].clone().requires_grad_()
+    losses = rd.catalogue_plackett_luce(few, table, ids[:40, :9] % 900)
+    return torch.autograd.grad(losses, (few, table), torch.arange(40.0))
+
 def results():
     top = rd.inner_product_topk(users, items, 20)
     scores = rd.gathered_inner_product(users, items, ids)
     ranks = rd.inner_product_rank(users, items, ids[:, :9]), rd.masked_rank(scores, ids[:, :9] % 60)
-    return *top, *rd.masked_topk(scores, 20), *ranks, scores, rd.plackett_luce(scores[:, :30], scores[:, 30:]), rd.catalogue_plackett_luce(users, items, ids[:, :9], exclude=(torch.arange(401), ids[:, 9])), rd.complement_sample(torch.arange(400), 4000, 9, seed=1)
+    return *gradients(), *top, *rd.masked_topk(scores, 20), *ranks, scores, rd.plackett_luce(scores[:, :30], scores[:, 30:]), rd.catalogue_plackett_luce(users, items, ids[:, :9], exclude=(torch.arange(401), ids[:, 9])), rd.complement_sample(torch.arange(400), 4000, 9, seed=1)
 
 torch.set_num_threads(1)
 before = results()

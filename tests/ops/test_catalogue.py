@@ -7,7 +7,7 @@ import functools
 import pytest
 import torch
 
-from rankdistill import catalogue_log_mass, catalogue_plackett_luce, plackett_luce
+from rankdistill import catalogue_log_mass, catalogue_plackett_luce, gathered_inner_product, plackett_luce
 from tests.case import DTYPES, randn
 from tests.catalogue_cases import all_but, counted_scores, lists, log_sums, tables
 
@@ -255,3 +255,16 @@ def test_an_item_that_every_row_lists(scale):
         budget = 2e-6 * (1 + right.abs())
         error, allowed = ((g - right).abs() / budget for g in (mine, other))
         assert error.max() <= max(1.0, 2 * allowed.max())
+
+
+@pytest.mark.parametrize("D", [700, 4096])
+def test_rows_whose_roundings_all_go_one_way(D):
+    """Constant rows: one chain of D roundings would leave 1.5 to 5 times the budget."""
+    shares = torch.linspace(0.9, 2.1, 40)
+    for share in shares:
+        users, items = torch.full((1, D), float(share) / D**0.5), torch.full((30, D), 1.7 / D**0.5)
+        exact = (users.double() @ items.double().T).logsumexp(1)
+        assert (catalogue_log_mass(users, items).double() - exact).abs() <= 2.5e-6 * exact
+        exact = users.double() @ items.double().T
+        scores = gathered_inner_product(users, items, torch.arange(30)[None]).double()
+        assert ((scores - exact).abs() <= 1e-6 * float(users.norm() * items[0].norm())).all()

@@ -211,3 +211,35 @@ def test_many_ids_are_sorted_right():
         wanted, counts = torch.unique(ids, return_counts=True)
         assert torch.equal(touched, wanted)
         assert torch.equal(sums[:, 0], counts.double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("width", [3, 300])
+def test_long_runs_are_summed_in_pieces(dtype, width):
+    """Items and users that thousands of entries name: the same bits dense and sparse, and fewer roundings than one chain."""
+    n = 3000
+    users, items = (randn(rows, width, seed=rows).to(dtype).requires_grad_() for rows in (50, 40))
+    bias = randn(40, seed=3).to(dtype).requires_grad_()
+    ids, user_ids = torch.zeros(n, 2, dtype=torch.int64), torch.arange(n).remainder(50)
+    ids[:, 1] = torch.arange(n).remainder(39) + 1
+    user_ids[:2000] = 7
+    upstream = randn(n, 2, seed=4).abs()
+    results = {}
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            for sparse in (False, True):
+                scores = gathered_inner_product(users, items, ids, user_ids, bias, sparse)
+                grads = torch.autograd.grad(scores, (users, items, bias), upstream.to(scores.dtype))
+                results[threads, sparse] = [g.to_dense() for g in grads]
+        finally:
+            torch.set_num_threads(2)
+    first = results[1, False]
+    for found in results.values():
+        assert all(map(torch.equal, found, first))
+    wide = [t.detach().double().requires_grad_() for t in (users, items, bias)]
+    scores = (wide[0][user_ids, None] * wide[1][ids]).sum(2) + wide[2][ids]
+    exact = torch.autograd.grad(scores, wide, upstream.double())
+    for grad, right in zip(first, exact, strict=True):
+        bound = {torch.float32: 6 * 2**-24, torch.bfloat16: 2**-8, torch.float64: 1e-13}[dtype]
+        assert (grad.double() - right).abs().max() <= bound * right.abs().max()

@@ -16,7 +16,6 @@ from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, addr
 from rankdistill.ops.plackett_luce import forward_native as list_forward
 from rankdistill.ops.registration import LIBRARY, WAITS, asks_gradients, implement, no_double_backward
 from rankdistill.ops.slopes import weighted_rows
-from rankdistill.ops.touched_rows import in_pieces, occurrences, sum_rows
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import catalogue_plackett_luce as reference
 from rankdistill.reference.catalogue_plackett_luce import joined_exclusions, listed_items
@@ -26,7 +25,6 @@ OP = "catalogue_plackett_luce"
 # Exponentials that a forward with slopes keeps between its two sweeps: bytes at most, rows at a time (a multiple of
 # ROWS), and the width below which computing them again is as fast.
 KEPT_BYTES, ROWS, MOST_ROWS, LEAST_WIDTH = 128 << 20, 96, 384, 48
-PIECE = 64  # listings of an item that are summed one by one
 NO_SLOPES = ((0, 0), (0,), (0,), (0,), (0, 0), (0, 0), (0,))
 
 ARGUMENTS = (
@@ -150,21 +148,16 @@ class Call:
         )  # fmt: skip
 
     def add_list_gradients(self, list_grads, grads) -> None:
-        """An item that many rows list is summed in pieces: its gradient is mostly the difference of two long sums."""
-        K, D = self.item_ids.shape[1], self.items.shape[1]
+        (B, K), (N, D) = self.item_ids.shape, self.items.shape
         grads[0].add_(row_grads(list_grads, self.items, self.item_ids))
-        touched, order, starts = occurrences(self.item_ids, len(self.items))
-        begins, by_id = in_pieces(starts[: len(touched) + 1], PIECE)
-        pieces = self.empty(len(begins) - 1, D)
-        _native.gathered_inner_product_touched_grads(
-            self.code, address(list_grads), address(self.users), 0, address(order), address(begins), address(pieces),
-            len(pieces), K, D,
+        _native.gathered_inner_product_item_grads(
+            self.code, address(list_grads), address(self.users), 0, address(self.item_ids), address(grads[1]),
+            N, B, K, D,
         )  # fmt: skip
-        whole = torch.arange(len(pieces))
-        grads[1].index_add_(0, touched, sum_rows(pieces, whole, by_id, len(touched)))
         if self.bias is not None:
-            pieces = sum_rows(list_grads.view(-1), order, begins, len(begins) - 1)
-            grads[2].index_add_(0, touched, sum_rows(pieces, whole, by_id, len(touched)))
+            _native.gathered_inner_product_bias_grads(
+                self.code, address(list_grads), address(self.item_ids), address(grads[2]), N, B * K
+            )
 
 
 def forward_native(users, items, item_ids, lengths, exclude_indptr, exclude_indices, item_bias, with_slopes):

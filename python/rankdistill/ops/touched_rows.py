@@ -36,17 +36,6 @@ def sum_rows(rows: Tensor, order: Tensor, starts: Tensor, n_touched: int) -> Ten
     return sums
 
 
-def in_pieces(starts: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Where pieces of at most `most` occurrences begin, and where each touched id's pieces do: sums of long runs by way of
-    their pieces' sums have fewer roundings."""
-    pieces = -(-starts.diff() // most)
-    ends = pieces.cumsum(0)
-    by_id = torch.cat([ends.new_zeros(1), ends])
-    before = torch.arange(int(by_id[-1])) - by_id[:-1].repeat_interleave(pieces)
-    begins = starts[:-1].repeat_interleave(pieces) + most * before
-    return torch.cat([begins, starts[-1:]]), by_id
-
-
 def coalesce_native(ids, rows, n_rows):
     ids, rows = ids.contiguous(), rows.contiguous()
     checks.check_indices(OP, "ids", ids, 0, n_rows)
