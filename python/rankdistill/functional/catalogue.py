@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rankdistill.functional.reduction import counted_places, reduce_rows, widened
+from rankdistill.functional.reduction import counted_places, reduce_rows, softplus, widened
 from rankdistill.ops import (
     catalogue_log_mass,
     catalogue_plackett_luce,
@@ -154,8 +154,8 @@ def unordered_ranking_distillation(listed: Tensor, rest: Tensor, lengths: Tensor
     listed, rest = widened(listed, rest)
     counted = counted_places(op, listed, lengths)
     if counted is None:
-        return torch.nn.functional.softplus(rest[:, None] - listed).sum(1)
-    terms = torch.nn.functional.softplus(rest[:, None] - listed.masked_fill(~counted, 0))
+        return softplus(rest[:, None] - listed).sum(1)
+    terms = softplus(rest[:, None] - listed.masked_fill(~counted, 0))
     return terms.masked_fill(~counted, 0).sum(1)
 
 
@@ -221,6 +221,6 @@ def heterogeneous_compression(
     half, tenth = top.shape[1] // 2, top.shape[1] // 10
     below_half = joined_log_mass([rest, *best[:, half:].unbind(1)])
     below_tenth = joined_log_mass([rest, *best[:, tenth:].unbind(1)])
-    losses = plackett_luce(seen.where(seen > -torch.inf, 0), below_half, lengths)
+    losses = plackett_luce(seen, below_half, lengths)
     nested = plackett_luce(best[:, :half], below_half) + plackett_luce(best[:, :tenth], below_tenth)
     return reduce_rows(op, losses + nested / 2, None, reduction)

@@ -80,14 +80,15 @@ def hint_regression(
     op = "hint_regression"
     teacher, predicted = widened(teacher, predicted)
     if normalized:
-        teacher, predicted = unit_rows(teacher), unit_rows(predicted)
+        errors = row_errors(op, *(unit_rows(rows.double()) for rows in (teacher, predicted)))
+        return reduced(op, errors.to(teacher.dtype), weights, reduction)
     return reduced(op, row_errors(op, teacher, predicted), weights, reduction)
 
 
 def reduced(op: str, losses: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
     if weights is not None:
         checks.expect(weights.shape == losses.shape, op, f"weights of shape {list(losses.shape)}", weights)
-        losses = losses * weights
+        losses = losses * weights.to(losses.dtype)
     return reduce_rows(op, losses, None, reduction)
 
 
@@ -234,9 +235,10 @@ def personalized_hint_regression(
     teacher, student, *network = widened(teacher, student, *network)
     condition = teacher if condition is None else condition.to(teacher.dtype)
     weight_in, bias_in, weight_out, bias_out = network
-    maps = linear(relu(linear(condition, weight_in, bias_in)), weight_out, bias_out)
-    maps = maps.unflatten(1, (teacher.shape[1], student.shape[1]))
-    predicted = torch.bmm(maps, student[:, :, None])[:, :, 0]
+    with torch.autocast(student.device.type, enabled=False):
+        maps = linear(relu(linear(condition, weight_in, bias_in)), weight_out, bias_out)
+        maps = maps.unflatten(1, (teacher.shape[1], student.shape[1]))
+        predicted = torch.bmm(maps, student[:, :, None])[:, :, 0]
     return reduced(op, row_errors(op, teacher, predicted), weights, reduction)
 
 
@@ -285,4 +287,8 @@ def frequency_distillation(
         f"predicted of shape {list(teacher.shape)}, as teacher",
         predicted,
     )
-    return reduced(op, 1 - (unit_rows(teacher) * unit_rows(predicted)).sum(1), weights, reduction)
+    # 1 − cos is half the squared distance of directions, which keeps its digits near the teacher.
+    units = [unit_rows(rows.double()) for rows in (teacher, predicted)]
+    directions = sum(unit.detach().any(1).double() for unit in units)  # rows of zeros have none
+    losses = row_errors(op, *units) / 2 + (1 - directions / 2)
+    return reduced(op, losses.to(teacher.dtype), weights, reduction)

@@ -144,7 +144,9 @@ def list_mle(teacher: Tensor, student: Tensor, margin: bool = False, reduction: 
     losses = plackett_luce(student.gather(1, order))
     if margin:
         least = torch.lgamma(torch.tensor(student.shape[1] + 1.0, dtype=losses.dtype))
-        losses = torch.where(losses < least.item(), 0.0, losses)
+        # A constant student is not below itself, whatever its sum's roundings.
+        slack = 1 - 8 * torch.finfo(losses.dtype).eps
+        losses = torch.where(losses < least.item() * slack, 0.0, losses)
     return reduce_rows(op, losses, None, reduction)
 
 
@@ -209,5 +211,5 @@ def rejuvenated_cross_entropy(
     teacher = (teacher / temperature).masked_fill(~wider_counted, none).softmax(1)
     student = (student / temperature).masked_fill(~wider_counted, none).log_softmax(1)
     wider = -(teacher * student.masked_fill(~wider_counted, 0)).sum(1)
-    weight = (-sharpness * overlap).exp()
+    weight = (-sharpness * overlap).exp().to(own.dtype)
     return reduce_rows(op, (1 - weight) * own + weight * wider, None, reduction)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rankdistill.functional.reduction import counted_places, reduce_rows, widened
+from rankdistill.functional.reduction import counted_places, reduce_rows, softplus, widened
 from rankdistill.ops import checks, plackett_luce
 
 
@@ -38,7 +38,7 @@ def bayesian_personalized_ranking(positive: Tensor, negative: Tensor, reduction:
     op = "bayesian_personalized_ranking"
     checks.expect(negative.shape == positive.shape, op, f"negative of shape {list(positive.shape)}", negative)
     positive, negative = widened(positive, negative)
-    return reduce_rows(op, torch.nn.functional.softplus(negative - positive), None, reduction)
+    return reduce_rows(op, softplus(negative - positive), None, reduction)
 
 
 def relaxed_ranking_distillation(
@@ -126,7 +126,7 @@ def ranking_distillation(
         checks.expect(
             weights.shape in shapes, op, f"weights of shape {list(scores.shape)} or its last", weights
         )
-        terms = terms * weights.detach()
+        terms = terms * weights.detach().to(terms.dtype)
     if counted is None:
         return reduce_rows(op, terms.sum(1), None, reduction)
     return reduce_rows(op, terms.masked_fill(~counted, 0).sum(1), lengths > 0, reduction)

@@ -19,6 +19,11 @@ def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.to(dtype) for t in tensors)
 
 
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x). torch's is x itself from 20 on, which in float64 leaves out what its digits still show."""
+    return torch.nn.functional.softplus(x, threshold=40 if x.dtype == torch.float64 else 20)
+
+
 def counted_places(op: str, scores: Tensor, lengths: Tensor | None) -> Tensor | None:
     """[B, K] bool, the first lengths[b] of each row; None for all. An IndexError for a length outside [0, K] (on a CPU, eager)."""
     if lengths is None:

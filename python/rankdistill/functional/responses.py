@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
+from torch.nn.functional import logsigmoid
 
 from rankdistill.functional.reduction import reduce_rows, widened
 from rankdistill.ops import checks
@@ -45,7 +45,8 @@ def pointwise_distillation(teacher: Tensor, student: Tensor, reduction: str = "m
 def towards(op: str, wanted: Tensor, given: Tensor, reduction: str) -> Tensor:
     """Binary cross entropy of the probabilities of two logits; no gradient reaches those wanted."""
     wanted, given = widened(wanted.detach(), given)
-    losses = binary_cross_entropy_with_logits(given, wanted.sigmoid(), reduction="none")
+    # Terms of one sign: 1 − σ(x) would have no digits where x is large, and the loss and its gradient would cancel.
+    losses = -(wanted.sigmoid() * logsigmoid(given) + (-wanted).sigmoid() * logsigmoid(-given))
     return reduce_rows(op, losses, None, reduction)
 
 
@@ -161,7 +162,7 @@ def importance_aware_ranking_distillation(
     checks.expect(negative.shape == scores.shape[:1], op, f"negative of shape {[len(scores)]}", negative)
     scores, negative = widened(scores, negative)
     against = logsigmoid(1 - negative if form == "released" else -negative)
-    losses = -(weights.detach() * (logsigmoid(scores) + against[:, None])).sum(1)
+    losses = -(weights.detach().to(scores.dtype) * (logsigmoid(scores) + against[:, None])).sum(1)
     return reduce_rows(op, losses, None, reduction)
 
 

@@ -49,7 +49,8 @@ def versions_of(*tensors: Tensor | None) -> tuple[int, ...]:
 def sample_of(*tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Copies of the bits of evenly spread rows; of none on a device, which would have to be waited for."""
     found = (t[:: max(1, len(t) // SAMPLED)] for t in tensors if t is not None and t.device.type == "cpu")
-    return tuple(rows.contiguous().flatten().view(torch.uint8).clone() for rows in found)
+    # Copied into new memory: a single number keeps the stride it had, of which there is no view as bytes.
+    return tuple(rows.new_empty(rows.numel()).copy_(rows.flatten()).view(torch.uint8) for rows in found)
 
 
 def checked_bias(op: str, items: Tensor, item_bias: Tensor | None) -> None:

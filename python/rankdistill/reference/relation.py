@@ -50,15 +50,23 @@ def relation_forward(x: Tensor, y: Tensor | None, kind: str) -> Tensor:
     return matrix.to(torch.float64 if x.dtype == torch.float64 else torch.float32, copy=True)
 
 
+def asked_about(rows: Tensor, grad: Tensor) -> Tensor:
+    """Rows [B, D], zeros where all of a row of grad [B, N] is 0: whatever stands there has no part in a gradient."""
+    return torch.where((grad != 0).any(1, keepdim=True), rows, 0)
+
+
 def relation_backward(grad: Tensor, x: Tensor, y: Tensor | None, kind: str) -> tuple[Tensor, Tensor]:
     grad = grad.double()
     if y is None:
         grad = grad + grad.t()
     other = x if y is None else y
+    x, other = asked_about(x, grad), asked_about(other, grad.t())
     if kind == "squared_distance":
         if y is None:
             grad = grad - grad.diag().diag()
-        wide, wide_other = x.double(), other.double()
+        # Measured from one of the rows: far from the origin the two products would cancel.
+        origin = other[:1].double().nan_to_num(0, 0, 0)
+        wide, wide_other = x.double() - origin, other.double() - origin
         grad_x = 2 * (grad.sum(1, keepdim=True) * wide - grad @ wide_other)
         grad_y = 2 * (grad.sum(0)[:, None] * wide_other - grad.t() @ wide)
     elif kind == "cosine":
