@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -196,3 +197,17 @@ def test_a_default_that_has_changed_since_is_other_settings(plain, tmp_path, mon
     assert main([*arguments, "--seeds=[0, 1]"]) == 1
     assert "seeds: expected method.weight=" in capsys.readouterr().err
     assert not (tmp_path / "seed-1").exists()
+
+
+def test_another_teacher_in_the_same_place_is_other_settings(plain, tmp_path, capsys):
+    teacher = tmp_path / "teacher"
+    shutil.copytree(plain / "seed-0", teacher)
+    arguments = ["distill", *SMALL, "--training.epochs=1", "--student.width=4", f"--teacher={teacher}",
+                 "--method.list_length=30", f"--out={tmp_path}/out"]  # fmt: skip
+    assert main([*arguments, "--seeds=[0]"]) == 0
+    shutil.rmtree(teacher)
+    shutil.copytree(plain / "seed-1", teacher)
+    capsys.readouterr()
+    assert main([*arguments, "--seeds=[0, 1]"]) == 1
+    assert "seeds: expected contents of teacher=" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "seed-1").exists()

@@ -57,6 +57,7 @@ from rankdistill.models.saved import MODEL_FILE, load_teacher, name_of, save_mod
 from rankdistill.models.trajectory import KeptTrajectory
 from rankdistill.pages import write_pages
 from rankdistill.parallel import torchrun_processes
+from rankdistill.parallel.agreement import facts_of, hashed, teacher_tensors
 from rankdistill.parallel.processes import choose_gpu
 from rankdistill.rankings import Rankings, extract_rankings
 from rankdistill.rankings.distributed import Processes
@@ -288,13 +289,15 @@ def distill_together(config: DistillConfig) -> None:
             keep_model(folder / TEACHER_FILE, teacher, name_of(teacher), dataset)
         return model
 
-    once_or_by_seed(config, dataset, train_one, trained)
+    once_or_by_seed(config, dataset, train_one, given, trained)
 
 
-def once_or_by_seed(config: TrainConfig | DistillConfig, dataset: Dataset, train_one, trained=()) -> None:
+def once_or_by_seed(
+    config: TrainConfig | DistillConfig, dataset: Dataset, train_one, given: Given | None = None, trained=()
+) -> None:
     """`train_one` (seed, folder) gives a trained model, which it has saved; `trained` then has teachers, by their files."""
     with alone(Path(config.out), "distill" if isinstance(config, DistillConfig) else "train"):
-        once_or_by_seed_alone(config, dataset, train_one)
+        once_or_by_seed_alone(config, dataset, train_one, given)
     for path, teacher in trained:
         metrics = test_metrics(teacher, dataset)
         if is_first_process():
@@ -304,7 +307,9 @@ def once_or_by_seed(config: TrainConfig | DistillConfig, dataset: Dataset, train
         print(f"\nEverything is in {config.out}/")
 
 
-def once_or_by_seed_alone(config: TrainConfig | DistillConfig, dataset: Dataset, train_one) -> None:
+def once_or_by_seed_alone(
+    config: TrainConfig | DistillConfig, dataset: Dataset, train_one, given: Given | None
+) -> None:
     out = Path(config.out)
     if config.seeds is None:
         if config.compare is not None:
@@ -318,7 +323,7 @@ def once_or_by_seed_alone(config: TrainConfig | DistillConfig, dataset: Dataset,
     expect_one_process("seeds")
     protocol = seeds.Protocol.of(dataset, config.training.metric)
     other = None if config.compare is None else seeds.values_of(Path(config.compare), protocol)
-    settings = remembered(config)
+    settings = remembered(config, given)
     for name in ("out", "seeds", "compare", "device", "timeout", "progress"):
         del settings[name]
     del settings["training"]["seed"]
@@ -330,17 +335,28 @@ def once_or_by_seed_alone(config: TrainConfig | DistillConfig, dataset: Dataset,
     print(text)
 
 
-def remembered(config: TrainConfig | DistillConfig | TuneConfig) -> dict:
-    """A command's settings with those of its methods said in full."""
-    if not isinstance(config, TrainConfig):
+def remembered(config: TrainConfig | DistillConfig | TuneConfig, given: Given | None) -> dict:
+    """A command's settings with those of its methods said in full, and hashes of what it reads its knowledge from."""
+    contents = {}
+    if given is not None:
         chosen = [config.method, *config.also]
+        if config.rankings is not None:
+            lists = given.rankings
+            contents["contents of rankings"] = hashed(lists.indices, lists.lengths, lists.scores)
+        if config.teacher is not None:
+            contents["contents of teacher"] = hashed(*teacher_tensors(given.teacher))
+        for path, kept in zip(config.trajectories, given.trajectories):
+            lists = [*kept.checkpoints, kept.seen]
+            contents[f"contents of {path}"] = hashed(
+                *(part for r in lists for part in (r.indices, r.lengths))
+            )
         config = dataclasses.replace(
             config,
             method=with_defaults(config.method),
             also=list(map(with_defaults, config.also)),
             base_weight=base_weight(chosen, config.base_weight),
         )
-    return dataclasses.asdict(config)
+    return dataclasses.asdict(config) | contents
 
 
 def export(config: ExportConfig) -> None:
@@ -363,11 +379,11 @@ def tune(config: TuneConfig) -> None:
             "tune: expected training.evaluate_test of false: only validation is looked at; got true"
         )
     ranges = tuning.ranges_of(config.method.name, config.method.weight, config.method.options, config.search)
-    settings = remembered(config)
+    at_hand = given_for(config, dataset, bar("rankings", config.progress))
+    settings = remembered(config, at_hand) | facts_of(dataset, "data")
     for name in ("out", "trials", "storage", "progress"):
         del settings[name]
     expect_settings("tune", out / SETTINGS, settings)
-    at_hand = given_for(config, dataset, bar("rankings", config.progress))
 
     def run_trial(folder: Path, parameters: dict) -> float:
         method, training, student = tuning.applied(parameters, config.method, config.training, config.student)

@@ -38,10 +38,20 @@ def facts_of(
         if isinstance(value, Tensor):
             facts[at] = hashed(value)
         elif isinstance(value, Rankings):
-            facts[at] = hashed(value.indices, value.lengths)
+            facts[at] = hashed(value.indices, value.lengths, value.scores)
         elif isinstance(value, CSR):
             facts[at] = hashed(value.indptr, value.indices)
+        elif hasattr(value, "score"):
+            facts[at] = hashed(*teacher_tensors(value))
     return facts
+
+
+def teacher_tensors(teacher: object) -> list[Tensor]:
+    """What a teacher is told apart by: a module's state, tables of vectors and biases; nothing of a function of scores."""
+    if isinstance(teacher, nn.Module):
+        return [t for t in teacher.state_dict().values() if t.layout == torch.strided]
+    tables = (getattr(teacher, name, None) for name in ("users", "items", "item_bias", "user_bias"))
+    return [table for table in tables if isinstance(table, Tensor)]
 
 
 def plain_facts_of(thing: nn.Module, name: str) -> dict[str, Fact]:
