@@ -6,12 +6,15 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from rankdistill.losses.distillation import Batch
 from rankdistill.losses.settings import expect_at_least
 from rankdistill.models.recommender import Recommender, linear, normal
 
-NUMBERS = 1 << 22  # of a layer that exist at a time where no gradient is asked for
+NUMBERS = (
+    1 << 18
+)  # of a layer that exist at a time where no gradient is asked for: they stay in the second-level cache
 
 
 class NeuralMatrixFactorization(Recommender):
@@ -30,7 +33,8 @@ class NeuralMatrixFactorization(Recommender):
         n_layers: n, >= 1.
 
     Cost:
-        O(D²) time a score. Memory with gradients O(B·K·D); without, a block of users at a time, O(B·K).
+        O(D²) time a score, a half of it once per item where more scores are asked for than there are items. Memory with
+        gradients O(B·K·D); without, a block of pairs at a time, O(B·K).
 
     Source:
         He et al., Neural Collaborative Filtering, WWW 2017, section 3.4.
@@ -78,23 +82,35 @@ class NeuralMatrixFactorization(Recommender):
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """[B, K] scores of items [B, K] int64 (-1 scores -inf) for users [B] int64."""
-        if torch.is_grad_enabled():
-            return self._score(users, items)
-        rows = max(1, NUMBERS // max(1, items.shape[1] * self.width))
-        parts = zip(users.split(rows), items.split(rows))
-        return torch.cat([self._score(*part) for part in parts]) if len(users) else self._score(users, items)
+        if torch.is_grad_enabled() or not items.numel():
+            return self._score(users, items, None)
+        of_all = self._first_of_items(self.network_items) if items.numel() > self.n_items else None
+        columns = max(1, NUMBERS // self.width)
+        rows = max(1, columns // items.shape[1])
+        return torch.cat([
+            torch.cat([self._score(some, part, of_all) for part in listed.split(columns, dim=1)], 1)
+            for some, listed in zip(users.split(rows), items.split(rows))
+        ])  # fmt: skip
 
-    def _score(self, users: Tensor, items: Tensor) -> Tensor:
+    def _first_of_items(self, vectors: Tensor) -> Tensor:
+        """The items' part in the first layer, which of [x_u, y_i] is a sum of one of x_u and one of y_i."""
+        return vectors @ self.layers[0].weight[:, self.width :].T
+
+    def _score(self, users: Tensor, items: Tensor, of_all: Tensor | None) -> Tensor:
+        """Of all items their part in the first layer, or None: that of those listed is made here."""
         listed = items.clamp_min(0)
-        product = (self.product_users[users] * self.product_weight)[:, None] * self.product_items[listed]
+        weighted = self.product_users[users] * self.product_weight
+        product = (embedding(listed, self.product_items) @ weighted[:, :, None])[..., 0]
         first, *others = self.layers
-        # The first layer of [x_u, y_i] is a sum of one of x_u and one of y_i.
-        of_users, of_items = first.weight.split(self.width, dim=1)
-        hidden = (self.network_users[users] @ of_users.T + first.bias)[:, None]
-        hidden = (hidden + self.network_items[listed] @ of_items.T).relu()
+        of_users = self.network_users[users] @ first.weight[:, : self.width].T + first.bias
+        if of_all is None:
+            of_items = self._first_of_items(embedding(listed, self.network_items))
+        else:
+            of_items = embedding(listed, of_all)
+        hidden = of_items.add_(of_users[:, None]).relu_()
         for layer in others:
-            hidden = layer(hidden).relu()
-        scores = product.sum(2) + self.top(hidden)[..., 0]
+            hidden = layer(hidden).relu_()
+        scores = product + self.top(hidden)[..., 0]
         return scores.masked_fill(items < 0, -torch.inf)
 
     def loss(self, batch: Batch) -> Tensor:
