@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 
+import numpy as np
 import polars
 import pytest
 
@@ -185,3 +186,20 @@ def test_a_file_is_no_folder_to_write_to(command, below, trained, tmp_path, caps
     more = {"bench-serving": [f"--student={trained}/m"], "reproduce": ["methods"]}.get(command, [])
     error = failure([command, *more, f"--out={file}{below}"], capsys)
     assert f"{command}: expected out as a folder; got {file}{below}, but {file} is a file" in error
+
+
+def test_the_order_that_tables_without_ids_are_taken_in_is_told(trained, tmp_path, caplog):
+    arguments = ["extract", f"--data.source={trained}/mine.csv", "--progress=false", "--k=3"]
+    users, items = np.eye(31, 4, dtype="f4"), np.eye(29, 4, dtype="f4")
+    np.save(tmp_path / "users.npy", users)
+    np.save(tmp_path / "items.npy", items)
+    ids = {"user_ids": [f"u{u}" for u in range(31)], "item_ids": [f"i{i}" for i in range(29)]}
+    np.savez(tmp_path / "teacher.npz", users=users, items=items, **ids)
+    tables = [f"--user_vectors={tmp_path}/users.npy", f"--item_vectors={tmp_path}/items.npy"]
+    assert main([*arguments, *tables, f"--out={tmp_path}/a"]) == 0
+    assert (
+        "order, users u0, u1, u10, u11, … and items i0, i1, i10, i11, …. If theirs is another" in caplog.text
+    )
+    caplog.clear()
+    assert main([*arguments, f"--model={tmp_path}/teacher.npz", f"--out={tmp_path}/b"]) == 0
+    assert "rows without ids" not in caplog.text

@@ -52,6 +52,7 @@ from rankdistill.models import (
     export_program,
     load_factors,
 )
+from rankdistill.models.factors import warn_of_order
 from rankdistill.models.ranked import rankings_metadata, unseen_rankings
 from rankdistill.models.saved import MODEL_FILE, load_teacher, name_of, save_model
 from rankdistill.models.trajectory import KeptTrajectory
@@ -238,6 +239,9 @@ def extract(config: ExtractConfig) -> None:
                 raise ValueError(
                     f"extract: expected {table.name} of {count} rows, as the data set; got {list(table.shape)}"
                 )
+        warn_of_order(
+            "extract", dataset, cure="give a file of users, items, user_ids and item_ids as model"
+        )
     as_file = config.out.endswith(".safetensors")
     folder = config.out + ".parts" * as_file
     with torchrun_processes() as rank:

@@ -13,7 +13,7 @@ from rankdistill.data.csr import CSR
 from rankdistill.data.dataset import Dataset
 from rankdistill.metrics import SCORES
 from rankdistill.models.factor_files import load_factors
-from rankdistill.models.factors import Factors
+from rankdistill.models.factors import Factors, warn_of_order
 from rankdistill.ops import checks, masked_topk
 from rankdistill.ops.masked_topk import MaskedTopK
 from rankdistill.rankings import Rankings
@@ -94,8 +94,11 @@ def as_teacher(
             `score(users [B], items [B, N])`, `n_users` and `n_items`; a
             function of users [B] int64 that gives scores [B, N]; a matrix of scores [U, N].
         dataset: whose users and items the rows are, or become: rows with ids are found by them, others must be in its
-            order. Without one the rows stay as they are; a function needs it.
-        user_ids, item_ids: [U], [N] the external ids of the rows, in any order.
+            order, `dataset.users.ids` and `dataset.items.ids` (ascending; strings by code point, so u10 comes before
+            u2). A warning names that order, unless the ids are 0 … n-1. Without a data set the rows stay as they are; a
+            function needs it, and is asked for the users by their place in that order.
+        user_ids, item_ids: [U], [N] the external ids of the rows, in any order; of rows in the data set's order
+            `dataset.users.ids` and `dataset.items.ids`.
         attributes: the names of the users' and the items' table where the object has others, such as
             ("user_embedding", "item_embedding"), which may be embedding layers or methods; or one name of a table of
             users followed by items, which needs `dataset`. Only for tables whose inner products are the scores: of a
@@ -147,6 +150,8 @@ def as_teacher(
             f"{OP}: expected scores of {dataset.n_users} users × {dataset.n_items} items, as the data set; got "
             f"{teacher.n_users} × {teacher.n_items}"
         )
+    if dataset is not None and isinstance(source, (Tensor, np.ndarray)):
+        warn_of_order(f"{OP}(a matrix of scores)", dataset, cure="put its rows and columns into this one")
     return teacher
 
 
