@@ -239,9 +239,7 @@ def extract(config: ExtractConfig) -> None:
                 raise ValueError(
                     f"extract: expected {table.name} of {count} rows, as the data set; got {list(table.shape)}"
                 )
-        warn_of_order(
-            "extract", dataset, cure="give a file of users, items, user_ids and item_ids as model"
-        )
+        warn_of_order("extract", dataset, cure="give a file of users, items, user_ids and item_ids as model")
     as_file = config.out.endswith(".safetensors")
     folder = config.out + ".parts" * as_file
     with torchrun_processes() as rank:
