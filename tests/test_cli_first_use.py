@@ -153,6 +153,23 @@ def test_the_last_line_says_where_everything_is(trained, tmp_path, capsys):
         assert printed.splitlines()[-1] == f"Everything is in {out}/"
 
 
+def test_metrics_say_of_which_part_they_are(trained, tmp_path, capsys):
+    data, valid = f"--data.source={trained}/mine.csv", "--data.ratios=[0.9,0.1,0]"
+    for more, part in (([], "test"), ([valid], "valid")):
+        assert main(["train", data, *more, *LITTLE, f"--out={tmp_path}/{part}"]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == f"Metrics of the {part} part:"
+    evaluate = ["evaluate", f"--model={tmp_path}/valid", data]
+    assert main([*evaluate, valid, "--part=valid"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "Metrics of the valid part:"
+    for more, cure in (
+        (valid, "evaluate its valid part: --part valid"),
+        ("--data.split=none", "hold some out"),
+    ):
+        told = failure([*evaluate, more], capsys)
+        assert "evaluate: expected interactions in the test part of " in told
+        assert told.endswith(f"mine.csv; got none. Split it otherwise, or {cure}\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

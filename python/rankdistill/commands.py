@@ -156,7 +156,9 @@ def run_alone(config: RunConfig) -> None:
 
     lists = f"Rankings: {rankings.k} items per user, {extraction:.1f} s."
     times = run_report(dataset, rows, models, curves, config.training.metric, lists, out)
+    part = reported_part(dataset)
     results = {
+        "part": part,
         "rows": [dataclasses.asdict(row) for row in rows],
         "extraction_seconds": extraction,
         "curves": curves,
@@ -164,7 +166,8 @@ def run_alone(config: RunConfig) -> None:
     }
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
     write_text(out / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    print(f"{markdown(compared(rows, teacher=0, undistilled=1))}\n\n{lists} Everything is in {out}/")
+    whose = f"Metrics of the {part} part. " if part else ""
+    print(f"{markdown(compared(rows, teacher=0, undistilled=1))}\n\n{whose}{lists} Everything is in {out}/")
 
 
 @contextmanager
@@ -301,7 +304,7 @@ def once_or_by_seed(config: TrainConfig | DistillConfig, dataset: Dataset, train
         metrics = test_metrics(teacher, dataset)
         if is_first_process():
             print(f"\nteacher: {path}")
-            print_metrics(metrics)
+            print_metrics(metrics, reported_part(dataset))
     if is_first_process():
         print(f"\nEverything is in {config.out}/")
 
@@ -313,7 +316,7 @@ def once_or_by_seed_alone(config: TrainConfig | DistillConfig, dataset: Dataset,
             raise ValueError(f"config: expected seeds beside compare={config.compare}; got none")
         metrics = test_metrics(train_one(config.training.seed, out), dataset)
         if is_first_process():
-            print_metrics(metrics)
+            print_metrics(metrics, reported_part(dataset))
             if not metrics:
                 print("Nothing was evaluated: the data set has neither a validation nor a test part.")
         return
@@ -442,8 +445,16 @@ def evaluate(config: EvaluateConfig) -> None:
     dataset = open_dataset(config.data)
     model = load_teacher(config.model, dataset)
     part = getattr(dataset, config.part)
+    if not len(part):
+        other = "valid" if config.part == "test" else "test"
+        cure = (
+            f"evaluate its {other} part: --part {other}" if len(getattr(dataset, other)) else "hold some out"
+        )
+        raise ValueError(
+            f"evaluate: expected interactions in the {config.part} part of {dataset.name}; got none. Split it otherwise, or {cure}"
+        )
     metrics = evaluate_model(model, part.csr(), dataset.held_out_exclude(config.part), config.cutoffs)
-    print_metrics(metrics)
+    print_metrics(metrics, config.part)
     if config.out is not None:
         write_text(config.out, json.dumps(metrics, indent=2) + "\n")
 
@@ -503,10 +514,15 @@ def expect_one_process(command: str) -> None:
         )
 
 
+def reported_part(dataset: Dataset) -> str | None:
+    """Whose metrics are told: those of the test part, or of the validation part where there is no test part."""
+    return next((part for part in ("test", "valid") if len(getattr(dataset, part))), None)
+
+
 def test_metrics(model, dataset: Dataset) -> dict[str, float]:
-    """Of all processes together."""
-    part = "test" if len(dataset.test) else "valid"
-    if not len(getattr(dataset, part)):
+    """Of the reported part, by all processes together."""
+    part = reported_part(dataset)
+    if part is None:
         return {}
     with Processes.on_cpu("evaluate") as processes:
         held = held_by(model, processes)
@@ -517,6 +533,8 @@ def print_rankings(rankings: Rankings, out: str) -> None:
     print(f"{rankings.n_users} users, {rankings.k} of {rankings.n_items} items each: {out}")
 
 
-def print_metrics(metrics: dict[str, float]) -> None:
+def print_metrics(metrics: dict[str, float], part: str | None) -> None:
+    if metrics:
+        print(f"Metrics of the {part} part:")
     for name, value in metrics.items():
         print(f"{name:16s}{value:.4f}")
