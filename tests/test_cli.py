@@ -327,7 +327,17 @@ def test_rankings_from_embedding_files(tmp_path, teacher):
         ),
         (["evaluate", "--model=TEACHER"], 1, "expected a model of this data set's users"),
         (["recommend", *DATA, "--model=TEACHER", "--users=[nobody]"], 1, "nobody"),
-        (["extract", *DATA, "--out=OUT/c"], 1, "expected either model, or user_vectors and item_vectors"),
+        (
+            ["extract", *DATA, "--out=OUT/c"],
+            1,
+            "either model, or user_vectors and item_vectors; got none of them",
+        ),
+        (["extract", *DATA, "--out=OUT/c", "--user_vectors=x.npy"], 1, "item_vectors; got user_vectors"),
+        (
+            ["extract", *DATA, "--out=OUT/c", "--model=m", "--user_vectors=x.npy"],
+            1,
+            "got model and user_vectors",
+        ),
         (
             ["extract", *DATA, "--out=OUT/d", "--user_vectors=x.txt", "--item_vectors=y.txt"],
             1,

@@ -137,6 +137,18 @@ def test_a_renamed_file_is_the_same_data(trained, tmp_path):
     assert Rankings.load(tmp_path / "r").k == 4
 
 
+def test_lists_are_no_longer_than_the_catalogue(trained, tmp_path, capsys, caplog):
+    caplog.set_level("INFO", "rankdistill")
+    extract = ["extract", f"--model={trained}/m", f"--data.source={trained}/mine.csv", "--progress=false"]
+    for k, told in (("5000", True), ("29", False)):
+        caplog.clear()
+        capsys.readouterr()
+        assert main([*extract, f"--k={k}", f"--out={tmp_path}/{k}"]) == 0
+        assert Rankings.load(tmp_path / k).k == 29
+        assert "31 users, 29 of 29 items each" in capsys.readouterr().out
+        assert ("29 items per user, all that there are, instead of 5000" in caplog.text) == told
+
+
 def test_the_last_line_says_where_everything_is(trained, tmp_path, capsys):
     little = written(tmp_path / "little.csv", PAIRS[:1])
     assert main(["train", f"--data.source={little}", *LITTLE, f"--out={tmp_path}/a"]) == 0

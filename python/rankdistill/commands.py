@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import importlib
 import json
+import logging
 import os
 import sys
 import time
@@ -67,6 +68,8 @@ from rankdistill.report import Row, compared, markdown
 from rankdistill.run_report import run_report
 from rankdistill.sampling import role_seed
 from rankdistill.trainer import CHECKPOINT, Trainer, held_by
+
+logger = logging.getLogger("rankdistill")
 
 TEACHER_FILE = "teacher.safetensors"  # a teacher that trained along
 
@@ -216,12 +219,15 @@ def train_together(config: TrainConfig) -> None:
 
 def extract(config: ExtractConfig) -> None:
     dataset = open_dataset(config.data)
-    if (config.model is None) == (config.user_vectors is None) or (config.user_vectors is None) != (
-        config.item_vectors is None
-    ):
-        raise ValueError(
-            "extract: expected either model, or user_vectors and item_vectors; got neither or both"
+    if config.k > dataset.n_items:
+        logger.info(
+            "extract: %d items per user, all that there are, instead of %d", dataset.n_items, config.k
         )
+        config = dataclasses.replace(config, k=dataset.n_items)
+    given = [n for n in ("model", "user_vectors", "item_vectors") if getattr(config, n) is not None]
+    if given not in (["model"], ["user_vectors", "item_vectors"]):
+        found = " and ".join(given) or "none of them"
+        raise ValueError(f"extract: expected either model, or user_vectors and item_vectors; got {found}")
     if config.model is not None:
         if config.item_bias is not None:
             raise ValueError(

@@ -274,7 +274,7 @@ class ExtractConfig:
             ids, ascending, strings by code point (u10 before u2); rows in any other order come with their ids, as `model`.
         item_vectors: a table of item vectors, beside `user_vectors`.
         item_bias: a column of numbers in such a file, added to the items' scores.
-        k: items per user.
+        k: items per user, all of a smaller catalogue.
         memory_limit: of every process, beside the tables, such as 1GiB.
         shard_size: users per shard, a multiple of 1024; shards of some 32 MiB by default.
         divide: what processes divide among themselves, users or items.
