@@ -149,6 +149,15 @@ def test_lists_are_no_longer_than_the_catalogue(trained, tmp_path, capsys, caplo
         assert ("29 items per user, all that there are, instead of 5000" in caplog.text) == told
 
 
+def test_a_forgotten_data_set_is_guessed(trained, tmp_path, capsys):
+    hint = "The data set is the generated one, the default: --data.source names another"
+    assert hint in failure(["evaluate", f"--model={trained}/m"], capsys)
+    other = written(tmp_path / "other.csv", PAIRS[:99])
+    told = failure(["evaluate", f"--model={trained}/m", f"--data.source={other}"], capsys)
+    assert "expected a model of this data set's users" in told
+    assert hint not in told
+
+
 def test_the_last_line_says_where_everything_is(trained, tmp_path, capsys):
     little = written(tmp_path / "little.csv", PAIRS[:1])
     assert main(["train", f"--data.source={little}", *LITTLE, f"--out={tmp_path}/a"]) == 0
