@@ -257,6 +257,10 @@ class Rankings:
         op, path = "Rankings.load", os.fspath(path)
         if os.path.basename(path) == INDEX:
             path = os.path.dirname(path) or "."
+        if not os.path.exists(path):
+            raise FileNotFoundError(
+                f"{op}: expected the file or folder of an extraction; got {path}, which does not exist"
+            )
         if os.path.isdir(path):
             tensors, header = open_folder(op, path)
         else:
