@@ -69,6 +69,13 @@ def test_one_value_is_a_list_of_one(trained, capsys):
     assert main(["train", arguments[1], *parts]) == 0
 
 
+def test_ids_by_commas_are_told_how_to_be_a_list(trained, capsys):
+    recommend = ["recommend", f"--model={trained}/m", f"--data.source={trained}/mine.csv"]
+    told = failure([*recommend, "--users", "u0,u5"], capsys)
+    assert "got 'u0,u5' at position 0. Several ids are a list: --users '[u0,u5]'" in told
+    assert "are a list" not in failure([*recommend, "--users", "nobody"], capsys)
+
+
 @pytest.mark.parametrize(
     ("arguments", "key"),
     [

@@ -91,6 +91,25 @@ def test_lists_are_those_of_its_scores(source, scores, dataset):
     assert evaluate(teacher, *held_out) == evaluate(matrix, *held_out)
 
 
+class Scorer(nn.Module):
+    """A module that scores users and items, and knows no numbers of them."""
+
+    def score(self, users, items):
+        return BIASED[users[:, None], items]
+
+
+def test_the_data_set_says_how_many_an_object_scores(dataset):
+    teacher = as_teacher(Scorer(), dataset)
+    assert repr(teacher) == "ScoreTeacher(30 users, 50 items)"
+    assert torch.equal(teacher.rows(torch.tensor([4, 0])), BIASED[[4, 0]])
+    with pytest.raises(TypeError, match="n_users and n_items or a dataset beside it.*; got Scorer"):
+        as_teacher(Scorer())
+    own = Scorer()
+    own.n_users, own.n_items = U, N + 1
+    with pytest.raises(ValueError, match="expected scores of 30 users × 50 items, .*; got 30 × 51"):
+        as_teacher(own, dataset)
+
+
 def test_a_model_of_ours_is_a_teacher(dataset):
     model = MatrixFactorization(U, N, D, init_std=1.0)
     rankings = as_teacher(model, dataset).rankings(5)

@@ -489,7 +489,7 @@ def reproduce(config: ReproduceConfig) -> None:
 def recommend(config: RecommendConfig) -> None:
     dataset = open_dataset(config.data)
     model = as_teacher(load_teacher(config.model, dataset))
-    users = dataset.users.encode(config.users) if config.users else torch.arange(dataset.n_users)
+    users = users_named(config.users, dataset)
     had = dataset.train.csr()
     if config.exclude == "all":
         had = had.union(dataset.valid.csr()).union(dataset.test.csr())
@@ -510,6 +510,18 @@ def recommend(config: RecommendConfig) -> None:
         return
     with replacing(config.out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *zip(*columns)])
+
+
+def users_named(ids: list[str | int], dataset: Dataset) -> torch.Tensor:
+    """The rows of external ids, or of all users where none is named."""
+    if not ids:
+        return torch.arange(dataset.n_users)
+    try:
+        return dataset.users.encode(ids)
+    except KeyError as error:
+        joined = next((each for each in ids if "," in str(each)), None)
+        hint = f". Several ids are a list: --users '[{joined}]'" if joined else ""
+        raise KeyError(f"{error.args[0]}{hint}") from None
 
 
 def expect_one_process(command: str) -> None:
