@@ -219,15 +219,15 @@ def train_together(config: TrainConfig) -> None:
 
 def extract(config: ExtractConfig) -> None:
     dataset = open_dataset(config.data)
+    given = [n for n in ("model", "user_vectors", "item_vectors") if getattr(config, n) is not None]
+    if given not in (["model"], ["user_vectors", "item_vectors"]):
+        found = " and ".join(given) or "none of them"
+        raise ValueError(f"extract: expected either model, or user_vectors and item_vectors; got {found}")
     if config.k > dataset.n_items:
         logger.info(
             "extract: %d items per user, all that there are, instead of %d", dataset.n_items, config.k
         )
         config = dataclasses.replace(config, k=dataset.n_items)
-    given = [n for n in ("model", "user_vectors", "item_vectors") if getattr(config, n) is not None]
-    if given not in (["model"], ["user_vectors", "item_vectors"]):
-        found = " and ".join(given) or "none of them"
-        raise ValueError(f"extract: expected either model, or user_vectors and item_vectors; got {found}")
     if config.model is not None:
         if config.item_bias is not None:
             raise ValueError(

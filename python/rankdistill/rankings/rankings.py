@@ -305,10 +305,10 @@ def _check_catalogue(
     if wanted is not None and count != wanted:
         raise ValueError(
             f"Rankings.load: expected rankings of {wanted} {side}s; got {count} in {path}. "
-            "Extract them again from a teacher of this data set"
+            "Extract them again from a teacher of this data set, or name theirs (--data.source)"
         )
     if vocabulary is not None and recorded is not None and recorded != vocabulary.sha256:
         raise ValueError(
             f"Rankings.load: expected the {side} ids with SHA-256 {vocabulary.sha256[:12]}…; got {recorded[:12]}… in "
-            f"{path}, another catalogue. Extract them again from a teacher of this data set"
+            f"{path}, another catalogue. Extract them again from a teacher of this data set, or name theirs (--data.source)"
         )
