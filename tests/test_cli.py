@@ -229,7 +229,7 @@ def test_run_compares_teacher_student_and_distilled(tmp_path, capsys):
     assert json.loads((out / "results.json").read_text())["rows"] == results["rows"]
 
 
-def test_run_without_a_test_part_says_whose_numbers_they_are(tmp_path):
+def test_run_without_a_test_part_says_whose_numbers_they_are(tmp_path, capsys):
     """And a student as large as its teacher is not the teacher again."""
     out = tmp_path / "out"
     arguments = ["run", *SMALL, *TRAINING, f"--out={out}", "--teacher.width=4", "--student.width=4",
@@ -240,8 +240,10 @@ def test_run_without_a_test_part_says_whose_numbers_they_are(tmp_path):
     assert "Validation recall@" in text
     assert "Test recall@" not in text
     assert "Rankings: 120 items per user" in text
-    rows = json.loads((out / "results.json").read_text())["rows"]
-    assert rows[0]["metrics"] != rows[1]["metrics"]
+    assert "Metrics of the valid part. Rankings: 120 items per user" in capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    assert results["part"] == "valid"
+    assert results["rows"][0]["metrics"] != results["rows"][1]["metrics"]
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +327,17 @@ def test_rankings_from_embedding_files(tmp_path, teacher):
         ),
         (["evaluate", "--model=TEACHER"], 1, "expected a model of this data set's users"),
         (["recommend", *DATA, "--model=TEACHER", "--users=[nobody]"], 1, "nobody"),
-        (["extract", *DATA, "--out=OUT/c"], 1, "expected either model, or user_vectors and item_vectors"),
+        (
+            ["extract", *DATA, "--out=OUT/c"],
+            1,
+            "either model, or user_vectors and item_vectors; got none of them",
+        ),
+        (["extract", *DATA, "--out=OUT/c", "--user_vectors=x.npy"], 1, "item_vectors; got user_vectors"),
+        (
+            ["extract", *DATA, "--out=OUT/c", "--model=m", "--user_vectors=x.npy"],
+            1,
+            "got model and user_vectors",
+        ),
         (
             ["extract", *DATA, "--out=OUT/d", "--user_vectors=x.txt", "--item_vectors=y.txt"],
             1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 
+import numpy as np
 import polars
 import pytest
 
@@ -66,6 +67,13 @@ def test_one_value_is_a_list_of_one(trained, capsys):
     assert set(re.findall(r"@(\d+)", capsys.readouterr().out)) == {"5"}
     parts = ["--data.ratios=0.5,0.25,0.25", f"--out={trained}/parts", *LITTLE]
     assert main(["train", arguments[1], *parts]) == 0
+
+
+def test_ids_by_commas_are_told_how_to_be_a_list(trained, capsys):
+    recommend = ["recommend", f"--model={trained}/m", f"--data.source={trained}/mine.csv"]
+    told = failure([*recommend, "--users", "u0,u5"], capsys)
+    assert "got 'u0,u5' at position 0. Several ids are a list: --users '[u0,u5]'" in told
+    assert "are a list" not in failure([*recommend, "--users", "nobody"], capsys)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +144,27 @@ def test_a_renamed_file_is_the_same_data(trained, tmp_path):
     assert Rankings.load(tmp_path / "r").k == 4
 
 
+def test_lists_are_no_longer_than_the_catalogue(trained, tmp_path, capsys, caplog):
+    caplog.set_level("INFO", "rankdistill")
+    extract = ["extract", f"--model={trained}/m", f"--data.source={trained}/mine.csv", "--progress=false"]
+    for k, told in (("5000", True), ("29", False)):
+        caplog.clear()
+        capsys.readouterr()
+        assert main([*extract, f"--k={k}", f"--out={tmp_path}/{k}"]) == 0
+        assert Rankings.load(tmp_path / k).k == 29
+        assert "31 users, 29 of 29 items each" in capsys.readouterr().out
+        assert ("29 items per user, all that there are, instead of 5000" in caplog.text) == told
+
+
+def test_a_forgotten_data_set_is_guessed(trained, tmp_path, capsys):
+    hint = "The data set is the generated one, the default: --data.source names another"
+    assert hint in failure(["evaluate", f"--model={trained}/m"], capsys)
+    other = written(tmp_path / "other.csv", PAIRS[:99])
+    told = failure(["evaluate", f"--model={trained}/m", f"--data.source={other}"], capsys)
+    assert "expected a model of this data set's users" in told
+    assert hint not in told
+
+
 def test_the_last_line_says_where_everything_is(trained, tmp_path, capsys):
     little = written(tmp_path / "little.csv", PAIRS[:1])
     assert main(["train", f"--data.source={little}", *LITTLE, f"--out={tmp_path}/a"]) == 0
@@ -150,6 +179,23 @@ def test_the_last_line_says_where_everything_is(trained, tmp_path, capsys):
         printed = capsys.readouterr().out
         assert "recall@" in printed
         assert printed.splitlines()[-1] == f"Everything is in {out}/"
+
+
+def test_metrics_say_of_which_part_they_are(trained, tmp_path, capsys):
+    data, valid = f"--data.source={trained}/mine.csv", "--data.ratios=[0.9,0.1,0]"
+    for more, part in (([], "test"), ([valid], "valid")):
+        assert main(["train", data, *more, *LITTLE, f"--out={tmp_path}/{part}"]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == f"Metrics of the {part} part:"
+    evaluate = ["evaluate", f"--model={tmp_path}/valid", data]
+    assert main([*evaluate, valid, "--part=valid"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "Metrics of the valid part:"
+    for more, cure in (
+        (valid, "evaluate its valid part: --part valid"),
+        ("--data.split=none", "hold some out"),
+    ):
+        told = failure([*evaluate, more], capsys)
+        assert "evaluate: expected interactions in the test part of " in told
+        assert told.endswith(f"mine.csv; got none. Split it otherwise, or {cure}\n")
 
 
 @pytest.mark.parametrize(
@@ -185,3 +231,20 @@ def test_a_file_is_no_folder_to_write_to(command, below, trained, tmp_path, caps
     more = {"bench-serving": [f"--student={trained}/m"], "reproduce": ["methods"]}.get(command, [])
     error = failure([command, *more, f"--out={file}{below}"], capsys)
     assert f"{command}: expected out as a folder; got {file}{below}, but {file} is a file" in error
+
+
+def test_the_order_that_tables_without_ids_are_taken_in_is_told(trained, tmp_path, caplog):
+    arguments = ["extract", f"--data.source={trained}/mine.csv", "--progress=false", "--k=3"]
+    users, items = np.eye(31, 4, dtype="f4"), np.eye(29, 4, dtype="f4")
+    np.save(tmp_path / "users.npy", users)
+    np.save(tmp_path / "items.npy", items)
+    ids = {"user_ids": [f"u{u}" for u in range(31)], "item_ids": [f"i{i}" for i in range(29)]}
+    np.savez(tmp_path / "teacher.npz", users=users, items=items, **ids)
+    tables = [f"--user_vectors={tmp_path}/users.npy", f"--item_vectors={tmp_path}/items.npy"]
+    assert main([*arguments, *tables, f"--out={tmp_path}/a"]) == 0
+    assert (
+        "order, users u0, u1, u10, u11, … and items i0, i1, i10, i11, …. If theirs is another" in caplog.text
+    )
+    caplog.clear()
+    assert main([*arguments, f"--model={tmp_path}/teacher.npz", f"--out={tmp_path}/b"]) == 0
+    assert "rows without ids" not in caplog.text

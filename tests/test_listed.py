@@ -96,10 +96,32 @@ def test_the_command_line_learns_from_a_table(tmp_path):
         ),
         (["ann,lime,1"], "user,item,score", "expected users and items of unnamed; got others .*'lime'"),
         (["ann,kiwi,1"], "user,item,points", "score"),
-        (["ann,kiwi,nan"], "user,item,score", "finite|number"),
+        (["ann,kiwi,nan"], "user,item,score", r"csv:2: expected a finite number as score; got 'nan'"),
+        ([], "user,item,score", "expected a list or more; got no row in .*lists.csv"),
+        (["ann,fig,1", "cat,plum,2"], "user,item,score", "got 2 train items, which are left out in"),
         (["ann,kiwi"], "user,item,score", "expected"),
     ],
 )
 def test_tables_that_are_not_right_are_clear_errors(tmp_path, rows, header, message):
     with pytest.raises(ValueError, match=message):
         rankings_from_table(written(tmp_path / "lists.csv", *rows, header=header), DATASET)
+
+
+def test_a_number_of_a_parquet_table_is_called_by_its_column(tmp_path):
+    polars = pytest.importorskip("polars", reason="polars is not installed: no parquet file to read")
+    table = polars.DataFrame({"user": ["ann"], "item": ["kiwi"], "rating_of_it": ["rating"]})
+    table.write_parquet(tmp_path / "ratings.parquet")
+    expected = "ratings.parquet: expected rating_of_it as numbers; got String"
+    with pytest.raises(ValueError, match=expected):
+        rankings_from_table(tmp_path / "ratings.parquet", DATASET, score_column="rating_of_it")
+
+
+@pytest.mark.parametrize("name", ["nope", "one,two", "nope.csv", "nope.parquet", "nope/rankings.json"])
+def test_lists_that_are_not_there(name, tmp_path, capsys):
+    small = (
+        "--data.options={n_users: 60, n_items: 80, mean_interactions: 12, min_interactions: 6, n_groups: 5}"
+    )
+    assert main(["distill", small, f"--rankings={tmp_path}/{name}", f"--out={tmp_path}/o"]) == 1
+    wanted = "a table of lists" if name[4:] in (".csv", ".parquet") else "the file or folder of an extraction"
+    error = capsys.readouterr().err
+    assert f"expected {wanted}; got {tmp_path}/{name.removesuffix('/rankings.json')}, which" in error

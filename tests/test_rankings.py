@@ -46,9 +46,11 @@ def test_three_ways_one_ranking(tables, exclude, k):
     scores = users @ items.T
     by_vectors = Rankings.from_vectors(users, items, k, exclude, batch_size=7)
     by_function = Rankings.from_score_function(lambda ids: scores[ids], U, N, k, exclude, batch_size=5)
+    by_arrays = Rankings.from_score_function(lambda ids: scores.numpy()[ids], U, N, k, exclude)
     by_matrix = Rankings.from_scores(scores, k, exclude)
     doubles = Rankings.from_scores(scores.double(), k, exclude)
-    for rankings in (by_vectors, by_function, by_matrix, doubles):
+    for rankings in (by_vectors, by_function, by_arrays, by_matrix, doubles):
+        assert repr(rankings) == f"Rankings({U} users, {k} of {N} items each)"
         for row, wanted in enumerate(brute_force(scores, exclude, k)):
             assert rankings.indices[row].tolist() == wanted + [-1] * (k - len(wanted))
             assert rankings.lengths[row] == len(wanted)
@@ -84,7 +86,8 @@ def test_a_saved_file_comes_back(tmp_path, tables, exclude):
     assert (loaded.n_items, loaded.metadata) == (N, metadata)
     other = Vocabulary.from_ids(np.array([f"thing {i}" for i in range(N)]))
     with pytest.raises(
-        ValueError, match="expected the item ids with SHA-256 .* another catalogue. Extract them again"
+        ValueError,
+        match="expected the item ids with SHA-256 .* another catalogue. Extract them again from .*, or name theirs",
     ):
         Rankings.load(tmp_path / "rankings.safetensors", item_vocabulary=other)
     with pytest.raises(ValueError, match=f"expected rankings of {N + 1} items; got {N}"):

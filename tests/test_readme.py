@@ -83,6 +83,7 @@ def test_teachers_of_any_origin(tmp_path, monkeypatch):
     names = {
         "users": users, "items": items, "item_bias": randn(40, seed=3), "dataset": dataset,
         "implicit_model": SimpleNamespace(user_factors=users.numpy(), item_factors=items.numpy()),
+        "ids_of_its_rows": dataset.users.ids, "ids_of_its_items": dataset.items.ids,
         "graph_model": SimpleNamespace(**tables), "network": lambda ids: users[ids] @ items.T,
     }  # fmt: skip
     exec(code("teachers"), names)  # noqa: S102

@@ -91,6 +91,25 @@ def test_lists_are_those_of_its_scores(source, scores, dataset):
     assert evaluate(teacher, *held_out) == evaluate(matrix, *held_out)
 
 
+class Scorer(nn.Module):
+    """A module that scores users and items, and knows no numbers of them."""
+
+    def score(self, users, items):
+        return BIASED[users[:, None], items]
+
+
+def test_the_data_set_says_how_many_an_object_scores(dataset):
+    teacher = as_teacher(Scorer(), dataset)
+    assert repr(teacher) == "ScoreTeacher(30 users, 50 items)"
+    assert torch.equal(teacher.rows(torch.tensor([4, 0])), BIASED[[4, 0]])
+    with pytest.raises(TypeError, match="n_users and n_items or a dataset beside it.*; got Scorer"):
+        as_teacher(Scorer())
+    own = Scorer()
+    own.n_users, own.n_items = U, N + 1
+    with pytest.raises(ValueError, match="expected scores of 30 users × 50 items, .*; got 30 × 51"):
+        as_teacher(own, dataset)
+
+
 def test_a_model_of_ours_is_a_teacher(dataset):
     model = MatrixFactorization(U, N, D, init_std=1.0)
     rankings = as_teacher(model, dataset).rankings(5)
@@ -114,6 +133,28 @@ def test_rows_in_another_order_come_with_their_ids(dataset):
     assert torch.equal(teacher.users, USERS)
     assert torch.equal(teacher.items, ITEMS)
     assert torch.equal(teacher.item_bias, ITEM_BIAS)
+
+
+def test_the_order_that_rows_without_ids_are_taken_in_is_told(dataset, tmp_path, caplog):
+    named = Dataset.from_arrays(([f"u{u}" for u in range(12)], [f"i{i % 3}" for i in range(12)]))
+    users, items, ids = USERS[:12], ITEMS[:3], [f"i{i}" for i in range(3)]
+    np.savez(tmp_path / "teacher.npz", users=users, items=items)
+    order, both = "users u0, u1, u10, u11, …", "users u0, u1, u10, u11, … and items i0, i1, i2"
+    implicit = SimpleNamespace(user_factors=users, item_factors=items)
+    for source, given, told in (
+        (implicit, {}, [both, "give user_ids= and item_ids="]),
+        (tmp_path / "teacher.npz", {}, [both, "teacher.npz: rows without ids"]),
+        (users @ items.T, {}, [both, "put its rows and columns"]),
+        ((users, items), {"item_ids": ids}, [f"data set's order, {order}. If"]),
+        ((users, items), {"user_ids": [f"u{u}" for u in range(12)], "item_ids": ids}, []),
+    ):
+        caplog.clear()
+        as_teacher(source, named, **given)
+        assert [record.levelname for record in caplog.records] == ["WARNING"] * bool(told)
+        assert all(text in caplog.text for text in told)
+    caplog.clear()
+    as_teacher((USERS, ITEMS), dataset)  # ids 0 … n-1 are their own rows
+    assert not caplog.records
 
 
 def test_scores_are_asked_for_in_blocks_of_users(dataset, monkeypatch):

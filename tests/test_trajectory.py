@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -69,6 +70,29 @@ def test_moments_of_an_earlier_run_and_after_the_best_do_not_count(dataset, tmp_
     epochs = int(kept.checkpoints[-1].metadata["after_epochs"])
     assert 2 <= len(kept.checkpoints) == epochs < 30
     assert torch.equal(kept.checkpoints[-1].indices, unseen_rankings(model, dataset, 20).indices)
+
+
+EARLY = "the first is of epoch 15, and with keep_best the teacher is that of its best validation. "
+ANEW = "Train the teacher anew, in another folder, with"
+
+
+@pytest.mark.parametrize(
+    ("kept", "epochs", "told"),
+    [
+        ([15, 30], 9, f": {EARLY}{ANEW} trajectory.every below 9 or training.keep_best false"),
+        ([15], 1, f": {EARLY}{ANEW} training.keep_best false"),
+        ([], 9, f". {ANEW} trajectory.every below 9"),
+        ([], 1, f". {ANEW} more epochs"),
+    ],
+)
+def test_too_late_a_first_moment_is_explained(kept, epochs, told, dataset, tmp_path):
+    model = MatrixFactorization(dataset.n_users, dataset.n_items, 8)
+    trajectory = Trajectory(tmp_path / "t", 15, 5, dataset)
+    for moment in kept:
+        trajectory(moment - 1, model)
+    trajectory.finish(model, epochs)
+    with pytest.raises(ValueError, match=rf"which is of epoch {epochs}; got none in \S*t{re.escape(told)}$"):
+        KeptTrajectory.load(tmp_path / "t", dataset)
 
 
 def test_seen_items_by_definition():

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import importlib
 import json
+import logging
 import os
 import sys
 import time
@@ -52,6 +53,7 @@ from rankdistill.models import (
     export_program,
     load_factors,
 )
+from rankdistill.models.factors import warn_of_order
 from rankdistill.models.ranked import rankings_metadata, unseen_rankings
 from rankdistill.models.saved import MODEL_FILE, load_teacher, name_of, save_model
 from rankdistill.models.trajectory import KeptTrajectory
@@ -67,6 +69,8 @@ from rankdistill.report import Row, compared, markdown
 from rankdistill.run_report import run_report
 from rankdistill.sampling import role_seed
 from rankdistill.trainer import CHECKPOINT, Trainer, held_by
+
+logger = logging.getLogger("rankdistill")
 
 TEACHER_FILE = "teacher.safetensors"  # a teacher that trained along
 
@@ -156,7 +160,9 @@ def run_alone(config: RunConfig) -> None:
 
     lists = f"Rankings: {rankings.k} items per user, {extraction:.1f} s."
     times = run_report(dataset, rows, models, curves, config.training.metric, lists, out)
+    part = reported_part(dataset)
     results = {
+        "part": part,
         "rows": [dataclasses.asdict(row) for row in rows],
         "extraction_seconds": extraction,
         "curves": curves,
@@ -164,7 +170,8 @@ def run_alone(config: RunConfig) -> None:
     }
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
     write_text(out / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    print(f"{markdown(compared(rows, teacher=0, undistilled=1))}\n\n{lists} Everything is in {out}/")
+    whose = f"Metrics of the {part} part. " if part else ""
+    print(f"{markdown(compared(rows, teacher=0, undistilled=1))}\n\n{whose}{lists} Everything is in {out}/")
 
 
 @contextmanager
@@ -213,12 +220,15 @@ def train_together(config: TrainConfig) -> None:
 
 def extract(config: ExtractConfig) -> None:
     dataset = open_dataset(config.data)
-    if (config.model is None) == (config.user_vectors is None) or (config.user_vectors is None) != (
-        config.item_vectors is None
-    ):
-        raise ValueError(
-            "extract: expected either model, or user_vectors and item_vectors; got neither or both"
+    given = [n for n in ("model", "user_vectors", "item_vectors") if getattr(config, n) is not None]
+    if given not in (["model"], ["user_vectors", "item_vectors"]):
+        found = " and ".join(given) or "none of them"
+        raise ValueError(f"extract: expected either model, or user_vectors and item_vectors; got {found}")
+    if config.k > dataset.n_items:
+        logger.info(
+            "extract: %d items per user, all that there are, instead of %d", dataset.n_items, config.k
         )
+        config = dataclasses.replace(config, k=dataset.n_items)
     if config.model is not None:
         if config.item_bias is not None:
             raise ValueError(
@@ -239,6 +249,7 @@ def extract(config: ExtractConfig) -> None:
                 raise ValueError(
                     f"extract: expected {table.name} of {count} rows, as the data set; got {list(table.shape)}"
                 )
+        warn_of_order("extract", dataset, cure="give a file of users, items, user_ids and item_ids as model")
     as_file = config.out.endswith(".safetensors")
     folder = config.out + ".parts" * as_file
     with torchrun_processes() as rank:
@@ -302,7 +313,7 @@ def once_or_by_seed(
         metrics = test_metrics(teacher, dataset)
         if is_first_process():
             print(f"\nteacher: {path}")
-            print_metrics(metrics)
+            print_metrics(metrics, reported_part(dataset))
     if is_first_process():
         print(f"\nEverything is in {config.out}/")
 
@@ -316,7 +327,7 @@ def once_or_by_seed_alone(
             raise ValueError(f"config: expected seeds beside compare={config.compare}; got none")
         metrics = test_metrics(train_one(config.training.seed, out), dataset)
         if is_first_process():
-            print_metrics(metrics)
+            print_metrics(metrics, reported_part(dataset))
             if not metrics:
                 print("Nothing was evaluated: the data set has neither a validation nor a test part.")
         return
@@ -456,8 +467,16 @@ def evaluate(config: EvaluateConfig) -> None:
     dataset = open_dataset(config.data)
     model = load_teacher(config.model, dataset)
     part = getattr(dataset, config.part)
+    if not len(part):
+        other = "valid" if config.part == "test" else "test"
+        cure = (
+            f"evaluate its {other} part: --part {other}" if len(getattr(dataset, other)) else "hold some out"
+        )
+        raise ValueError(
+            f"evaluate: expected interactions in the {config.part} part of {dataset.name}; got none. Split it otherwise, or {cure}"
+        )
     metrics = evaluate_model(model, part.csr(), dataset.held_out_exclude(config.part), config.cutoffs)
-    print_metrics(metrics)
+    print_metrics(metrics, config.part)
     if config.out is not None:
         write_text(config.out, json.dumps(metrics, indent=2) + "\n")
 
@@ -486,7 +505,7 @@ def reproduce(config: ReproduceConfig) -> None:
 def recommend(config: RecommendConfig) -> None:
     dataset = open_dataset(config.data)
     model = as_teacher(load_teacher(config.model, dataset))
-    users = dataset.users.encode(config.users) if config.users else torch.arange(dataset.n_users)
+    users = users_named(config.users, dataset)
     had = dataset.train.csr()
     if config.exclude == "all":
         had = had.union(dataset.valid.csr()).union(dataset.test.csr())
@@ -509,6 +528,18 @@ def recommend(config: RecommendConfig) -> None:
         csv.writer(file, lineterminator="\n").writerows([header, *zip(*columns)])
 
 
+def users_named(ids: list[str | int], dataset: Dataset) -> torch.Tensor:
+    """The rows of external ids, or of all users where none is named."""
+    if not ids:
+        return torch.arange(dataset.n_users)
+    try:
+        return dataset.users.encode(ids)
+    except KeyError as error:
+        joined = next((each for each in ids if "," in str(each)), None)
+        hint = f". Several ids are a list: --users '[{joined}]'" if joined else ""
+        raise KeyError(f"{error.args[0]}{hint}") from None
+
+
 def expect_one_process(command: str) -> None:
     n = int(os.environ.get("WORLD_SIZE", "1"))
     if n > 1:
@@ -517,10 +548,15 @@ def expect_one_process(command: str) -> None:
         )
 
 
+def reported_part(dataset: Dataset) -> str | None:
+    """Whose metrics are told: those of the test part, or of the validation part where there is no test part."""
+    return next((part for part in ("test", "valid") if len(getattr(dataset, part))), None)
+
+
 def test_metrics(model, dataset: Dataset) -> dict[str, float]:
-    """Of all processes together."""
-    part = "test" if len(dataset.test) else "valid"
-    if not len(getattr(dataset, part)):
+    """Of the reported part, by all processes together."""
+    part = reported_part(dataset)
+    if part is None:
         return {}
     with Processes.on_cpu("evaluate") as processes:
         held = held_by(model, processes)
@@ -531,6 +567,8 @@ def print_rankings(rankings: Rankings, out: str) -> None:
     print(f"{rankings.n_users} users, {rankings.k} of {rankings.n_items} items each: {out}")
 
 
-def print_metrics(metrics: dict[str, float]) -> None:
+def print_metrics(metrics: dict[str, float], part: str | None) -> None:
+    if metrics:
+        print(f"Metrics of the {part} part:")
     for name, value in metrics.items():
         print(f"{name:16s}{value:.4f}")

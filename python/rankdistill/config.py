@@ -270,10 +270,11 @@ class ExtractConfig:
         model: a model's folder or file, as `train` wrote it, or anything that `distill` takes as a teacher; where
             scores come from a function or have user biases, the rankings are made in memory, for one file.
         user_vectors: a table of user vectors (.npy, .npz or .safetensors), instead of `model`; "file#name" where
-            the file holds several. Only .npz files are read into memory whole.
+            the file holds several. Only .npz files are read into memory whole. Rows are in the order of the data set's
+            ids, ascending, strings by code point (u10 before u2); rows in any other order come with their ids, as `model`.
         item_vectors: a table of item vectors, beside `user_vectors`.
         item_bias: a column of numbers in such a file, added to the items' scores.
-        k: items per user.
+        k: items per user, all of a smaller catalogue.
         memory_limit: of every process, beside the tables, such as 1GiB.
         shard_size: users per shard, a multiple of 1024; shards of some 32 MiB by default.
         divide: what processes divide among themselves, users or items.

@@ -24,6 +24,7 @@ from tests.losses.vectors import (
     make_student,
     teacher_tables,
 )
+from tests.process import output
 
 
 @pytest.mark.parametrize("name", ["freqd_small_cos", "freqd_small_mse"])
@@ -49,6 +50,22 @@ def test_released_graphs(golden):
         pattern = CSR.from_any(matrix != 0)
         graph = co_occurrence_graph(pattern, K, values=matrix[matrix != 0])
         np.testing.assert_allclose(graph.to_dense().numpy(), wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_no_warning_of_sparse_tensors():
+    """In a new process, since torch warns once."""
+    code = """
+import warnings, torch
+from rankdistill import FrequencyDistillation, MatrixFactorization
+from rankdistill.data import CSR
+from rankdistill.losses import Batch
+train, student = CSR.from_any(torch.rand(20, 15) < 0.3), MatrixFactorization(20, 15, 4)
+warnings.simplefilter("error")
+method = FrequencyDistillation(torch.randn(20, 8), torch.randn(15, 8), train, 4)
+method.begin_epoch(0, student)
+method(student, Batch(*train.pairs(), torch.zeros_like(train.indices))).backward()
+"""
+    assert not output(code)
 
 
 def random_train():

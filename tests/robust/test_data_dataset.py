@@ -147,6 +147,21 @@ class TestLoad:
         ):
             load("ml100k")
 
+    @pytest.mark.parametrize(
+        ("source", "options", "error", "message"),
+        [
+            ("x.csv", {"sep": ";"}, ValueError, "load: expected options of format, .*; got 'sep'; did you mean 'separator'"),
+            ("synthetic", {"n_user": 3}, ValueError, "load: expected options of n_users, .*; got 'n_user'; did you mean 'n_users'"),
+            ({"user": [1], "item": [2]}, {}, TypeError, r"got a dict\. .*Dataset\.from_interactions\(\(frame\["),
+        ],
+    )  # fmt: skip
+    def test_what_it_cannot_take_is_told(self, source, options, error, message):
+        with pytest.raises(error, match=message):
+            load(source, **options)
+
+    def test_the_generated_data_set_may_have_a_name(self):
+        assert load("synthetic", n_users=30, n_items=20, mean_interactions=6, name="mine").name == "mine"
+
 
 class TestGenerator:
     def test_the_seed_decides(self):

@@ -266,7 +266,7 @@ def test_a_folder_of_another_extraction_is_refused(tmp_path, exclude, finished):
         with pytest.raises(
             ValueError,
             match=f"extract_rankings: expected {key} as .*{name} has it, .*; got .*. "
-            "Choose another folder, or begin anew with resume=False",
+            r"Choose another folder, or begin anew with resume=False \(--resume false\)",
         ):
             extract(**{"exclude": exclude, **change})
         assert contents(out) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from rankdistill import (
     relation_distance,
     triplet_angle_huber,
 )
+from rankdistill.data import CSR
 from rankdistill.ops import checks
 from rankdistill.reference.complement_sample import complement_sample as complement_reference
 from tests.case import randint, randn
@@ -160,3 +162,22 @@ def test_one_row_that_is_not_finite(loss):
     assert bool(loss(rows, torch.ones(1, 2)).isnan())
     assert bool(loss(torch.ones(1, 2), rows).isnan())
     assert loss(torch.ones(1, 2), torch.ones(1, 2)).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ([[1, 2, 3]] * 2000, r"list \[\[1, 2, 3\], .*\.\.\.\]"),
+        (np.zeros((900, 3)), r"ndarray of float64 \[900, 3\]"),
+        ("long" * 900, "str 'longlong.*'"),
+        ({"rows": [np.arange(9000.0).reshape(-1, 3)]}, "dict .*"),
+        (range(2), r"range range\(0, 2\)"),
+    ],
+)
+def test_errors_stay_short_whatever_comes(value, shown):
+    topk = lambda: inner_product_topk(torch.ones(2, 3), torch.ones(4, 3), 1, value)
+    for call in (lambda: CSR.from_any(value), lambda: CSR.empty(value, 2), topk):
+        with pytest.raises((TypeError, ValueError), match=f"got {shown}$") as error:
+            call()
+        assert len(str(error.value)) < 300
+        assert "\n" not in str(error.value)

@@ -228,14 +228,14 @@ class CSR:
 
 
 def _described(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
-    return f"{type(value).__name__} {value!r}"
+    from rankdistill.ops.checks import describe  # data need no op but for the words of an error
+
+    return describe(value)
 
 
 def _expect_size(name: str, value: object) -> None:
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"CSR: expected {name} as an integer >= 0; got {value!r}")
+        raise ValueError(f"CSR: expected {name} as an integer >= 0; got {_described(value)}")
 
 
 def _as_int64(name: str, value: Tensor) -> Tensor:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -49,7 +53,7 @@ def co_occurrence_graph(
     values = torch.ones(len(interactions.indices)) if values is None else values.float()
     rows = interactions.pairs()[0]
     entries = torch.stack([rows, interactions.indices])
-    transposed = torch.sparse_coo_tensor(entries.flip(0), values, (interactions.n_columns, R)).coalesce()
+    transposed = sparse(entries.flip(0), values, (interactions.n_columns, R)).coalesce()
     popularity = torch.bincount(interactions.indices, minlength=interactions.n_columns)
     pairs = torch.zeros(R, dtype=torch.int64).index_add_(0, rows, popularity[interactions.indices]).cumsum(0)
     edges = []
@@ -59,16 +63,32 @@ def co_occurrence_graph(
         stop = max(start + 1, int(torch.searchsorted(pairs, done + PAIRS_PER_BLOCK, right=True)))
         own = slice(int(indptr[start]), int(indptr[stop]))
         local = torch.stack([rows[own] - start, interactions.indices[own]])
-        block = torch.sparse_coo_tensor(local, values[own], (stop - start, interactions.n_columns))
-        edges.append(strongest(torch.sparse.mm(block, transposed).coalesce(), start, k, leave_out))
+        block = sparse(local, values[own], (stop - start, interactions.n_columns))
+        with without_beta_warning():
+            shared = torch.sparse.mm(block, transposed).coalesce()
+        edges.append(strongest(shared, start, k, leave_out))
         start = stop
     sources, targets = torch.cat(edges, 1) if edges else torch.empty((2, 0), dtype=torch.int64)
     both = torch.stack([torch.cat([sources, targets]), torch.cat([targets, sources])])
-    graph = torch.sparse_coo_tensor(both, torch.full((both.shape[1],), 0.5), (R, R)).coalesce()
+    graph = sparse(both, torch.full((both.shape[1],), 0.5), (R, R)).coalesce()
     (i, j), weights = graph.indices(), graph.values()
     degrees = torch.zeros(R).index_add_(0, i, weights)
     normal = weights * degrees[i].rsqrt() * degrees[j].rsqrt()
-    return torch.sparse_coo_tensor(graph.indices(), normal, (R, R)).coalesce().to_sparse_csr()
+    with without_beta_warning():
+        return sparse(graph.indices(), normal, (R, R)).coalesce().to_sparse_csr()
+
+
+def sparse(entries: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+    """A COO tensor of entries that are within it; torch warns where it is not told whether to look."""
+    return torch.sparse_coo_tensor(entries, values, size, check_invariants=False)
+
+
+@contextmanager
+def without_beta_warning() -> Iterator[None]:
+    """torch warns of its CSR tensors, on a CPU in products of COO tensors too."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        yield
 
 
 def strongest(shared: Tensor, first_row: int, k: int, leave_out: str) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rankdistill.data.dataset import PARTS, Dataset
@@ -34,14 +35,21 @@ def load(
         options: of `read_interactions` or, for "synthetic", of `generate`.
 
     Raises:
-        ValueError: neither a known name nor a path; a folder without a train file; malformed files.
+        TypeError: no name or path, such as a data frame: `Dataset.from_interactions` takes its columns.
+        ValueError: neither a known name nor a path; options that there are not; a folder without a train file; malformed files.
         OSError: a download failed.
 
     Example:
         >>> load("synthetic", n_users=200, n_items=100, mean_interactions=20).name
         'synthetic'
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        cure = 'Columns in memory: Dataset.from_interactions((frame["user"], frame["item"]))'
+        raise TypeError(
+            f"load: expected a name, a file or a folder; got a {type(name_or_path).__name__}. {cure}"
+        )
     name = os.fspath(name_or_path)
+    _expect_options(options, generate if name == "synthetic" else read_interactions)
     if name == "synthetic":
         return generate(ratios=ratios, seed=seed, **options)
     if name in DATASETS:
@@ -66,6 +74,16 @@ def load(
         raw = read_interactions(files["all"], **options)
         return Dataset.from_interactions(raw, split=split, ratios=ratios, seed=seed, name=name)
     return Dataset.from_files(**files, name=name, **options)
+
+
+def _expect_options(options: dict[str, object], reader: Callable) -> None:
+    of_load, own = (inspect.signature(each).parameters for each in (load, reader))
+    known = [name for name in own if name not in (*of_load, "path")]
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"load: expected options of {', '.join(known)}; got {option!r}{nearest(option, known)}"
+            )
 
 
 def _parts(folder: Path, format: str | None) -> dict[str, Path]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
-from rankdistill.data.graphs import co_occurrence_graph
+from rankdistill.data.graphs import co_occurrence_graph, sparse
 from rankdistill.experts import Experts, filtered_mean
 from rankdistill.losses.batch import expect_interactions, share_of
 from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
@@ -119,7 +119,7 @@ class FrequencyDistillation(VectorDistillation):
         mine = (owner >= own.start) & (owner < own.stop)
         touched, columns = torch.unique(columns[mine], return_inverse=True)
         entries, size = torch.stack([owner[mine] - own.start, columns]), (own.stop - own.start, len(touched))
-        return torch.sparse_coo_tensor(entries, values[mine], size).coalesce().to_sparse_csr(), touched
+        return sparse(entries, values[mine], size).coalesce().to_sparse_csr(), touched
 
     def project(self, near: Entities, matrix: Tensor) -> Tensor:
         """The matrix [n, m] times what the student's vectors of m entities project to."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,11 @@ from rankdistill.data.vocabulary import Vocabulary
 from rankdistill.ops import checks, gathered_inner_product, inner_product_topk
 from rankdistill.ops.inner_product_topk import InnerProductTopK
 from rankdistill.rankings import Rankings
+
+logger = logging.getLogger("rankdistill")
+
+SHOWN = 4  # ids of a warning
+CURE = "give user_ids= and item_ids=, or a file with user_ids and item_ids"
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +146,8 @@ class Factors:
     def aligned(self, dataset: Dataset) -> Factors:
         """The rows of a data set's users and items, in its order: found by their ids where the factors know them.
 
+        Rows without ids are taken to be in that order; a warning names it, unless the data set's ids are 0 … n-1.
+
         Raises:
             ValueError: a user or item of the data set without a row; without ids, another number of rows.
         """
@@ -156,6 +164,8 @@ class Factors:
                 continue
             rows = rows_of(ids, vocabulary, self.source, side, dataset.name)
             found = found._selected(side, rows)
+        unknown = [side for side in ("user", "item") if getattr(self, f"{side}_ids") is None]
+        warn_of_order(self.source, dataset, unknown)
         return found
 
     def _selected(self, side: str, rows: Tensor) -> Factors:
@@ -167,6 +177,21 @@ class Factors:
             table = getattr(self, name)
             parts[name] = None if table is None else table.index_select(0, rows.to(device))
         return replace(self, **parts)
+
+
+def warn_of_order(
+    what: str, dataset: Dataset, sides: Sequence[str] = ("user", "item"), cure: str = CURE
+) -> None:
+    """Rows without ids are a data set's in its order, which a table from elsewhere seldom has: u10 comes before u2."""
+    orders = []
+    for side in sides:
+        ids = getattr(dataset, f"{side}s").ids
+        if not np.array_equal(ids, np.arange(len(ids))):
+            first = ", ".join(map(str, ids[:SHOWN].tolist()))
+            orders.append(f"{side}s {first}{', …' * (len(ids) > SHOWN)}")
+    if orders:
+        text = "%s: rows without ids are taken in the data set's order, %s. If theirs is another, %s"
+        logger.warning(text, what, " and ".join(orders), cure)
 
 
 def rows_of(ids: np.ndarray, vocabulary: Vocabulary, source: str, side: str, name: str) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from rankdistill.checkpoint import load_checkpoint, save_checkpoint
+from rankdistill.config import EMBEDDED
 from rankdistill.data.dataset import Dataset
 from rankdistill.models.factor_files import ids_as_tensor, is_model_file, model_of
 from rankdistill.models.factors import Factors
@@ -87,9 +88,11 @@ def load_model(path: str | os.PathLike, dataset: Dataset) -> nn.Module:
         raise ValueError(f"load_model: expected a model; got {path}, a checkpoint of something else")
     for side, vocabulary in (("user", dataset.users), ("item", dataset.items)):
         if facts[f"{side}_vocabulary"] != vocabulary.sha256:
+            default = ". The data set is the generated one, the default: --data.source names another"
             raise ValueError(
                 f"load_model: expected a model of this data set's {side}s ({len(vocabulary)} ids, SHA-256 "
                 f"{vocabulary.sha256[:12]}…); got {facts[f'{side}_vocabulary'][:12]}… in {path}"
+                f"{default * (dataset.name == EMBEDDED)}"
             )
     warn_of_another_split(str(path), facts.get("train"), dataset)
     return model_of(groups["model"], facts)

@@ -13,7 +13,7 @@ from rankdistill.data.csr import CSR
 from rankdistill.data.dataset import Dataset
 from rankdistill.metrics import SCORES
 from rankdistill.models.factor_files import load_factors
-from rankdistill.models.factors import Factors
+from rankdistill.models.factors import Factors, warn_of_order
 from rankdistill.ops import checks, masked_topk
 from rankdistill.ops.masked_topk import MaskedTopK
 from rankdistill.rankings import Rankings
@@ -23,7 +23,7 @@ OP = "as_teacher"
 ACCEPTED = (
     "two tables (users, items[, item_bias]); a file of factors; an object with user_vectors() and item_vectors(), "
     "user_factors and item_factors (implicit), or get_user_representations() and get_item_representations() (LightFM); "
-    "one with score(users, items), n_users and n_items; "
+    "one with score(users, items), and n_users and n_items or a dataset beside it; "
     "any other with attributes=(users, items) naming its tables; a function of users [B] that gives scores [B, N]; or a "
     "matrix of scores [U, N]"
 )
@@ -45,6 +45,9 @@ class ScoreTeacher:
 
     def __init__(self, function: Callable[[Tensor], Tensor | np.ndarray], n_users: int, n_items: int) -> None:
         self.function, self.n_users, self.n_items = function, n_users, n_items
+
+    def __repr__(self) -> str:
+        return f"ScoreTeacher({self.n_users} users, {self.n_items} items)"
 
     def rows(self, users: Tensor) -> Tensor:
         """[B, N] scores of all items for users [B] int64."""
@@ -91,11 +94,13 @@ def as_teacher(
             `Factors`; a file or folder (`load_factors`); an object with `user_vectors()` and `item_vectors()` (and
             `item_bias`, `user_bias`), with `user_factors` and `item_factors` (implicit), or with
             `get_user_representations()` and `get_item_representations()` that give biases and tables (LightFM), or with
-            `score(users [B], items [B, N])`, `n_users` and `n_items`; a
-            function of users [B] int64 that gives scores [B, N]; a matrix of scores [U, N].
+            `score(users [B], items [B, N])` (and `n_users` and `n_items`, where no data set says them); a function of users [B] int64 that gives scores [B, N]; a matrix of scores [U, N].
         dataset: whose users and items the rows are, or become: rows with ids are found by them, others must be in its
-            order. Without one the rows stay as they are; a function needs it.
-        user_ids, item_ids: [U], [N] the external ids of the rows, in any order.
+            order, `dataset.users.ids` and `dataset.items.ids` (ascending; strings by code point, so u10 comes before
+            u2). A warning names that order, unless the ids are 0 … n-1. Without a data set the rows stay as they are; a
+            function needs it, and is asked for the users by their place in that order.
+        user_ids, item_ids: [U], [N] the external ids of the rows, in any order; of rows in the data set's order
+            `dataset.users.ids` and `dataset.items.ids`.
         attributes: the names of the users' and the items' table where the object has others, such as
             ("user_embedding", "item_embedding"), which may be embedding layers or methods; or one name of a table of
             users followed by items, which needs `dataset`. Only for tables whose inner products are the scores: of a
@@ -147,6 +152,8 @@ def as_teacher(
             f"{OP}: expected scores of {dataset.n_users} users × {dataset.n_items} items, as the data set; got "
             f"{teacher.n_users} × {teacher.n_items}"
         )
+    if dataset is not None and isinstance(source, (Tensor, np.ndarray)):
+        warn_of_order(f"{OP}(a matrix of scores)", dataset, cure="put its rows and columns into this one")
     return teacher
 
 
@@ -170,10 +177,11 @@ def _of_object(source: object, name: str, dataset: Dataset | None) -> Factors | 
         user_bias, users = source.get_user_representations()
         item_bias, items = source.get_item_representations()
         return _factors(name, users, items, item_bias, user_bias)
-    if has("score", "n_users", "n_items"):
-        items = torch.arange(source.n_items)
+    sizes = source if has("n_users", "n_items") else dataset
+    if has("score") and sizes is not None:
+        items = torch.arange(sizes.n_items)
         return ScoreTeacher(
-            lambda users: source.score(users, items.expand(len(users), -1)), source.n_users, source.n_items
+            lambda users: source.score(users, items.expand(len(users), -1)), sizes.n_users, sizes.n_items
         )
     if callable(source) and not isinstance(source, torch.nn.Module):
         if dataset is None:

@@ -102,8 +102,20 @@ class KeptTrajectory:
         if len(before) < least:
             raise ValueError(
                 f"trajectory: expected a ranking or more before the last, which is of epoch {epochs}; got none in {folder}"
+                f"{_why_none(epochs, moments(folder))}"
             )
         return cls([*before, last], Rankings.load(folder / SEEN, **ids))
+
+
+def _why_none(epochs: int, later: list[tuple[int, Path]]) -> str:
+    """What to do where the first ranking was kept too late, perhaps after the best validation."""
+    cures = [f"trajectory.every below {epochs}"] * (epochs > 1) + ["training.keep_best false"] * bool(later)
+    cause = (
+        f": the first is of epoch {later[0][0]}, and with keep_best the teacher is that of its best validation"
+        if later
+        else ""
+    )
+    return f"{cause}. Train the teacher anew, in another folder, with {' or '.join(cures or ['more epochs'])}"
 
 
 def evenly(trajectories: Sequence[KeptTrajectory]) -> list[list[Rankings]]:

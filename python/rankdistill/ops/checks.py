@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from reprlib import Repr
 
+import numpy as np
 import torch
 from torch import Tensor
 
 # Read once. On a device an index out of range is suppressed and spoils its row; so is it an error at the call.
 CHECKS_DEVICE = os.environ.get("RANKDISTILL_CHECK_INDICES", "0") not in ("", "0")
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+SHORT = Repr()
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxlong, SHORT.maxother = 2, 80, 80, 80
 
 
 def describe(value: object) -> str:
+    """For an error: dtype and shape of tensors and arrays, the beginning of anything else, on one line."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
-    return f"{type(value).__name__} {value!r}"
+    if isinstance(value, np.ndarray):
+        return f"{type(value).__name__} of {value.dtype} {list(value.shape)}"
+    return f"{type(value).__name__} " + " ".join(SHORT.repr(value).splitlines())
 
 
 def expect(condition: bool, op: str, expected: str, got: object) -> None:

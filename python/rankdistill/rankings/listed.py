@@ -41,7 +41,8 @@ def rankings_from_table(
         what is dropped and how many have none is logged.
 
     Raises:
-        ValueError: a malformed file, ids that the data set has not, an item that a list has twice.
+        FileNotFoundError: no such file.
+        ValueError: a malformed file, ids that the data set has not, an item that a list has twice, no list at all.
 
     Cost:
         O(n log n) time and O(n) memory for n rows.
@@ -55,7 +56,14 @@ def rankings_from_table(
         >>> rankings_from_table(path, dataset).indices.tolist()
         [[1], [0]]
     """
-    raw = read_interactions(path, rating_column=score_column, timestamp_column=False)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{OP}: expected a table of lists; got {os.fspath(path)}, which is no file")
+    try:
+        raw = read_interactions(path, rating_column=score_column, timestamp_column=False)
+    except ValueError as error:  # what a reader calls a rating is a score here
+        place, colon, text = str(error).partition(": expected ")
+        expected, got, found = text.partition("; got ")
+        raise ValueError(f"{place}{colon}{expected.replace('rating', score_column)}{got}{found}") from error
     if raw.ratings is None:
         raise ValueError(f"{OP}: expected a column {score_column}; got none in {os.fspath(path)}")
     try:
@@ -76,6 +84,9 @@ def rankings_from_table(
         if not bool(kept.all()):
             logger.info("%s: left out %d train items of %d rows", name, int((~kept).sum()), len(kept))
         users, items, scores = users[kept], items[kept], scores[kept]
+    if not len(users):
+        found = f"{len(raw)} train items, which are left out" if len(raw) else "no row"
+        raise ValueError(f"{OP}: expected a list or more; got {found} in {name}")
     order = torch.from_numpy(np.lexsort((items.numpy(), -scores.numpy(), users.numpy())))
     lists = CSR.from_pairs(users, items, U, N)
     k = int(lists.counts.max()) if U else 0

@@ -71,6 +71,9 @@ class Rankings:
     def k(self) -> int:
         return self.indices.shape[1]
 
+    def __repr__(self) -> str:
+        return f"Rankings({self.n_users} users, {self.k} of {self.n_items} items each)"
+
     def lists(self, users: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The rows of `indices` and `lengths` of users; on the CPU a ValueError where a list names what is no item.
 
@@ -129,9 +132,8 @@ class Rankings:
             several batches (`prepare_items`).
 
         Example:
-            >>> rankings = Rankings.from_vectors(torch.randn(6, 4), torch.randn(9, 4), k=3)
-            >>> rankings.n_users, rankings.k, rankings.n_items
-            (6, 3, 9)
+            >>> Rankings.from_vectors(torch.randn(6, 4), torch.randn(9, 4), k=3)
+            Rankings(6 users, 3 of 9 items each)
         """
         op = "Rankings.from_vectors"
         users, items, item_bias = map(_as_tensor, (users, items, item_bias))
@@ -149,7 +151,7 @@ class Rankings:
     @classmethod
     def from_score_function(
         cls,
-        score: Callable[[Tensor], Tensor],
+        score: Callable[[Tensor], Tensor | np.ndarray],
         n_users: int,
         n_items: int,
         k: int,
@@ -162,7 +164,7 @@ class Rankings:
         """The top k of any teacher that scores whole rows.
 
         Args:
-            score: users [B] int64 → scores [B, N] float; called on consecutive users.
+            score: users [B] int64 → scores [B, N] float, a tensor or an array; called on consecutive users.
             n_users, n_items: U and N.
             k, exclude, batch_size, progress, metadata: as in `from_vectors`.
 
@@ -177,7 +179,7 @@ class Rankings:
 
         def rank(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             with torch.no_grad():
-                scores = score(ids)
+                scores = _as_tensor(score(ids))
             checks.expect_tensor("Rankings.from_score_function", "scores", scores, 2)
             expected = [len(ids), n_items]
             checks.expect(
@@ -257,6 +259,10 @@ class Rankings:
         op, path = "Rankings.load", os.fspath(path)
         if os.path.basename(path) == INDEX:
             path = os.path.dirname(path) or "."
+        if not os.path.exists(path):
+            raise FileNotFoundError(
+                f"{op}: expected the file or folder of an extraction; got {path}, which does not exist"
+            )
         if os.path.isdir(path):
             tensors, header = open_folder(op, path)
         else:
@@ -299,10 +305,10 @@ def _check_catalogue(
     if wanted is not None and count != wanted:
         raise ValueError(
             f"Rankings.load: expected rankings of {wanted} {side}s; got {count} in {path}. "
-            "Extract them again from a teacher of this data set"
+            "Extract them again from a teacher of this data set, or name theirs (--data.source)"
         )
     if vocabulary is not None and recorded is not None and recorded != vocabulary.sha256:
         raise ValueError(
             f"Rankings.load: expected the {side} ids with SHA-256 {vocabulary.sha256[:12]}…; got {recorded[:12]}… in "
-            f"{path}, another catalogue. Extract them again from a teacher of this data set"
+            f"{path}, another catalogue. Extract them again from a teacher of this data set, or name theirs (--data.source)"
         )

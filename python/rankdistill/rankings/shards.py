@@ -296,7 +296,7 @@ class ShardedFolder:
         if header.get("settings") != self.settings.sha256 or found != expected:
             raise ValueError(
                 f"{self.op}: expected shards of this extraction; got {path} of another. "
-                "Choose another folder, or begin anew with resume=False"
+                "Choose another folder, or begin anew with resume=False (--resume false)"
             )
         return True
 
@@ -390,7 +390,7 @@ class ShardedFolder:
             if begun.get(key) != value:
                 raise ValueError(
                     f"{self.op}: expected {key} as {self.folder / name} has it, {begun.get(key)}; got {value}. "
-                    "Choose another folder, or begin anew with resume=False"
+                    "Choose another folder, or begin anew with resume=False (--resume false)"
                 )
 
 
