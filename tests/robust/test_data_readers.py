@@ -303,6 +303,21 @@ class TestParquet:
         assert (table.users.tolist(), table.items.tolist()) == ([1, 1], ["a", "b"])
         assert (table.ratings.tolist(), table.timestamps.tolist()) == ([3.0, 5.0], [100, 50])
 
+    @pytest.mark.parametrize("name", ["log[1].parquet", "log?.parquet", "*.parquet", "user_id=9/log.parquet"])
+    def test_a_name_is_no_pattern(self, tmp_path, name):
+        self.table().head(1).write_parquet(tmp_path / "log1.parquet")
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        with open(tmp_path / name, "wb") as file:
+            self.table().write_parquet(file)
+        table = read_interactions(tmp_path / name)
+        assert (table.users.tolist(), table.items.tolist()) == (USERS, ["a", "b", "a"])
+
+    def test_a_folder_is_no_file(self, tmp_path):
+        (tmp_path / "a.parquet").mkdir()
+        self.table().write_parquet(tmp_path / "a.parquet" / "part-0.parquet")
+        with pytest.raises(IsADirectoryError, match=r"expected a file; got '.*a\.parquet', a folder"):
+            read_interactions(tmp_path / "a.parquet")
+
     def test_dates_are_seconds(self, tmp_path):
         days = polars.Series([0, 1, 2], dtype=polars.Int32).cast(polars.Date)
         self.table(time=days).write_parquet(tmp_path / "a.parquet")

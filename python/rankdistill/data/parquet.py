@@ -22,10 +22,15 @@ def read_parquet(path: str | os.PathLike, wanted: dict) -> RawInteractions:
     path = os.fspath(path)
     if not os.path.exists(path):
         raise FileNotFoundError(f"read_interactions: expected a file; got {path!r}, which does not exist")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"read_interactions: expected a file; got {path!r}, a folder")
     try:
-        header = list(polars.read_parquet_schema(path))
-        columns = find_columns(header, wanted, path)
-        table = polars.read_parquet(path, columns=sorted({header[i] for i in columns.values()}))
+        # polars takes a name as a pattern of files and folders; an open file is this one.
+        with open(path, "rb") as file:
+            header = list(polars.read_parquet_schema(file))
+            columns = find_columns(header, wanted, path)
+            file.seek(0)
+            table = polars.read_parquet(file, columns=sorted({header[i] for i in columns.values()}))
     except polars.exceptions.PolarsError as error:
         raise ValueError(f"{path}: expected a parquet file; got {error}") from None
     arrays = {}
