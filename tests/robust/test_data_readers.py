@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import sys
+import tracemalloc
 from datetime import datetime
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankdistill.data import read_interactions
+from rankdistill.data import Dataset, read_interactions
 
 USERS, ITEMS, RATINGS, TIMES = [1, 1, 7], [10, 20, 10], [3.0, 5.0, 1.0], [100, 50, 7]
 
@@ -157,6 +158,26 @@ def test_ids_become_strings_together_however_late_the_first_one_is(tmp_path):
     table = read_interactions(write(tmp_path / "a.csv", text))
     assert table.users.tolist() == [*map(str, range(1_000)), "u"]
     assert table.items.tolist() == [*range(1_000), 1]
+
+
+def test_a_long_id_takes_its_room_once(tmp_path):
+    text = "user,item\n" + "1,2\n" * 20_000 + "u" * 3_000 + ",2\n"
+    path = write(tmp_path / "a.csv", text)
+    tracemalloc.start()
+    try:
+        Dataset.from_interactions(read_interactions(path))
+        assert tracemalloc.get_traced_memory()[1] < 20e6, "an array of these strings takes 240 MB"
+    finally:
+        tracemalloc.stop()
+
+
+def test_rows_that_are_left_out_leave_no_ids(tmp_path):
+    """And what is left is integers where it can be."""
+    text = "user,item,rating\nx,30,1\n7,20,5\n 5,20,4\n7 ,10,5\n"
+    table = read_interactions(write(tmp_path / "a.csv", text), min_rating=4)
+    assert (table.users.tolist(), table.items.tolist()) == ([7, 5, 7], [20, 20, 10])
+    data = Dataset.from_interactions(table)
+    assert (data.users.ids.tolist(), data.items.ids.tolist()) == ([5, 7], [10, 20])
 
 
 fields = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=5)

@@ -135,7 +135,7 @@ class Dataset:
             name: of the data set.
         """
         raw = _as_raw(interactions)
-        users, items = Vocabulary.from_ids(raw.users), Vocabulary.from_ids(raw.items)
+        users, items = Vocabulary.from_ids(raw.user_ids), Vocabulary.from_ids(raw.item_ids)
         whole = _numbered(raw, users, items)
         return cls(*split_interactions(whole, split, ratios, seed), users, items, name)
 
@@ -150,8 +150,8 @@ class Dataset:
     ) -> Dataset:
         """Parts as `RawInteractions` or pairs (users [n], items [n]) of integers or strings; None is an empty part."""
         raws = [RawInteractions([], []) if part is None else _as_raw(part) for part in (train, valid, test)]
-        users = Vocabulary.from_ids(*(raw.users for raw in raws))
-        items = Vocabulary.from_ids(*(raw.items for raw in raws))
+        users = Vocabulary.from_ids(*(raw.user_ids for raw in raws))
+        items = Vocabulary.from_ids(*(raw.item_ids for raw in raws))
         return cls._disjoint([_numbered(raw, users, items) for raw in raws], users, items, name)
 
     @classmethod
@@ -204,7 +204,8 @@ def _as_raw(part: object) -> RawInteractions:
 
 def _numbered(raw: RawInteractions, users: Vocabulary, items: Vocabulary) -> Interactions:
     columns = (None if c is None else torch.from_numpy(c) for c in (raw.timestamps, raw.ratings))
-    return Interactions(users.encode(raw.users), items.encode(raw.items), len(users), len(items), *columns)
+    encoded = users.encode(raw.user_ids), items.encode(raw.item_ids)
+    return Interactions(*encoded, len(users), len(items), *columns)
 
 
 def _without(part: Interactions, name: str, seen: CSR, dataset: str) -> Interactions:

@@ -69,7 +69,7 @@ def read_interactions(
         ImportError: parquet without polars.
 
     Cost:
-        O(size of the file) time and memory.
+        O(size of the file) time and memory, but where ids are strings the characters of the longest for each distinct id.
     """
     format = guess_format(path) if format is None else format
     if format not in FORMATS:
