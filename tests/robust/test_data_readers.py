@@ -6,7 +6,8 @@ import gzip
 import re
 import sys
 import tracemalloc
-from datetime import datetime
+from datetime import datetime, time, timedelta
+from decimal import Decimal
 
 import numpy as np
 import polars
@@ -351,12 +352,63 @@ class TestParquet:
             ({"rating": [1.0, float("nan"), 2.0]}, "row 2: expected a finite number as rating; got nan"),
             ({"rating": ["good", "bad", "x"]}, "expected rating as numbers; got String"),
             ({"item_id": ["a", "", "b"]}, "not empty; got '' at position 1"),
+            ({"item_id": ["a", "b", "  "]}, "item ids that are not empty; got '  ' at position 2"),
+            ({"item_id": ["a", "b", "b\0"]}, r"item ids without NUL characters; got 'b\\x00'"),
+            (
+                {"user_id": polars.Series([1, 2**63, 3], dtype=polars.UInt64)},
+                f"within int64 .*; got 1 to {2**63} in",
+            ),
+            ({"time": [timedelta(1)] * 3}, r"timestamp as numbers or dates; got Duration.* in column 'time'"),
+            ({"time": [time(1)] * 3}, "timestamp as numbers or dates; got Time in column 'time'"),
+            ({"rating": [datetime(2024, 5, 1)] * 3}, "rating as numbers; got Datetime.* in column 'rating'"),
         ],
     )
     def test_bad_values(self, tmp_path, columns, message):
         self.table(**columns).write_parquet(tmp_path / "a.parquet")
         with pytest.raises(ValueError, match=f"a.parquet: .*{message}"):
             read_interactions(tmp_path / "a.parquet")
+
+    @pytest.mark.parametrize(
+        ("ids", "got"),
+        [
+            ([1.0, 2.0, 3.0], "float64"),
+            ([Decimal(1)] * 3, "decimal"),
+            ([b"a"] * 3, "binary"),
+            ([[1]] * 3, "list"),
+        ],
+    )
+    def test_ids_of_other_types(self, tmp_path, ids, got):
+        self.table(user=ids).drop("user_id").write_parquet(tmp_path / "a.parquet")
+        message = f"a.parquet: expected user ids as integers or strings; got {got}.* values in column 'user'"
+        with pytest.raises(TypeError, match=message):
+            read_interactions(tmp_path / "a.parquet")
+
+    def test_decimals_are_numbers(self, tmp_path):
+        columns = {"rating": list(map(Decimal, ["1.5", "2", "0.1"])), "time": list(map(Decimal, [7, 8, 9]))}
+        self.table(**columns).write_parquet(tmp_path / "a.parquet")
+        table = read_interactions(tmp_path / "a.parquet")
+        assert (table.ratings.tolist(), table.timestamps.tolist()) == ([1.5, 2, 0.1], [7, 8, 9])
+
+    @pytest.mark.parametrize("kind", ["Int8", "UInt64", "Int128"])
+    def test_integers_of_any_width(self, tmp_path, kind):
+        if not hasattr(polars, kind):
+            pytest.skip(f"polars {polars.__version__} has no {kind}")
+        columns = {
+            name: polars.Series([5, 7, 5], dtype=getattr(polars, kind)) for name in ("user_id", "time")
+        }
+        self.table(**columns).write_parquet(tmp_path / "a.parquet")
+        table = read_interactions(tmp_path / "a.parquet")
+        assert table.users.tolist() == table.timestamps.tolist() == [5, 7, 5]
+        assert table.timestamps.dtype == np.int64
+
+    def test_ids_are_those_of_a_csv(self, tmp_path):
+        frame = self.table().with_columns(item_id=polars.Series([" 07", "7 ", "7"]))
+        frame.write_parquet(tmp_path / "a.parquet")
+        frame.write_csv(tmp_path / "a.csv")
+        for name in ("a.parquet", "a.csv"):
+            assert read_interactions(tmp_path / name).items.tolist() == ["07", "7", "7"]
+        frame[1:].write_parquet(tmp_path / "a.parquet")
+        assert read_interactions(tmp_path / "a.parquet").items.tolist() == [7, 7]
 
     def test_bad_files(self, tmp_path):
         (tmp_path / "a.parquet").write_bytes(b"PAR1 nonsense")
