@@ -93,12 +93,19 @@ class Dataset:
     def held_out_exclude(self, part: str) -> CSR:
         """What a full ranking leaves out when `part` ("valid" or "test") is sought: all other parts of the user.
 
-        [n_users, n_items]: train and valid for "test", train and test for "valid".
+        [n_users, n_items]: train and valid for "test", train and test for "valid". Made once for each part and kept, in 8
+        bytes an interaction: every evaluation asks for it.
         """
         if part not in ("valid", "test"):
             raise ValueError(f"Dataset: expected part as 'valid' or 'test'; got {part!r}")
-        other = self.valid if part == "test" else self.test
-        return self.train.csr().union(other.csr())
+        if part not in self._excludes:
+            other = self.valid if part == "test" else self.test
+            self._excludes[part] = self.train.csr().union(other.csr())
+        return self._excludes[part]
+
+    @cached_property
+    def _excludes(self) -> dict[str, CSR]:
+        return {}
 
     @classmethod
     def from_files(
