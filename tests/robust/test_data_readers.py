@@ -68,6 +68,15 @@ def test_one_user_a_line(tmp_path, name, text, pairs, gz, crlf):
     assert list(zip(table.users.tolist(), table.items.tolist())) == pairs
 
 
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("blank", ["\n", "   \n", " \r\n"])
+def test_blank_lines_are_skipped(tmp_path, name, blank):
+    text = GOOD[name].replace("y,\nz", "y,z")  # else the line feed of a field
+    table = read_interactions(write(tmp_path / name, blank + text.replace("\n", "\n" + blank) + blank))
+    assert (table.users.tolist(), table.items.tolist()) == (USERS, ITEMS)
+    assert (table.ratings.tolist(), table.timestamps.tolist()) == (RATINGS, TIMES)
+
+
 CSV_HEADER = "user,item,rating,timestamp\n1,10,3,100\n"
 INTER_HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t10\t3\t100\n"
 MALFORMED = [

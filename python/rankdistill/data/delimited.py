@@ -158,7 +158,7 @@ def _records(path: str | os.PathLike, text: str, delimiter: str, quoted: bool) -
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     try:
         for fields in reader:
-            if fields:
+            if fields and not (len(fields) == 1 and fields[0].isspace()):
                 yield reader.line_num, fields
     except csv.Error as error:
         raise malformed(path, reader.line_num, "well-formed fields", str(error)) from None
