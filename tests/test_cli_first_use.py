@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import csv
 import re
+import tracemalloc
 
 import numpy as np
 import polars
 import pytest
+import torch
 
+from rankdistill import Factors, commands
 from rankdistill.cli import main
+from rankdistill.config import RecommendConfig
+from rankdistill.data import Dataset
 from rankdistill.rankings import Rankings
 
 LITTLE = ["--training.epochs=1", "--model.width=4", "--progress=false"]
@@ -54,6 +59,35 @@ def test_nothing_that_users_have_is_recommended(trained, capsys):
     assert of_train > unseen
     whole = recommended([*arguments, "--exclude=train", "--data.split=none"], capsys)
     assert whole == unseen, "everything is train"
+
+
+def test_few_lines_of_recommendations_exist_at_a_time(tmp_path, monkeypatch):
+    dataset = Dataset.from_arrays((np.arange(500), np.arange(500) % 100))
+    factors = Factors(torch.randn(500, 4), torch.randn(100, 4))
+    monkeypatch.setattr(commands, "open_dataset", lambda _: dataset)
+    monkeypatch.setattr(commands, "load_teacher", lambda *_: factors)
+    monkeypatch.setattr(commands, "LINES", 500, raising=False)
+    tracemalloc.start()
+    try:
+        commands.recommend(RecommendConfig(model="m", k=50, out=f"{tmp_path}/r.csv"))
+        assert tracemalloc.get_traced_memory()[1] < 1e6, "all lines at once take 5 MB"
+    finally:
+        tracemalloc.stop()
+    with open(tmp_path / "r.csv", newline="") as file:
+        header, *lines = csv.reader(file)
+    assert header == ["user", "position", "item", "score"]
+    found = factors.topk(torch.arange(500), 50, dataset.train.csr())
+    assert [int(line[0]) for line in lines] == torch.arange(500).repeat_interleave(50).tolist()
+    assert [int(line[1]) for line in lines] == [*range(1, 51)] * 500
+    assert [int(line[2]) for line in lines] == found.indices.flatten().tolist()
+    assert [line[3] for line in lines] == [f"{score:.6g}" for score in found.scores.flatten().tolist()]
+
+
+def test_nothing_is_printed_before_an_error(trained, capsys):
+    arguments = [f"--model={trained}/m", f"--data.source={trained}/mine.csv", "--k=-1"]
+    capsys.readouterr()
+    assert main(["recommend", *arguments]) == 1
+    assert capsys.readouterr().out == ""
 
 
 def test_one_value_is_a_list_of_one(trained, capsys):

@@ -24,6 +24,7 @@ from rankdistill.data import CSR, generate
 from rankdistill.metrics import evaluate
 from rankdistill.models.saved import load_teacher, save_model
 from rankdistill.ops import inner_product_topk
+from rankdistill.rankings.tables import Table
 from tests.case import DTYPES, randn
 from tests.process import output
 
@@ -189,6 +190,21 @@ def test_tables_in_files_of_their_own(tmp_path):
     assert torch.equal(two.items, made.items)
     three = load_factors(f"{tmp_path}/users.npy,{tmp_path}/items.npy,{tmp_path}/rest.npz#bias")
     same(three, factors(user_bias=None, user_ids=None, item_ids=None))
+
+
+@pytest.mark.parametrize("name", ["a,b", "a#b", "a,b#c,d", "a#b.npy"])
+def test_separators_in_the_names_of_folders(tmp_path, name):
+    folder, made = tmp_path / name, factors()
+    folder.mkdir()
+    np.save(folder / "users.npy", made.users.numpy())
+    np.savez(folder / "rest.npz", **{"bias": made.item_bias.numpy(), "items#1": made.items.numpy()})
+    two = load_factors(f"{folder}/users.npy,{folder}/rest.npz#items#1")
+    assert torch.equal(two.users, made.users)
+    assert torch.equal(two.items, made.items)
+    three = load_factors(f"{folder}/users.npy,{folder}/rest.npz#items#1,{folder}/rest.npz#bias")
+    same(three, factors(user_bias=None, user_ids=None, item_ids=None))
+    with pytest.raises(FileNotFoundError, match=f"expected users in a file; got {folder}/none.npy, which"):
+        Table.of("load_factors", "users", f"{folder}/none.npy#users")
 
 
 def broken(folder):

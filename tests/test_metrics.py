@@ -15,6 +15,7 @@ from rankdistill.metrics import (
     evaluate,
     evaluate_candidates,
     evaluate_users,
+    hits_of,
     ranking_metrics,
 )
 from rankdistill.rankings import Rankings
@@ -271,6 +272,22 @@ def test_bad_input():
         evaluate(Scores(torch.zeros(1, 3)), CSR.empty(1, 3), CSR.empty(1, 3))
     with pytest.raises(ValueError, match="expected 2 rows of truth"):
         ranking_metrics(torch.tensor([[0], [1]]), truth, [1])
+
+
+def test_an_id_that_is_no_items_is_not_the_next_rows():
+    truth = CSR.from_pairs(torch.tensor([0, 1]), torch.tensor([0, 5]), n_rows=2, n_columns=9)
+    assert not hits_of(torch.tensor([[14], [-9]]), truth).any()
+    for bad in (14, 9, -2):
+        with pytest.raises(
+            IndexError, match=rf"expected indices in \[-1, 9\); got {bad} at position \[1, 0\]"
+        ):
+            ranking_metrics(torch.tensor([[-1], [bad]]), truth, [1])
+
+
+def test_no_candidate_takes_no_place():
+    none = torch.full((1, 4), -torch.inf)
+    found = candidate_metrics(none[:, 0], none, cutoffs=[1])
+    assert found["hit_rate@1"].item() == found["mrr@1"].item() == 1
 
 
 def test_metrics_count_each_items_own_bias():

@@ -11,6 +11,7 @@ import torch
 from rankdistill import MatrixFactorization, Rankings, Trainer
 from rankdistill.config import TrainingConfig
 from rankdistill.data import CSR, Dataset, generate
+from rankdistill.models import ranked
 from rankdistill.models.ranked import seen_rankings, unseen_rankings
 from rankdistill.models.trajectory import KeptTrajectory, Trajectory, evenly, moments
 from tests.case import generator, randn
@@ -111,6 +112,24 @@ def test_seen_items_by_definition():
         assert found.lengths[user] == len(best)
     assert found.scores[2].tolist() == [-torch.inf] * 5
     assert found.scores[5, 0].item() == pytest.approx(scores[5].max().item(), rel=1e-6)
+
+
+def test_a_long_history_makes_blocks_small(monkeypatch):
+    dense = torch.rand(50, 40, generator=generator(1)) < 0.1
+    dense[17] = True
+    dataset, model, sizes = Dataset.from_csr(CSR.from_any(dense)), MatrixFactorization(50, 40, 4), []
+    whole = seen_rankings(model, dataset, 5)
+    monkeypatch.setattr(ranked, "SCORES", 160, raising=False)
+    score = model.score
+    monkeypatch.setattr(
+        model, "score", lambda users, items: (sizes.append(items.numel()), score(users, items))[1]
+    )
+    found = seen_rankings(model, dataset, 5)
+    assert len(sizes) == 13
+    assert max(sizes) <= 160
+    assert torch.equal(found.indices, whole.indices)
+    assert torch.equal(found.scores, whole.scores)
+    assert torch.equal(found.lengths, whole.lengths)
 
 
 def test_as_many_checkpoints_of_each():

@@ -30,7 +30,7 @@ from rankdistill.config import (
     TrainConfig,
     TuneConfig,
 )
-from rankdistill.data import Dataset
+from rankdistill.data import CSR, Dataset
 from rankdistill.files import SETTINGS, alone_in, expect_settings, replacing, write_text
 from rankdistill.fitting import (
     bar,
@@ -73,6 +73,7 @@ from rankdistill.trainer import CHECKPOINT, Trainer, held_by
 logger = logging.getLogger("rankdistill")
 
 TEACHER_FILE = "teacher.safetensors"  # a teacher that trained along
+LINES = 1 << 16  # of recommendations that are Python objects at once
 
 
 def run(config: RunConfig) -> None:
@@ -509,23 +510,34 @@ def recommend(config: RecommendConfig) -> None:
     had = dataset.train.csr()
     if config.exclude == "all":
         had = had.union(dataset.valid.csr()).union(dataset.test.csr())
-    rows = 8192 if isinstance(model, Factors) else max(1, SCORES // dataset.n_items)
-    best = [model.topk(ids, config.k, had.rows(ids)) for ids in users.split(rows)]
-    lengths = torch.cat([part.lengths for part in best])
-    rows = torch.arange(len(users)).repeat_interleave(lengths)
-    kept = torch.arange(config.k) < lengths[:, None]
-    columns = (
-        dataset.users.decode(users[rows]),
-        (kept.nonzero()[:, 1] + 1).tolist(),
-        dataset.items.decode(torch.cat([part.indices for part in best])[kept]),
-        [f"{score:.6g}" for score in torch.cat([part.scores for part in best])[kept].tolist()],
-    )
-    header = ("user", "position", "item", "score")
+    lines = recommended(model, dataset, users, config.k, had)
     if config.out is None:
-        csv.writer(sys.stdout, lineterminator="\n").writerows([header, *zip(*columns)])
+        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
         return
     with replacing(config.out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *zip(*columns)])
+        csv.writer(file, lineterminator="\n").writerows(lines)
+
+
+def recommended(
+    model: Factors | ScoreTeacher, dataset: Dataset, users: torch.Tensor, k: int, had: CSR
+) -> Iterator[tuple]:
+    """A header, once the first lists are there, and a line for every item of a list; few of them exist at a time."""
+    rows = 8192 if isinstance(model, Factors) else max(1, SCORES // dataset.n_items)
+    for start in range(0, len(users), rows):
+        ids = users[start : start + rows]
+        best = model.topk(ids, k, had.rows(ids))
+        if not start:
+            yield "user", "position", "item", "score"
+        places = torch.arange(k)
+        for part in torch.arange(len(ids)).split(max(1, LINES // max(1, k))):
+            row, place = (places < best.lengths[part, None]).nonzero(as_tuple=True)
+            row = part[row]
+            yield from zip(
+                dataset.users.decode(ids[row]).tolist(),
+                (place + 1).tolist(),
+                dataset.items.decode(best.indices[row, place]).tolist(),
+                (f"{score:.6g}" for score in best.scores[row, place].tolist()),
+            )
 
 
 def users_named(ids: list[str | int], dataset: Dataset) -> torch.Tensor:

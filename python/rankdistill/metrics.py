@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.data.csr import CSR
-from rankdistill.ops import inner_product_rank, inner_product_topk, masked_rank, masked_topk
+from rankdistill.ops import checks, inner_product_rank, inner_product_topk, masked_rank, masked_topk
 from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.rankings.distributed import Processes
 from rankdistill.vector_scores import ranked_by_vectors
@@ -18,7 +18,7 @@ SCORES = 1 << 24  # of a model that only scores: the largest piece of its [U, N]
 
 
 def hits_of(indices: Tensor, truth: CSR) -> Tensor:
-    """Which listed items are relevant: [B, K] bool for items [B, K] (-1 is none) and each row's relevant items."""
+    """Which listed items are relevant: [B, K] bool for items [B, K] (any other number, as -1, is none) and each row's relevant items."""
     rows, columns = truth.pairs()
     width = truth.n_columns
     relevant = rows * width + columns  # ascending, as a CSR's pairs are
@@ -26,7 +26,8 @@ def hits_of(indices: Tensor, truth: CSR) -> Tensor:
     if not len(relevant):
         return torch.zeros_like(indices, dtype=torch.bool)
     found = torch.searchsorted(relevant, keys).clamp_max(len(relevant) - 1)
-    return (relevant[found] == keys) & (indices >= 0)
+    # Past the width a key would be that of a later row.
+    return (relevant[found] == keys) & (indices >= 0) & (indices < width)
 
 
 def recall(hits: Tensor, relevant: Tensor, cutoff: int) -> Tensor:
@@ -115,6 +116,10 @@ def ranking_metrics(
     Returns:
         "name@cutoff" → [B] float64.
 
+    Raises:
+        ValueError: a metric or cut-off that is none, another number of rows. IndexError: an id out of [-1, N) (CPU; on
+            CUDA it is no hit).
+
     Cost:
         O(B·K·log nnz) time, O(B·K) memory.
 
@@ -133,6 +138,7 @@ def ranking_metrics(
         raise ValueError(
             f"ranking_metrics: expected {len(indices)} rows of truth, as indices; got {truth.n_rows}"
         )
+    checks.check_given("ranking_metrics", "indices", indices.long(), -1, truth.n_columns)
     hits, relevant = hits_of(indices, truth), truth.counts.double()
     return {
         f"{name}@{cutoff}": METRICS[name](hits, relevant, cutoff).double()
@@ -324,7 +330,7 @@ def candidate_metrics(
 
     Args:
         relevant: [B] float scores of the held-out items.
-        candidates: [B, C] float scores of the candidates; -inf for none.
+        candidates: [B, C] float scores of the candidates; -inf for none, which takes no place, whatever `relevant` is.
         cutoffs: positions, > 0.
 
     Returns:
@@ -345,8 +351,9 @@ def candidate_metrics(
         )
     own = relevant[:, None]
     # A NaN of the relevant item is worse than everything that is there, another NaN included; a candidate's is worse than nothing.
-    better = (candidates > own) | (own.isnan() & (candidates != -torch.inf))
-    position = 1 + better.sum(1).double() + (candidates == own).sum(1).double() / 2
+    there = candidates != -torch.inf
+    better = (candidates > own) | (own.isnan() & there)
+    position = 1 + better.sum(1).double() + ((candidates == own) & there).sum(1).double() / 2
     result = {}
     for cutoff in cutoffs:
         within = position <= cutoff

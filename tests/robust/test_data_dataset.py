@@ -58,6 +58,10 @@ def test_what_a_ranking_leaves_out():
     assert data.held_out_exclude("valid").to_dense().tolist() == [[True, True, True], [False, True, True]]
     with pytest.raises(ValueError, match="expected part as 'valid' or 'test'; got 'train'"):
         data.held_out_exclude("train")
+    assert data.held_out_exclude("valid") is data.held_out_exclude("valid"), "sorted for every evaluation"
+    assert data.held_out_exclude("test") is data.held_out_exclude("test")
+    whole = Dataset.from_arrays(TRAIN, VALID)
+    assert whole.held_out_exclude("valid") is whole.train.csr(), "nothing besides is left out"
 
 
 def test_pairs_of_an_earlier_part_are_dropped_and_counted(caplog):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import re
 import sys
-from datetime import datetime
+import tracemalloc
+from datetime import datetime, time, timedelta
+from decimal import Decimal
 
 import numpy as np
 import polars
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankdistill.data import read_interactions
+from rankdistill.data import Dataset, read_interactions
 
 USERS, ITEMS, RATINGS, TIMES = [1, 1, 7], [10, 20, 10], [3.0, 5.0, 1.0], [100, 50, 7]
 
@@ -64,6 +66,15 @@ def test_one_interaction_a_line(tmp_path, name, gz, crlf):
 def test_one_user_a_line(tmp_path, name, text, pairs, gz, crlf):
     table = read_interactions(write(tmp_path / name, text, gz, crlf))
     assert list(zip(table.users.tolist(), table.items.tolist())) == pairs
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("blank", ["\n", "   \n", " \r\n"])
+def test_blank_lines_are_skipped(tmp_path, name, blank):
+    text = GOOD[name].replace("y,\nz", "y,z")  # else the line feed of a field
+    table = read_interactions(write(tmp_path / name, blank + text.replace("\n", "\n" + blank) + blank))
+    assert (table.users.tolist(), table.items.tolist()) == (USERS, ITEMS)
+    assert (table.ratings.tolist(), table.timestamps.tolist()) == (RATINGS, TIMES)
 
 
 CSV_HEADER = "user,item,rating,timestamp\n1,10,3,100\n"
@@ -157,6 +168,26 @@ def test_ids_become_strings_together_however_late_the_first_one_is(tmp_path):
     table = read_interactions(write(tmp_path / "a.csv", text))
     assert table.users.tolist() == [*map(str, range(1_000)), "u"]
     assert table.items.tolist() == [*range(1_000), 1]
+
+
+def test_a_long_id_takes_its_room_once(tmp_path):
+    text = "user,item\n" + "1,2\n" * 20_000 + "u" * 3_000 + ",2\n"
+    path = write(tmp_path / "a.csv", text)
+    tracemalloc.start()
+    try:
+        Dataset.from_interactions(read_interactions(path))
+        assert tracemalloc.get_traced_memory()[1] < 20e6, "an array of these strings takes 240 MB"
+    finally:
+        tracemalloc.stop()
+
+
+def test_rows_that_are_left_out_leave_no_ids(tmp_path):
+    """And what is left is integers where it can be."""
+    text = "user,item,rating\nx,30,1\n7,20,5\n 5,20,4\n7 ,10,5\n"
+    table = read_interactions(write(tmp_path / "a.csv", text), min_rating=4)
+    assert (table.users.tolist(), table.items.tolist()) == ([7, 5, 7], [20, 20, 10])
+    data = Dataset.from_interactions(table)
+    assert (data.users.ids.tolist(), data.items.ids.tolist()) == ([5, 7], [10, 20])
 
 
 fields = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=5)
@@ -303,6 +334,21 @@ class TestParquet:
         assert (table.users.tolist(), table.items.tolist()) == ([1, 1], ["a", "b"])
         assert (table.ratings.tolist(), table.timestamps.tolist()) == ([3.0, 5.0], [100, 50])
 
+    @pytest.mark.parametrize("name", ["log[1].parquet", "log?.parquet", "*.parquet", "user_id=9/log.parquet"])
+    def test_a_name_is_no_pattern(self, tmp_path, name):
+        self.table().head(1).write_parquet(tmp_path / "log1.parquet")
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        with open(tmp_path / name, "wb") as file:
+            self.table().write_parquet(file)
+        table = read_interactions(tmp_path / name)
+        assert (table.users.tolist(), table.items.tolist()) == (USERS, ["a", "b", "a"])
+
+    def test_a_folder_is_no_file(self, tmp_path):
+        (tmp_path / "a.parquet").mkdir()
+        self.table().write_parquet(tmp_path / "a.parquet" / "part-0.parquet")
+        with pytest.raises(IsADirectoryError, match=r"expected a file; got '.*a\.parquet', a folder"):
+            read_interactions(tmp_path / "a.parquet")
+
     def test_dates_are_seconds(self, tmp_path):
         days = polars.Series([0, 1, 2], dtype=polars.Int32).cast(polars.Date)
         self.table(time=days).write_parquet(tmp_path / "a.parquet")
@@ -315,12 +361,63 @@ class TestParquet:
             ({"rating": [1.0, float("nan"), 2.0]}, "row 2: expected a finite number as rating; got nan"),
             ({"rating": ["good", "bad", "x"]}, "expected rating as numbers; got String"),
             ({"item_id": ["a", "", "b"]}, "not empty; got '' at position 1"),
+            ({"item_id": ["a", "b", "  "]}, "item ids that are not empty; got '  ' at position 2"),
+            ({"item_id": ["a", "b", "b\0"]}, r"item ids without NUL characters; got 'b\\x00'"),
+            (
+                {"user_id": polars.Series([1, 2**63, 3], dtype=polars.UInt64)},
+                f"within int64 .*; got 1 to {2**63} in",
+            ),
+            ({"time": [timedelta(1)] * 3}, r"timestamp as numbers or dates; got Duration.* in column 'time'"),
+            ({"time": [time(1)] * 3}, "timestamp as numbers or dates; got Time in column 'time'"),
+            ({"rating": [datetime(2024, 5, 1)] * 3}, "rating as numbers; got Datetime.* in column 'rating'"),
         ],
     )
     def test_bad_values(self, tmp_path, columns, message):
         self.table(**columns).write_parquet(tmp_path / "a.parquet")
         with pytest.raises(ValueError, match=f"a.parquet: .*{message}"):
             read_interactions(tmp_path / "a.parquet")
+
+    @pytest.mark.parametrize(
+        ("ids", "got"),
+        [
+            ([1.0, 2.0, 3.0], "float64"),
+            ([Decimal(1)] * 3, "decimal"),
+            ([b"a"] * 3, "binary"),
+            ([[1]] * 3, "list"),
+        ],
+    )
+    def test_ids_of_other_types(self, tmp_path, ids, got):
+        self.table(user=ids).drop("user_id").write_parquet(tmp_path / "a.parquet")
+        message = f"a.parquet: expected user ids as integers or strings; got {got}.* values in column 'user'"
+        with pytest.raises(TypeError, match=message):
+            read_interactions(tmp_path / "a.parquet")
+
+    def test_decimals_are_numbers(self, tmp_path):
+        columns = {"rating": list(map(Decimal, ["1.5", "2", "0.1"])), "time": list(map(Decimal, [7, 8, 9]))}
+        self.table(**columns).write_parquet(tmp_path / "a.parquet")
+        table = read_interactions(tmp_path / "a.parquet")
+        assert (table.ratings.tolist(), table.timestamps.tolist()) == ([1.5, 2, 0.1], [7, 8, 9])
+
+    @pytest.mark.parametrize("kind", ["Int8", "UInt64", "Int128"])
+    def test_integers_of_any_width(self, tmp_path, kind):
+        if not hasattr(polars, kind):
+            pytest.skip(f"polars {polars.__version__} has no {kind}")
+        columns = {
+            name: polars.Series([5, 7, 5], dtype=getattr(polars, kind)) for name in ("user_id", "time")
+        }
+        self.table(**columns).write_parquet(tmp_path / "a.parquet")
+        table = read_interactions(tmp_path / "a.parquet")
+        assert table.users.tolist() == table.timestamps.tolist() == [5, 7, 5]
+        assert table.timestamps.dtype == np.int64
+
+    def test_ids_are_those_of_a_csv(self, tmp_path):
+        frame = self.table().with_columns(item_id=polars.Series([" 07", "7 ", "7"]))
+        frame.write_parquet(tmp_path / "a.parquet")
+        frame.write_csv(tmp_path / "a.csv")
+        for name in ("a.parquet", "a.csv"):
+            assert read_interactions(tmp_path / name).items.tolist() == ["07", "7", "7"]
+        frame[1:].write_parquet(tmp_path / "a.parquet")
+        assert read_interactions(tmp_path / "a.parquet").items.tolist() == [7, 7]
 
     def test_bad_files(self, tmp_path):
         (tmp_path / "a.parquet").write_bytes(b"PAR1 nonsense")

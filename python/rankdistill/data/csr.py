@@ -208,6 +208,8 @@ class CSR:
         """The entries of both, row by row; `other` has the same shape."""
         if (self.n_rows, self.n_columns) != (other.n_rows, other.n_columns):
             raise ValueError(f"CSR: expected a matrix of {self.n_rows} × {self.n_columns}; got {other!r}")
+        if not len(other):
+            return self
         rows, columns = (torch.cat(both) for both in zip(self.pairs(), other.pairs(), strict=True))
         return CSR.from_pairs(rows, columns, self.n_rows, self.n_columns)
 

@@ -93,12 +93,19 @@ class Dataset:
     def held_out_exclude(self, part: str) -> CSR:
         """What a full ranking leaves out when `part` ("valid" or "test") is sought: all other parts of the user.
 
-        [n_users, n_items]: train and valid for "test", train and test for "valid".
+        [n_users, n_items]: train and valid for "test", train and test for "valid". Made once for each part and kept, in 8
+        bytes an interaction: every evaluation asks for it.
         """
         if part not in ("valid", "test"):
             raise ValueError(f"Dataset: expected part as 'valid' or 'test'; got {part!r}")
-        other = self.valid if part == "test" else self.test
-        return self.train.csr().union(other.csr())
+        if part not in self._excludes:
+            other = self.valid if part == "test" else self.test
+            self._excludes[part] = self.train.csr().union(other.csr())
+        return self._excludes[part]
+
+    @cached_property
+    def _excludes(self) -> dict[str, CSR]:
+        return {}
 
     @classmethod
     def from_files(
@@ -135,7 +142,7 @@ class Dataset:
             name: of the data set.
         """
         raw = _as_raw(interactions)
-        users, items = Vocabulary.from_ids(raw.users), Vocabulary.from_ids(raw.items)
+        users, items = Vocabulary.from_ids(raw.user_ids), Vocabulary.from_ids(raw.item_ids)
         whole = _numbered(raw, users, items)
         return cls(*split_interactions(whole, split, ratios, seed), users, items, name)
 
@@ -150,8 +157,8 @@ class Dataset:
     ) -> Dataset:
         """Parts as `RawInteractions` or pairs (users [n], items [n]) of integers or strings; None is an empty part."""
         raws = [RawInteractions([], []) if part is None else _as_raw(part) for part in (train, valid, test)]
-        users = Vocabulary.from_ids(*(raw.users for raw in raws))
-        items = Vocabulary.from_ids(*(raw.items for raw in raws))
+        users = Vocabulary.from_ids(*(raw.user_ids for raw in raws))
+        items = Vocabulary.from_ids(*(raw.item_ids for raw in raws))
         return cls._disjoint([_numbered(raw, users, items) for raw in raws], users, items, name)
 
     @classmethod
@@ -204,7 +211,8 @@ def _as_raw(part: object) -> RawInteractions:
 
 def _numbered(raw: RawInteractions, users: Vocabulary, items: Vocabulary) -> Interactions:
     columns = (None if c is None else torch.from_numpy(c) for c in (raw.timestamps, raw.ratings))
-    return Interactions(users.encode(raw.users), items.encode(raw.items), len(users), len(items), *columns)
+    encoded = users.encode(raw.user_ids), items.encode(raw.item_ids)
+    return Interactions(*encoded, len(users), len(items), *columns)
 
 
 def _without(part: Interactions, name: str, seen: CSR, dataset: str) -> Interactions:

@@ -10,10 +10,11 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
+from functools import partial
 
 import numpy as np
 
-from rankdistill.data.ids import join_ids, parse_ids
+from rankdistill.data.ids import Numbering
 from rankdistill.data.interactions import RawInteractions
 from rankdistill.data.lines import malformed
 
@@ -157,7 +158,7 @@ def _records(path: str | os.PathLike, text: str, delimiter: str, quoted: bool) -
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     try:
         for fields in reader:
-            if fields:
+            if fields and not (len(fields) == 1 and fields[0].isspace()):
                 yield reader.line_num, fields
     except csv.Error as error:
         raise malformed(path, reader.line_num, "well-formed fields", str(error)) from None
@@ -168,7 +169,8 @@ def _read(
 ) -> RawInteractions:
     first = next(records, None)
     records = itertools.chain([] if first is None else [first], records)
-    converts = {role: _ids if role in ("user", "item") else _numbers for role in columns}
+    numberings = {role: Numbering() for role in ("user", "item")}
+    converts = {role: partial(_ids, numberings[role]) if role in numberings else _numbers for role in columns}
     if first is not None and len(first[1]) == width and "timestamp" in columns:
         converts["timestamp"] = _kind_of_timestamps(path, first, columns["timestamp"])
     parts: dict[str, list[np.ndarray]] = {role: [] for role in columns}
@@ -179,7 +181,7 @@ def _read(
         for role, column in columns.items():
             parts[role].append(converts[role](path, role, block, column))
     table = {
-        role: join_ids(arrays) if role in ("user", "item") else _joined(arrays)
+        role: numberings[role].column(arrays) if role in numberings else _joined(arrays)
         for role, arrays in parts.items()
     }
     return RawInteractions(table["user"], table["item"], table.get("rating"), table.get("timestamp"))
@@ -189,15 +191,16 @@ def _joined(arrays: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(arrays) if arrays else np.empty(0)
 
 
-def _ids(path: str | os.PathLike, role: str, block: list[Record], column: int) -> np.ndarray:
+def _ids(
+    numbering: Numbering, path: str | os.PathLike, role: str, block: list[Record], column: int
+) -> np.ndarray:
     strings = [fields[column] for _, fields in block]
-    ids = parse_ids(strings)
-    if ids.dtype.kind == "i":
-        return ids
-    stripped = [string.strip() for string in strings]
-    if "" in stripped:
-        raise malformed(path, block[stripped.index("")][0], f"a {role} id", "an empty field")
-    return parse_ids(stripped)
+    try:
+        return numbering.numbers(strings)
+    except KeyError as empty:
+        raise malformed(
+            path, block[strings.index(empty.args[0])][0], f"a {role} id", "an empty field"
+        ) from None
 
 
 def _kind_of_timestamps(path: str | os.PathLike, first: Record, column: int):

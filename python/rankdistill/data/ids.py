@@ -8,6 +8,7 @@ no other rule gives the same ids for a csv, a parquet file and an array.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -80,6 +81,69 @@ def _from_objects(array: np.ndarray, op: str, name: str) -> np.ndarray:
         if "\0" in string:
             raise ValueError(f"{op}: expected {name} without NUL characters; got {string!r} at position {i}")
     return np.array(strings, dtype=str)
+
+
+@dataclass(frozen=True, eq=False)
+class IdColumn:
+    """[n] ids, each held once, for numpy gives every string of an array the room of the longest.
+
+    Args:
+        distinct: [m] ids as of `as_ids`, in any order without repeats, each in some row.
+        numbers: [n] int64: row i has the id `distinct[numbers[i]]`.
+    """
+
+    distinct: np.ndarray
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, values: object, op: str, name: str) -> IdColumn:
+        """The column of [n] `values`, with the errors of `as_ids`."""
+        if isinstance(values, IdColumn):
+            return values
+        return cls(*np.unique(as_ids(values, op, name), return_inverse=True))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def array(self) -> np.ndarray:
+        """The ids row by row."""
+        return self.distinct[self.numbers]
+
+    def select(self, rows: np.ndarray) -> IdColumn:
+        """The rows that a mask or an index array names."""
+        numbers = self.numbers[rows]
+        found = np.zeros(len(self.distinct), dtype=bool)
+        found[numbers] = True
+        return IdColumn(as_ids(self.distinct[found]), (found.cumsum() - 1)[numbers])
+
+
+class Numbering(dict):
+    """The number of each id by its spelling with or without spaces around it: 0 for the first that was looked up.
+
+    KeyError for an empty one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spellings: list[str] = []
+
+    def __missing__(self, spelling: str) -> int:
+        plain = spelling.strip()
+        if not plain:
+            raise KeyError(spelling)
+        if plain != spelling:
+            self[spelling] = number = self[plain]
+            return number
+        self[spelling] = number = len(self.spellings)
+        self.spellings.append(spelling)
+        return number
+
+    def numbers(self, spellings: Iterable[str]) -> np.ndarray:
+        return np.array(list(map(self.__getitem__, spellings)), dtype=np.int64)
+
+    def column(self, parts: Iterable[np.ndarray]) -> IdColumn:
+        """The ids of all rows, from the numbers of their parts."""
+        return IdColumn(parse_ids(self.spellings), np.concatenate([np.empty(0, np.int64), *parts]))
 
 
 def join_ids(arrays: Iterable[np.ndarray]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from rankdistill.data.csr import CSR
-from rankdistill.data.ids import as_ids
+from rankdistill.data.ids import IdColumn
 
 
-@dataclass(frozen=True, eq=False)
 class RawInteractions:
     """Interactions with external ids, as read from a file or given by a caller.
 
@@ -22,35 +21,43 @@ class RawInteractions:
         ratings: [n] finite numbers, or None.
         timestamps: [n] finite numbers, or None; any unit, later is larger.
 
+    `user_ids` and `item_ids` hold each id once; `users` and `items` are arrays [n] that are made of them each time, of
+    strings with the room of the longest for every row.
+
     Raises:
         TypeError, ValueError: ids that are neither; lengths that differ; a number that is not finite.
     """
 
-    users: np.ndarray
-    items: np.ndarray
-    ratings: np.ndarray | None = None
-    timestamps: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("users", "items"):
-            object.__setattr__(self, name, as_ids(getattr(self, name), "RawInteractions", name))
-        for name in ("ratings", "timestamps"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, _numbers(name, getattr(self, name)))
-        for field in fields(self):
-            column = getattr(self, field.name)
-            if column is not None and len(column) != len(self.users):
+    def __init__(
+        self, users: object, items: object, ratings: object = None, timestamps: object = None
+    ) -> None:
+        self.user_ids = IdColumn.of(users, "RawInteractions", "users")
+        self.item_ids = IdColumn.of(items, "RawInteractions", "items")
+        self.ratings = None if ratings is None else _numbers("ratings", ratings)
+        self.timestamps = None if timestamps is None else _numbers("timestamps", timestamps)
+        for name, column in (
+            ("items", self.item_ids), ("ratings", self.ratings), ("timestamps", self.timestamps),
+        ):  # fmt: skip
+            if column is not None and len(column) != len(self.user_ids):
                 raise ValueError(
-                    f"RawInteractions: expected {len(self.users)} {field.name}, as users; got {len(column)}"
+                    f"RawInteractions: expected {len(self.user_ids)} {name}, as users; got {len(column)}"
                 )
 
+    @property
+    def users(self) -> np.ndarray:
+        return self.user_ids.array()
+
+    @property
+    def items(self) -> np.ndarray:
+        return self.item_ids.array()
+
     def __len__(self) -> int:
-        return len(self.users)
+        return len(self.user_ids)
 
     def select(self, rows: np.ndarray) -> RawInteractions:
         """The rows that a mask or an index array names."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        return RawInteractions(**{name: None if c is None else c[rows] for name, c in columns.items()})
+        columns = (None if c is None else c[rows] for c in (self.ratings, self.timestamps))
+        return RawInteractions(self.user_ids.select(rows), self.item_ids.select(rows), *columns)
 
 
 def _numbers(name: str, values: object) -> np.ndarray:

@@ -48,8 +48,9 @@ def read_interactions(
     timestamp, separated by tabs); ratings.dat (the same, separated by ::); inter (RecBole: tabs and a typed header);
     rating (NCF: tabs; the timestamp may be missing); lightgcn (`user item item …` a line; .txt); users.dat (citeulike:
     a count and that many items, the user is the number of the line). All text is UTF-8 and may be gzip'd (.gz); line
-    ends may be LF or CRLF; spaces around ids are dropped; blank lines are skipped. Timestamps are numbers or, in csv, tsv
-    and parquet, dates (ISO 8601, UTC where they do not say), which become seconds since 1970.
+    ends may be LF or CRLF; spaces around ids are dropped, in parquet too; blank lines are skipped, but an error in users.dat.
+    Timestamps are numbers or, in csv, tsv and parquet, dates (ISO 8601, UTC where they do not say), which become seconds
+    since 1970.
 
     Args:
         path: the file.
@@ -69,7 +70,7 @@ def read_interactions(
         ImportError: parquet without polars.
 
     Cost:
-        O(size of the file) time and memory.
+        O(size of the file) time and memory, but where ids are strings the characters of the longest for each distinct id.
     """
     format = guess_format(path) if format is None else format
     if format not in FORMATS:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rankdistill.data.ids import as_ids, join_ids
+from rankdistill.data.ids import IdColumn, as_ids, join_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Vocabulary:
     @classmethod
     def from_ids(cls, *arrays: object) -> Vocabulary:
         """The vocabulary of all ids in `arrays`, each [n] integers or strings in any order, with repeats."""
-        return cls(np.unique(join_ids(as_ids(array, "Vocabulary") for array in arrays)))
+        return cls(np.unique(join_ids(_distinct(array) for array in arrays)))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,7 +67,7 @@ class Vocabulary:
 
     def encode(self, ids: object) -> Tensor:
         """The indices [m] int64 of `ids` [m]. KeyError naming the first id that is unknown."""
-        wanted = as_ids(ids, "Vocabulary")
+        wanted = _distinct(ids)
         known, sought = self.ids, wanted
         if sought.dtype.kind != known.dtype.kind:
             # Only a string vocabulary can hold an integer's spelling; an integer one holds no other strings.
@@ -80,12 +80,14 @@ class Vocabulary:
         if order is not None and len(known):
             places = order[places]
         missing = known[places] != sought if len(known) else np.ones(len(sought), bool)
+        numbers = ids.numbers if isinstance(ids, IdColumn) else np.arange(len(wanted))
         if bool(missing.any()):
-            at = int(missing.argmax())
+            at = int(missing[numbers].argmax())
+            unknown = wanted[numbers[at]].item()
             raise KeyError(
-                f"Vocabulary: expected one of {len(self)} known ids; got {wanted[at].item()!r} at position {at}"
+                f"Vocabulary: expected one of {len(self)} known ids; got {unknown!r} at position {at}"
             )
-        return torch.from_numpy(places.astype(np.int64))
+        return torch.from_numpy(places.astype(np.int64)[numbers])
 
     def decode(self, indices: object) -> np.ndarray:
         """The ids, of the shape of `indices` (integers in [0, n)). IndexError naming the first out of range."""
@@ -129,3 +131,7 @@ class Vocabulary:
             return cls(np.array(values, dtype=object))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+
+def _distinct(ids: object) -> np.ndarray:
+    return ids.distinct if isinstance(ids, IdColumn) else as_ids(ids, "Vocabulary")

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -26,7 +27,7 @@ from rankdistill.models.factors import Factors
 from rankdistill.models.kinds import MODELS, make_model
 from rankdistill.ops import checks
 from rankdistill.rankings.safetensors_files import Entry, read_header, write_tensors
-from rankdistill.rankings.tables import UNREADABLE, Table
+from rankdistill.rankings.tables import UNREADABLE, Table, file_and_name
 
 TABLES = ("users", "items", "item_bias", "user_bias")
 LINES = "_lines"
@@ -129,7 +130,7 @@ def _in_folder(folder: str) -> str:
 
 
 def _of_parts(text: str) -> Factors:
-    parts = text.split(",")
+    parts = _split(text)
     if not 2 <= len(parts) <= 3:
         raise ValueError(f"{OP}: expected users,items or users,items,item_bias as files; got {text}")
     rows = [
@@ -137,6 +138,16 @@ def _of_parts(text: str) -> Factors:
         for name, part in zip(TABLES, parts)
     ]
     return Factors(*rows[:2], *(bias[:, 0] for bias in rows[2:]), source=text)
+
+
+def _split(text: str) -> list[str]:
+    """Two or three files by commas, which may be in the names of files, folders and tensors too: as many as there are."""
+    words = text.split(",")
+    for cuts in (cuts for n in (2, 1) for cuts in itertools.combinations(range(1, len(words)), n)):
+        parts = [",".join(words[begin:end]) for begin, end in zip((0, *cuts), (*cuts, len(words)))]
+        if all(os.path.isfile(file_and_name(part)[0]) for part in parts):
+            return parts
+    return words
 
 
 def _of_npz(path: str) -> Factors:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from rankdistill.data.dataset import Dataset
 from rankdistill.models.factors import Factors
-from rankdistill.models.teachers import as_teacher
+from rankdistill.models.teachers import SCORES, as_teacher
 from rankdistill.rankings import Rankings
 
 ROWS_AT_ONCE = 1024
@@ -37,10 +38,11 @@ def unseen_rankings(
 def seen_rankings(model, dataset: Dataset, k: int) -> Rankings:
     """The k best of every user's train items.
 
-    O(train items·log) time and the scores of a thousand users' train items at a time.
+    O(train items·log) time; at a time the scores of a thousand users' train items, or of fewer where one has so many
+    that they would be more than 2^24, padded to the longest row.
     """
     train, parts = dataset.train.csr(), []
-    for users in torch.arange(dataset.n_users).split(ROWS_AT_ONCE):
+    for users in _blocks(train.counts.clamp_min(k)):
         seen = train.rows(users)
         row, item = seen.pairs()
         places = torch.arange(len(item)) - seen.indptr[row]
@@ -52,3 +54,9 @@ def seen_rankings(model, dataset: Dataset, k: int) -> Rankings:
     indices, scores = (torch.cat(part) for part in zip(*parts))
     lengths = (indices >= 0).sum(1).int()
     return Rankings(indices, scores, lengths, dataset.n_items, rankings_metadata(dataset))
+
+
+def _blocks(widths: Tensor) -> Iterator[Tensor]:
+    """The users in order, a thousand at a time; fewer where as many rows of the widest were more than 2^24 numbers."""
+    for users in torch.arange(len(widths)).split(ROWS_AT_ONCE):
+        yield from users.split(max(1, SCORES // max(1, int(widths[users].max()))))

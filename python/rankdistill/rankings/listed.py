@@ -67,7 +67,7 @@ def rankings_from_table(
     if raw.ratings is None:
         raise ValueError(f"{OP}: expected a column {score_column}; got none in {os.fspath(path)}")
     try:
-        users, items = dataset.users.encode(raw.users), dataset.items.encode(raw.items)
+        users, items = dataset.users.encode(raw.user_ids), dataset.items.encode(raw.item_ids)
     except KeyError as error:
         raise ValueError(
             f"{OP}: expected users and items of {dataset.name}; got others in {os.fspath(path)}: {error.args[0]}"

@@ -20,6 +20,7 @@ from rankdistill.rankings.mapping import Stretch, drop_pages, mapped
 from rankdistill.rankings.safetensors_files import read_header
 
 NPY_DTYPES = {"<f2": torch.float16, "<f4": torch.float32, "<f8": torch.float64}
+SUFFIXES = (".npy", ".npz", ".safetensors")
 READ_BYTES = 16 << 20
 # What numpy and zipfile raise where a .npz file is damaged, or another kind of file.
 UNREADABLE = (
@@ -59,9 +60,9 @@ class Table:
         if not isinstance(source, (str, os.PathLike)):
             raise TypeError(f"{op}: expected {name} as a tensor or a file; got {checks.describe(source)}")
         text = os.fspath(source)
-        path, _, wanted = (text, "", "") if os.path.exists(text) else text.partition("#")
+        path, wanted = file_and_name(text)
         suffix = Path(path).suffix
-        if suffix not in (".npy", ".npz", ".safetensors"):
+        if suffix not in SUFFIXES:
             raise ValueError(f"{op}: expected {name} as .npy, .npz or .safetensors; got {path}")
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{op}: expected {name} in a file; got {path}, which is none")
@@ -176,6 +177,13 @@ class Table:
                 digest.update(part.view(torch.uint8).numpy())
             self.drop(rows.start, rows.stop)
         return digest.hexdigest()
+
+
+def file_and_name(text: str) -> tuple[str, str]:
+    """The file of "file#name" and the name of a tensor in it, or "": a # may be in either of them, and in folders."""
+    splits = [(text, ""), *((text[:at], text[at + 1 :]) for at, letter in enumerate(text) if letter == "#")]
+    there = [split for split in splits if os.path.isfile(split[0])]
+    return (there or [split for split in splits if split[0].endswith(SUFFIXES)] or splits)[0]
 
 
 _FLOATS = "{} as little-endian float16, float32 or float64 (bfloat16: a .safetensors file)"
