@@ -1,4 +1,4 @@
-"""Whether what a model calls vectors makes its scores, so that it may be ranked by them."""
+"""Whether what a model calls vectors makes its scores, so that it may be read or ranked by them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import torch
 from torch import Tensor
 
 COMPARED = 3  # users, and items, of a model that does not say
+
+
+def scores_are_products(model: object) -> bool:
+    """Whether a model says that its vectors' inner products are its scores, and has no bias that these would leave out."""
+    return getattr(model, "scores_are_inner_products", False) and all(
+        getattr(model, f"{side}_bias", None) is None for side in ("item", "user")
+    )
 
 
 @torch.no_grad()

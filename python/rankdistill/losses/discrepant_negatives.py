@@ -14,6 +14,7 @@ from rankdistill.sampling import (
     sample_with_replacement,
     within_row_positions,
 )
+from rankdistill.vector_scores import scores_are_products
 
 CELLS = 1 << 21  # users × items at a time
 LEARNERS = ("teacher", "student")
@@ -72,7 +73,7 @@ class DiscrepantNegatives(nn.Module):
     def ranks(self, model: Student, users: Tensor, seen: CSR) -> Tensor:
         """[B, N] int64 of all items; train items stand at score 0, or have rank -1."""
         items = torch.arange(seen.n_columns, device=users.device)
-        if getattr(model, "scores_are_inner_products", False):
+        if scores_are_products(model):
             scores = model.user_vectors(users) @ model.item_vectors().T
         else:
             scores = model.score(users, items.expand(len(users), -1))

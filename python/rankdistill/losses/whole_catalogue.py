@@ -29,15 +29,19 @@ def list_above_the_catalogue(
     reduction: str,
     total: Tensor | None = None,
 ) -> Tensor:
-    """`list_above_the_rest` of all items but those that `exclude` has for a user, by the student's vectors."""
+    """`list_above_the_rest` of all items but those that `exclude` has for a user, by the student's vectors and item biases.
+
+    A user's bias is in all scores of its row, and changes nothing.
+    """
     if hasattr(student, "catalogue_list_losses"):
         losses = student.catalogue_list_losses(users, items, lengths, exclude)
     elif getattr(student, "scores_are_inner_products", False):
         vectors = student.user_vectors(users), student.item_vectors()
-        losses = catalogue_plackett_luce(*vectors, items, lengths, exclude)
+        bias = getattr(student, "item_bias", None)
+        losses = catalogue_plackett_luce(*vectors, items, lengths, exclude, bias)
     else:
-        got = type(student).__name__
-        raise TypeError(f"{op}: expected a student whose scores are inner products; got {got}")
+        expected = "a student whose scores are inner products, but for biases, and that says so (scores_are_inner_products)"
+        raise TypeError(f"{op}: expected {expected}; got {type(student).__name__}")
     if total is None or reduction == "sum":
         return functional.reduce_rows(op, losses, lengths > 0, reduction)
     return functional.reduce_rows(op, losses, lengths > 0, "sum") / total.clamp_min(1)
