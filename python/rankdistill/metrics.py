@@ -11,7 +11,7 @@ from rankdistill.data.csr import CSR
 from rankdistill.ops import inner_product_rank, inner_product_topk, masked_rank, masked_topk
 from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.rankings.distributed import Processes
-from rankdistill.vector_scores import ranked_by_vectors
+from rankdistill.vector_scores import evaluating, ranked_by_vectors
 
 CUTOFFS = (10, 20, 50)
 SCORES = 1 << 24  # of a model that only scores: the largest piece of its [U, N] matrix that exists at a time
@@ -154,7 +154,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean metrics over users with relevant items, ranking the whole catalogue.
 
-    Ties never favour low item ids: items are ranked under a permutation drawn from `seed`.
+    Ties never favour low item ids: items are ranked under a permutation drawn from `seed`. The model is read in evaluation mode,
+    whatever it is in.
 
     Args:
         model: with `user_vectors(ids)` and `item_vectors(ids)` (and `item_bias` [N], or None), or with
@@ -250,7 +251,7 @@ def _evaluated(
     order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed)).to(users.device)
     place = torch.empty_like(order)
     place[order] = torch.arange(n_items, device=order.device)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         if ranked_by_vectors(model, users, n_items):
             ranking = _vector_ranking(model, order)
         else:
@@ -259,7 +260,7 @@ def _evaluated(
     batches = users.split(batch_size)
     at, parts = part
     for batch in batches[at * len(batches) // parts : (at + 1) * len(batches) // parts]:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             relevant = _with_columns(truth.rows(batch), place)
             excluded = _with_columns(exclude.rows(batch), place)
             top, rank = ranking(batch, excluded)

@@ -1,11 +1,29 @@
-"""Whether what a model calls vectors makes its scores, so that it may be read or ranked by them."""
+"""How a model is looked at: in evaluation mode, and by its vectors where what it calls so makes its scores."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 COMPARED = 3  # users, and items, of a model that does not say
+
+
+@contextmanager
+def evaluating(*models: object) -> Iterator[None]:
+    """Models in evaluation mode, where a look draws no dropout and moves no running statistics; each part's mode as it was
+    afterwards. What is no module has no mode."""
+    modules = [model for model in models if isinstance(model, nn.Module)]
+    modes = [(part, part.training) for model in modules for part in model.modules()]
+    try:
+        for model in modules:
+            model.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def scores_are_products(model: object) -> bool:
@@ -28,14 +46,15 @@ def ranked_by_vectors(model: object, users: Tensor, n_items: int) -> bool:
         return True
     users = users[:COMPARED]
     ids = torch.arange(0, n_items, max(1, n_items // COMPARED), device=users.device)
-    rows, columns = model.user_vectors(users), model.item_vectors(ids)
+    with evaluating(model):
+        rows, columns = model.user_vectors(users), model.item_vectors(ids)
+        scores = model.score(users, ids.expand(len(users), -1))
     products = rows.double() @ columns.double().T
     biases = getattr(model, "item_bias", None), getattr(model, "user_bias", None)
     if biases[0] is not None:
         products = products + biases[0][ids].double()
     if biases[1] is not None:
         products = products + biases[1][users, None].double()
-    scores = model.score(users, ids.expand(len(users), -1))
     sizes = rows.double().norm(dim=1)[:, None] * columns.double().norm(dim=1) + products.abs()
     narrow = min(part.element_size() for part in (rows, columns, scores)) < 4
     rounding = 2e-2 if narrow or torch.is_autocast_enabled(scores.device.type) else 1e-4

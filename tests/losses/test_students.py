@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from rankdistill import plackett_luce
+from rankdistill import as_teacher, plackett_luce
 from rankdistill.methods import METHODS
+from rankdistill.metrics import evaluate
+from rankdistill.vector_scores import evaluating
 from tests.case import randn
-from tests.losses.every_method import N, U, begin, gradients, make, objective
+from tests.losses.every_method import N, U, begin, gradients, make, make_batch, objective, world
 
 WIDTH = 6
 USERS, ITEMS = randn(U, WIDTH, seed=31), randn(N, WIDTH, seed=32)
 BIASES = {"user_bias": randn(U, seed=33), "item_bias": randn(N, seed=34)}
+LOOKS = [  # at students whose scores are inner products, or are not
+    *((name, {}, products) for name in ("rce_kd", "dcd", "bd") for products in (True, False)),
+    *(("cd", {"guide": "student"}, products) for products in (True, False)),
+    ("dcd", {"among": "catalogue"}, True),
+    ("hetcomp", {}, True),
+]
 OF_SCORES = [name for name in METHODS if name != "concf"]  # which has a model of its own
 
 
@@ -79,3 +90,86 @@ def test_a_list_above_the_whole_catalogue_learns_item_biases():
         TypeError, match=r"inner products, .+ says so \(scores_are_inner_products\); got Student"
     ):
         method(Student("item_bias"), users)
+
+
+class Noisy(Student):
+    """Towers with dropout and batch statistics; its scores are no inner products, or are."""
+
+    def __init__(self, by_products: bool) -> None:
+        super().__init__()
+        self.by_products = by_products
+        self.towers = nn.ModuleList(
+            nn.Sequential(nn.Dropout(0.5), nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH)) for _ in range(2)
+        )
+        self.towers[1][0].eval()  # a part that is frozen stays so
+
+    def user_vectors(self, ids=None):
+        return self.towers[0](super().user_vectors(ids))
+
+    def item_vectors(self, ids=None):
+        return self.towers[1](super().item_vectors(ids))
+
+    def score(self, users, items):
+        vectors = self.item_vectors(items.flatten()).unflatten(0, items.shape)
+        scores = (self.user_vectors(users)[:, None] * vectors).sum(-1)
+        return scores if self.by_products else scores.tanh()
+
+
+class Scored(nn.Module):
+    """A model seen through its scores alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.n_users, self.n_items = model, U, N
+
+    def score(self, users, items):
+        return self.model.score(users, items)
+
+
+def modes(student: nn.Module) -> list[bool]:
+    return [part.training for part in student.modules()]
+
+
+@pytest.mark.parametrize(("name", "options", "by_products"), LOOKS)
+def test_a_look_at_the_student_leaves_no_trace(name, options, by_products):
+    """As one at a student in evaluation mode, drawing nothing and moving no statistic."""
+    student = Noisy(by_products)
+    before, state = modes(student), copy.deepcopy(student.state_dict())
+    method, random = make(name, **options), torch.get_rng_state()
+    for epoch in range(4):
+        method.begin_epoch(epoch, student)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert modes(student) == before
+    assert all(torch.equal(tensor, state[key]) for key, tensor in student.state_dict().items())
+    batch, calm = make_batch(method, 3), make(name, **options)
+    student.eval()
+    for epoch in range(4):
+        calm.begin_epoch(epoch, student)
+    assert torch.equal(objective(method, student, batch), objective(calm, student, batch))
+
+
+@pytest.mark.parametrize("by_products", [True, False])
+def test_a_measurement_leaves_no_trace(by_products):
+    student, dataset = Noisy(by_products), world()
+    student.n_users, student.n_items = U, N
+    before, state = modes(student), copy.deepcopy(student.state_dict())
+    found = evaluate(student, dataset.valid.csr(), dataset.train.csr())
+    if by_products:
+        teacher = as_teacher(student)
+    else:
+        teacher = as_teacher(Scored(student))
+    assert modes(student) == before
+    assert all(torch.equal(tensor, state[key]) for key, tensor in student.state_dict().items())
+    student.eval()
+    assert evaluate(student, dataset.valid.csr(), dataset.train.csr()) == found
+    users, items = torch.arange(U), torch.arange(N).repeat(U, 1)
+    torch.testing.assert_close(teacher.score(users, items), student.score(users, items))
+
+
+def test_modes_come_back_after_an_error():
+    student = Noisy(True)
+    before = modes(student)
+    with contextlib.suppress(RuntimeError), evaluating(student, None):
+        assert not any(modes(student))
+        raise RuntimeError
+    assert modes(student) == before

@@ -14,7 +14,7 @@ from rankdistill.sampling import (
     sample_with_replacement,
     within_row_positions,
 )
-from rankdistill.vector_scores import scores_are_products
+from rankdistill.vector_scores import evaluating, scores_are_products
 
 CELLS = 1 << 21  # users × items at a time
 LEARNERS = ("teacher", "student")
@@ -56,7 +56,8 @@ class DiscrepantNegatives(nn.Module):
             seen = self.train_items.window(range(first, last), range(N)).to(device)
             entries = slice(int(self.train_items.indptr[first]), int(self.train_items.indptr[last]))
             rows, _ = seen.pairs()
-            ranks = [self.ranks(model, users, seen) for model in (teacher, student)]
+            with evaluating(teacher, student):
+                ranks = [self.ranks(model, users, seen) for model in (teacher, student)]
             slots = within_row_positions(rows)[:, None] * self.n_negatives
             slots = slots + torch.arange(self.n_negatives, device=device)  # [n, J]
             # [period, n, J], each entry's counter

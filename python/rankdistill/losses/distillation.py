@@ -13,7 +13,10 @@ from rankdistill.losses.settings import expect_vectors
 
 
 class Student(Protocol):
-    """What a method asks of a model. Vectors are asked for only by methods whose `needs` say so."""
+    """What a method asks of a model. Vectors are asked for only by methods whose `needs` say so.
+
+    Losses read it in the mode that it is in; what `begin_epoch` looks at is read in evaluation mode, which is undone.
+    """
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores [B, K] of items [B, K] int64 for users [B] int64, with gradients."""

@@ -17,6 +17,7 @@ from rankdistill.losses.settings import (
     expect_sizes,
 )
 from rankdistill.rankings import Rankings
+from rankdistill.vector_scores import evaluating
 
 STEP_BITS = 20  # of a draw's 32-bit epoch: a million batches in each of 4096 epochs
 
@@ -109,9 +110,10 @@ class DualCorrection(Distillation):
         """Compares rankings, every `period` epochs."""
         self._epoch, self._step = epoch, 0
         if epoch % self.period == 0:
-            for side in (self.user_side, self.item_side):
-                if side is not None:
-                    side.measure(student)
+            with evaluating(student):
+                for side in (self.user_side, self.item_side):
+                    if side is not None:
+                        side.measure(student)
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's unique users, and of its unique positive items where the item side counts."""

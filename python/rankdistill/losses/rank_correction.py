@@ -40,7 +40,7 @@ class RankCorrection(nn.Module):
         device, lists = self.signed_weights.device, self.rankings
         if self.among == "catalogue":
             n_items = lists.n_users if self.swapped else lists.n_items
-            expect_scoring_vectors("RankCorrection", student, n_items, device)
+            expect_scoring_vectors("DualCorrection", student, n_items, device)
             tables = student.user_vectors(), student.item_vectors()
             mine, others = tables[::-1] if self.swapped else tables
             bias = getattr(student, "user_bias" if self.swapped else "item_bias", None)

@@ -13,7 +13,7 @@ from rankdistill.losses.distillation import Student
 from rankdistill.losses.list_scores import device_of
 from rankdistill.ops import catalogue_plackett_luce, inner_product_topk, masked_topk
 from rankdistill.ops.inner_product_topk import InnerProductTopK
-from rankdistill.vector_scores import ranked_by_vectors
+from rankdistill.vector_scores import evaluating, ranked_by_vectors
 
 SCORES = 1 << 24  # of a student without vectors that exist at a time
 Ranker = Callable[..., InnerProductTopK]
@@ -61,11 +61,12 @@ def catalogue_ranker(student: Student, k: int, n_items: int) -> Ranker:
     """A function of users [B] int64, and of what to leave out with a row for each: the student's k best items, on the CPU.
 
     By its `best_items` where it has these; by its vectors and item biases where they make its scores, the items' read once
-    and for all; else by its scores of all `n_items`, 2^24 at a time.
+    and for all; else by its scores of all `n_items`, 2^24 at a time. In evaluation mode, whatever the student is in.
     """
     device = device_of(student)
     if hasattr(student, "best_items"):
 
+        @evaluating(student)
         def by_itself(users: Tensor, exclude: CSR | None = None) -> InnerProductTopK:
             exclude = None if exclude is None else exclude.to(device)
             return InnerProductTopK(
@@ -74,10 +75,12 @@ def catalogue_ranker(student: Student, k: int, n_items: int) -> Ranker:
 
         return by_itself
     if ranked_by_vectors(student, torch.arange(1, device=device), n_items):
-        bias, items = getattr(student, "item_bias", None), student.item_vectors().cpu()
+        with evaluating(student):
+            bias, items = getattr(student, "item_bias", None), student.item_vectors().cpu()
         bias = None if bias is None else bias.cpu()
 
         @torch.no_grad()
+        @evaluating(student)
         def by_vectors(users: Tensor, exclude: CSR | None = None) -> InnerProductTopK:
             return inner_product_topk(student.user_vectors(users.to(device)).cpu(), items, k, exclude, bias)
 
@@ -85,6 +88,7 @@ def catalogue_ranker(student: Student, k: int, n_items: int) -> Ranker:
     items = torch.arange(n_items, device=device)
 
     @torch.no_grad()
+    @evaluating(student)
     def by_scores(users: Tensor, exclude: CSR | None = None) -> InnerProductTopK:
         parts = []
         for rows in torch.arange(len(users)).split(max(1, SCORES // max(1, len(items)))):

@@ -17,7 +17,7 @@ from rankdistill.models.factors import Factors
 from rankdistill.ops import checks, masked_topk
 from rankdistill.ops.masked_topk import MaskedTopK
 from rankdistill.rankings import Rankings
-from rankdistill.vector_scores import ranked_by_vectors
+from rankdistill.vector_scores import evaluating, ranked_by_vectors
 
 OP = "as_teacher"
 ACCEPTED = (
@@ -155,8 +155,9 @@ def _of_object(source: object, name: str, dataset: Dataset | None) -> Factors | 
         return all(hasattr(source, part) for part in names)
 
     if has("user_vectors", "item_vectors"):
-        biases = (getattr(source, "item_bias", None), getattr(source, "user_bias", None))
-        users, items = source.user_vectors(), source.item_vectors()
+        with evaluating(source):
+            biases = (getattr(source, "item_bias", None), getattr(source, "user_bias", None))
+            users, items = source.user_vectors(), source.item_vectors()
         if not ranked_by_vectors(source, torch.arange(1, device=items.device), len(items)):
             expected = "scores that are inner products of user_vectors and item_vectors, but for item_bias and user_bias"
             cure = "Give a function of its scores, or the tables that make them"
@@ -172,9 +173,8 @@ def _of_object(source: object, name: str, dataset: Dataset | None) -> Factors | 
         return _factors(name, users, items, item_bias, user_bias)
     if has("score", "n_users", "n_items"):
         items = torch.arange(source.n_items)
-        return ScoreTeacher(
-            lambda users: source.score(users, items.expand(len(users), -1)), source.n_users, source.n_items
-        )
+        scores = evaluating(source)(lambda users: source.score(users, items.expand(len(users), -1)))
+        return ScoreTeacher(scores, source.n_users, source.n_items)
     if callable(source) and not isinstance(source, torch.nn.Module):
         if dataset is None:
             raise ValueError(
