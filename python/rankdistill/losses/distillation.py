@@ -27,7 +27,11 @@ class Distillation(nn.Module):
 
     In a training loop: `begin_epoch(epoch, student)` before an epoch's first batch, `method(student, batch)` for
     a scalar to add to the loss, times the method's weight. Trainable parts (experts, projectors) are ordinary parameters: give
-    them to the optimiser. All that a resume needs is in `state_dict`; `begin_epoch` then goes on as if nothing had happened.
+    them to the optimiser. Between epochs all that a resume needs is in `state_dict`; `begin_epoch` then goes on as if nothing had
+    happened. Within an epoch it is not all: some methods draw by how many batches there were.
+
+    For that reason too torch.utils.checkpoint belongs around the student's towers, not around a method, which may draw anew when
+    it is recomputed: other gradients, without a word.
 
     `needs` names what the teacher must provide, of "rankings", "scores", "user_vectors", "item_vectors",
     "checkpoints" (rankings of several moments of its training) and "model" (the teacher itself, which trains along).

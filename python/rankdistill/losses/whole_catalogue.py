@@ -56,6 +56,18 @@ def expect_scoring_vectors(method: str, student: Student, n_items: int, device: 
         raise TypeError(f"{method}: expected {expected}; got {type(student).__name__}")
 
 
+def scoring_vectors(student: Student, users: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors of users [n], and of all items, whose inner products are the student's scores, but for a bias of the user's."""
+    vectors, items = student.user_vectors(users), student.item_vectors()
+    bias = getattr(student, "item_bias", None)
+    if bias is None:
+        return vectors, items
+    # A coordinate more, which is 1 of every user.
+    vectors = torch.cat([vectors, vectors.new_ones(len(vectors), 1)], 1)
+    items = torch.cat([items, bias[:, None]], 1)  # of the wider dtype
+    return vectors.to(items.dtype), items
+
+
 @torch.no_grad()
 def catalogue_ranker(student: Student, k: int, n_items: int) -> Ranker:
     """A function of users [B] int64, and of what to leave out with a row for each: the student's k best items, on the CPU.
