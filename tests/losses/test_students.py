@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from rankdistill import as_teacher, plackett_luce
+from rankdistill.losses import VectorDistillation
 from rankdistill.methods import METHODS
 from rankdistill.metrics import evaluate
 from rankdistill.vector_scores import evaluating
 from tests.case import randn
-from tests.losses.every_method import N, U, begin, gradients, make, make_batch, objective, world
+from tests.losses.every_method import N, U, begin, given_in, gradients, make, make_batch, objective, world
 
 WIDTH = 6
 USERS, ITEMS = randn(U, WIDTH, seed=31), randn(N, WIDTH, seed=32)
@@ -25,6 +28,7 @@ LOOKS = [  # at students whose scores are inner products, or are not
     ("dcd", {"among": "catalogue"}, True),
     ("hetcomp", {}, True),
 ]
+OF_VECTORS = [name for name, method in METHODS.items() if issubclass(method, VectorDistillation)]
 OF_SCORES = [name for name in METHODS if name != "concf"]  # which has a model of its own
 
 
@@ -173,3 +177,42 @@ def test_modes_come_back_after_an_error():
         assert not any(modes(student))
         raise RuntimeError
     assert modes(student) == before
+
+
+def of_tables(name: str, users, items):
+    """The method, of a teacher's tables as a user has them."""
+    given = given_in(world())
+    parts = {
+        "teacher_users": users,
+        "teacher_items": items,
+        "rankings": given.rankings,
+        "train": given.dataset.train.csr(),
+    }
+    parts |= {"student_width": WIDTH, "seed": 4}
+    known = inspect.signature(METHODS[name]).parameters
+    return METHODS[name](**{key: part for key, part in parts.items() if key in known})
+
+
+@pytest.mark.parametrize("name", OF_VECTORS)
+def test_a_teachers_tables_may_be_arrays_or_layers(name):
+    users, items, student = randn(U, 8, seed=35), randn(N, 8, seed=36), Student()
+    found = []
+    for made in (
+        torch.as_tensor,
+        np.asarray,
+        nn.Embedding.from_pretrained,
+        lambda table: table.double().numpy(),
+    ):
+        method = of_tables(name, made(users), made(items))
+        found.append(objective(method, student, begin(method, student, 1)).detach())
+    assert torch.equal(found[1], found[0])
+    assert torch.equal(found[2], found[0])
+    torch.testing.assert_close(found[3].to(found[0]), found[0])
+    kind = METHODS[name].__name__
+    for table, error, got in (
+        (users.tolist(), TypeError, "as a tensor, an array or an embedding layer; got list"),
+        (users.long(), TypeError, "of floats; got torch.int64"),
+        (users[0], ValueError, r"of two dimensions and one width; got \[8\]"),
+    ):
+        with pytest.raises(error, match=f"^{kind}: expected teacher_users {got}"):
+            of_tables(name, table, items)

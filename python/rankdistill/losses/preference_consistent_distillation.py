@@ -79,7 +79,7 @@ class PreferenceConsistentDistillation(AnnealedExperts):
     ) -> None:
         schedule = (n_epochs, start, end)
         super().__init__(teacher_users, teacher_items, student_width, n_experts, schedule, seed)
-        tables = len(teacher_users), len(teacher_items)
+        tables = len(self.teacher_users), len(self.teacher_items)
         listed = rankings.n_users, rankings.n_items
         expect_sizes(type(self).__name__, "rankings", listed, tables, "the teacher's tables")
         most = min(list_length, rankings.k)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from torch import Tensor
+
 REDUCTIONS = ("sum", "mean")
 # Of what is drawn for an epoch: with more rows, a batch's are drawn when it comes, the same ones.
 ROWS_AT_HAND = 1 << 22
@@ -68,6 +70,13 @@ def expect_sizes(method: str, what: str, found: tuple[int, int], wanted: tuple[i
         raise ValueError(
             f"{method}: expected {what} of {wanted[0]} users × {wanted[1]} items, as {whose}; got {found[0]} × {found[1]}"
         )
+
+
+def expect_ids(method: str, side: str, ids: Tensor, count: int, whose: str) -> None:
+    """Ascending ids, users or items by `side`, in [0, count) as `whose`."""
+    if len(ids) and not 0 <= int(ids[0]) <= int(ids[-1]) < count:
+        got = int(ids[0]) if int(ids[0]) < 0 else int(ids[-1])
+        raise IndexError(f"{method}: expected {side}s in [0, {count}), as {whose}; got {got}")
 
 
 def expect_begun(method: str, drawn: object) -> None:
