@@ -11,7 +11,7 @@ from rankdistill.data.csr import CSR
 from rankdistill.ops import inner_product_rank, inner_product_topk, masked_rank, masked_topk
 from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.rankings.distributed import Processes
-from rankdistill.vector_scores import evaluating, ranked_by_vectors
+from rankdistill.vector_scores import bias_of, evaluating, ranked_by_vectors
 
 CUTOFFS = (10, 20, 50)
 SCORES = 1 << 24  # of a model that only scores: the largest piece of its [U, N] matrix that exists at a time
@@ -158,7 +158,7 @@ def evaluate(
     whatever it is in.
 
     Args:
-        model: with `user_vectors(ids)` and `item_vectors(ids)` (and `item_bias` [N], or None), or with
+        model: with `user_vectors(ids)` and `item_vectors(ids)` (and `item_bias`, [N] or an embedding layer of width 1, or None), or with
             `score(users [B], items [B, N])`.
         truth: [U, N] relevant items, as a CSR or anything that `CSR.from_any` takes; users without any do not count.
         exclude: [U, N] items that are not ranked (train items; for test, validation items too), likewise.
@@ -279,7 +279,7 @@ def _evaluated(
 
 def _vector_ranking(model, order: Tensor):
     """(users, excluded) → (k → best k items [B, k], items [B, K] → their ranks [B, K])."""
-    bias = getattr(model, "item_bias", None)
+    bias = bias_of(model, "item")
     items = prepare_items(model.item_vectors(order), None if bias is None else bias[order])
 
     def ranking(users: Tensor, excluded: CSR):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,10 +27,27 @@ def evaluating(*models: object) -> Iterator[None]:
             part.training = training
 
 
+def bias_of(model: object, side: str) -> Tensor | None:
+    """[N] a model's `item_bias` (`side` "item"), or [U] its `user_bias`: a vector, a column, an embedding layer of width 1; or
+    None."""
+    name = f"{side}_bias"
+    found = getattr(model, name, None)
+    if found is None:
+        return None
+    held = found if isinstance(found, (Tensor, np.ndarray)) else getattr(found, "weight", None)
+    shape = getattr(held, "shape", ())
+    if held is None or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
+        got = type(found).__name__ if held is None else list(shape)
+        raise TypeError(
+            f"{type(model).__name__}: expected {name} as a tensor of {side}s, or an embedding layer of width 1; got {got}"
+        )
+    return torch.as_tensor(held).reshape(-1)
+
+
 def scores_are_products(model: object) -> bool:
     """Whether a model says that its vectors' inner products are its scores, and has no bias that these would leave out."""
     return getattr(model, "scores_are_inner_products", False) and all(
-        getattr(model, f"{side}_bias", None) is None for side in ("item", "user")
+        bias_of(model, side) is None for side in ("item", "user")
     )
 
 
@@ -48,9 +66,9 @@ def ranked_by_vectors(model: object, users: Tensor, n_items: int) -> bool:
     ids = torch.arange(0, n_items, max(1, n_items // COMPARED), device=users.device)
     with evaluating(model):
         rows, columns = model.user_vectors(users), model.item_vectors(ids)
+        biases = bias_of(model, "item"), bias_of(model, "user")
         scores = model.score(users, ids.expand(len(users), -1))
     products = rows.double() @ columns.double().T
-    biases = getattr(model, "item_bias", None), getattr(model, "user_bias", None)
     if biases[0] is not None:
         products = products + biases[0][ids].double()
     if biases[1] is not None:

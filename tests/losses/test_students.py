@@ -15,7 +15,7 @@ from rankdistill import as_teacher, plackett_luce
 from rankdistill.losses import VectorDistillation
 from rankdistill.methods import METHODS
 from rankdistill.metrics import evaluate
-from rankdistill.vector_scores import evaluating
+from rankdistill.vector_scores import evaluating, ranked_by_vectors
 from tests.case import randn
 from tests.losses.every_method import N, U, begin, given_in, gradients, make, make_batch, objective, world
 
@@ -216,3 +216,65 @@ def test_a_teachers_tables_may_be_arrays_or_layers(name):
     ):
         with pytest.raises(error, match=f"^{kind}: expected teacher_users {got}"):
             of_tables(name, table, items)
+
+
+class OfLayers(Student):
+    """Biases of users and items as layers, or as columns."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__("user_bias", "item_bias")
+        for name in self.biases:
+            column = getattr(self, name).detach()[:, None]
+            delattr(self, name)
+            setattr(
+                self,
+                name,
+                nn.Embedding.from_pretrained(column, False) if kind == "layer" else nn.Parameter(column),
+            )
+
+    def score(self, users, items):
+        of_users, of_items = (getattr(bias, "weight", bias) for bias in (self.user_bias, self.item_bias))
+        products = (self.users(users)[:, None] * self.items(items)).sum(-1)
+        return products + of_users[users] + of_items[items][..., 0]
+
+
+@pytest.mark.parametrize("kind", ["layer", "column"])
+def test_a_bias_may_be_a_layer_or_a_column(kind):
+    """Not by `score` in its place: the same lists, losses and gradients as with vectors of biases."""
+    student, plain = OfLayers(kind), Student("user_bias", "item_bias")
+    with torch.no_grad():
+        assert ranked_by_vectors(student, torch.arange(3), N)
+    student.score_, student.score = student.score, None  # nothing of these asks for scores
+    student.scores_are_inner_products = True
+    dataset = world()
+    parts = dataset.valid.csr(), dataset.train.csr()
+    assert evaluate(student, *parts) == evaluate(plain, *parts)
+    wanted, found = (as_teacher(each) for each in (plain, student))
+    assert torch.equal(found.item_bias, wanted.item_bias)
+    assert torch.equal(found.user_bias, wanted.user_bias)
+    for name, options in (
+        ("dcd", {"among": "catalogue"}),
+        ("cd", {"guide": "student"}),
+        ("rce_kd", {}),
+        ("hetcomp", {}),
+    ):
+        student.score = None
+        for method in (made := [make(name, **options) for _ in range(2)]):
+            method.begin_epoch(0, student if method is made[0] else plain)
+        student.score = student.score_
+        batch = make_batch(made[0], 0)
+        assert torch.equal(made[0](student, batch), made[1](plain, batch)), name
+    (found, grads), (expected, wanted) = taught("hetcomp", student), taught("hetcomp", plain)
+    assert torch.equal(found, expected)
+    of_bias = next(grad for key, grad in grads.items() if "item_bias" in key)
+    assert torch.equal(of_bias.squeeze(1), wanted["0.item_bias"])
+
+
+@pytest.mark.parametrize(
+    ("bias", "got"), [(True, "bool"), (nn.Embedding(N, 2), rf"\[{N}, 2\]"), (torch.zeros(()), r"\[\]")]
+)
+def test_a_bias_that_is_none_is_refused_by_name(bias, got):
+    student = Student()
+    student.item_bias = bias
+    with pytest.raises(TypeError, match=f"^Student: expected item_bias as a tensor of items, .*; got {got}$"):
+        evaluate(student, world().valid.csr(), world().train.csr())

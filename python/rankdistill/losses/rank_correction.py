@@ -13,6 +13,7 @@ from rankdistill.losses.whole_catalogue import expect_scoring_vectors
 from rankdistill.ops import inner_product_rank, weighted_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS, rank_discrepancy_weights, ranks_among_themselves
+from rankdistill.vector_scores import bias_of
 
 ROWS_AT_ONCE = 16384
 
@@ -43,7 +44,7 @@ class RankCorrection(nn.Module):
             expect_scoring_vectors("DualCorrection", student, n_items, device)
             tables = student.user_vectors(), student.item_vectors()
             mine, others = tables[::-1] if self.swapped else tables
-            bias = getattr(student, "user_bias" if self.swapped else "item_bias", None)
+            bias = bias_of(student, "user" if self.swapped else "item")
         for rows in torch.arange(lists.n_users).split(ROWS_AT_ONCE):
             columns = lists.indices[rows].long()
             if self.among == "catalogue":

@@ -13,7 +13,7 @@ from rankdistill.losses.distillation import Student
 from rankdistill.losses.list_scores import device_of
 from rankdistill.ops import catalogue_plackett_luce, inner_product_topk, masked_topk
 from rankdistill.ops.inner_product_topk import InnerProductTopK
-from rankdistill.vector_scores import evaluating, ranked_by_vectors
+from rankdistill.vector_scores import bias_of, evaluating, ranked_by_vectors
 
 SCORES = 1 << 24  # of a student without vectors that exist at a time
 Ranker = Callable[..., InnerProductTopK]
@@ -37,7 +37,7 @@ def list_above_the_catalogue(
         losses = student.catalogue_list_losses(users, items, lengths, exclude)
     elif getattr(student, "scores_are_inner_products", False):
         vectors = student.user_vectors(users), student.item_vectors()
-        bias = getattr(student, "item_bias", None)
+        bias = bias_of(student, "item")
         losses = catalogue_plackett_luce(*vectors, items, lengths, exclude, bias)
     else:
         expected = "a student whose scores are inner products, but for biases, and that says so (scores_are_inner_products)"
@@ -59,7 +59,7 @@ def expect_scoring_vectors(method: str, student: Student, n_items: int, device: 
 def scoring_vectors(student: Student, users: Tensor) -> tuple[Tensor, Tensor]:
     """Vectors of users [n], and of all items, whose inner products are the student's scores, but for a bias of the user's."""
     vectors, items = student.user_vectors(users), student.item_vectors()
-    bias = getattr(student, "item_bias", None)
+    bias = bias_of(student, "item")
     if bias is None:
         return vectors, items
     # A coordinate more, which is 1 of every user.
@@ -88,7 +88,7 @@ def catalogue_ranker(student: Student, k: int, n_items: int) -> Ranker:
         return by_itself
     if ranked_by_vectors(student, torch.arange(1, device=device), n_items):
         with evaluating(student):
-            bias, items = getattr(student, "item_bias", None), student.item_vectors().cpu()
+            bias, items = bias_of(student, "item"), student.item_vectors().cpu()
         bias = None if bias is None else bias.cpu()
 
         @torch.no_grad()

@@ -17,7 +17,7 @@ from rankdistill.models.factors import Factors
 from rankdistill.ops import checks, masked_topk
 from rankdistill.ops.masked_topk import MaskedTopK
 from rankdistill.rankings import Rankings
-from rankdistill.vector_scores import evaluating, ranked_by_vectors
+from rankdistill.vector_scores import bias_of, evaluating, ranked_by_vectors
 
 OP = "as_teacher"
 ACCEPTED = (
@@ -156,7 +156,7 @@ def _of_object(source: object, name: str, dataset: Dataset | None) -> Factors | 
 
     if has("user_vectors", "item_vectors"):
         with evaluating(source):
-            biases = (getattr(source, "item_bias", None), getattr(source, "user_bias", None))
+            biases = bias_of(source, "item"), bias_of(source, "user")
             users, items = source.user_vectors(), source.item_vectors()
         if not ranked_by_vectors(source, torch.arange(1, device=items.device), len(items)):
             expected = "scores that are inner products of user_vectors and item_vectors, but for item_bias and user_bias"
