@@ -11,7 +11,7 @@ from rankdistill.data.csr import CSR
 from rankdistill.ops import inner_product_rank, inner_product_topk, masked_rank, masked_topk
 from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.rankings.distributed import Processes
-from rankdistill.vector_scores import bias_of, evaluating, ranked_by_vectors
+from rankdistill.vector_scores import bias_of, evaluating, ranked_by_vectors, row_scores
 
 CUTOFFS = (10, 20, 50)
 SCORES = 1 << 24  # of a model that only scores: the largest piece of its [U, N] matrix that exists at a time
@@ -173,9 +173,9 @@ def evaluate(
 
     Cost:
         O(U·N·D) time, O(batch_size·max cut-off) memory beside the vectors and a permuted, prepared copy of the items' (5·D + 40
-        bytes an item in float32); no [U, N] matrix, and of a model that
-        only scores at most 2^24 scores (or a row) at a time. `RANK_METRICS` are counted in a pass of their own, which
-        costs a comparison per score and relevant item.
+        bytes an item in float32); no [U, N] matrix. A model that only scores is asked for 2^20 pairs (or a row) at a time, or for
+        2^24 where its `scores_in_pieces` is True: it bounds its memory by itself. `RANK_METRICS` are counted in a pass of their
+        own, which costs a comparison per score and relevant item.
 
     Example:
         >>> from rankdistill import MatrixFactorization, data
@@ -294,7 +294,7 @@ def _vector_ranking(model, order: Tensor):
 
 def _score_ranking(model, order: Tensor):
     def ranking(users: Tensor, excluded: CSR):
-        scores = model.score(users, order.expand(len(users), -1))
+        scores = row_scores(model, users, order)
         return (
             lambda k: masked_topk(scores, k, excluded).indices,
             lambda item_ids: masked_rank(scores, item_ids, excluded),

@@ -1,4 +1,4 @@
-"""How a model is looked at: in evaluation mode, and by its vectors where what it calls so makes its scores."""
+"""How a model is looked at: in evaluation mode, by its vectors where what it calls so makes its scores, else row by row."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 COMPARED = 3  # users, and items, of a model that does not say
+PAIRS = (
+    1 << 20
+)  # of a user and an item, at a time: a model that gathers both vectors holds 2·D numbers for each
 
 
 @contextmanager
@@ -51,6 +54,19 @@ def scores_are_products(model: object) -> bool:
     )
 
 
+def row_scores(model: object, users: Tensor, items: Tensor) -> Tensor:
+    """[B, n] a model's `score` of the same items [n] int64 for users [B] int64, asked for 2^20 pairs (or a row) at a time.
+
+    Of a model whose `scores_in_pieces` is True, since its `score` bounds its memory by itself, all at once. Ids are handed over
+    contiguous, as those of a batch's lists are.
+    """
+    at_once = max(1, PAIRS // max(1, len(items)))
+    if getattr(model, "scores_in_pieces", False):
+        at_once = max(1, len(users))
+    lists = items.repeat(min(at_once, len(users)), 1)
+    return torch.cat([model.score(part, lists[: len(part)]) for part in users.split(at_once)])
+
+
 @torch.no_grad()
 def ranked_by_vectors(model: object, users: Tensor, n_items: int) -> bool:
     """Whether a model's scores are inner products of its vectors, and its `item_bias` and `user_bias` where it has these.
@@ -67,7 +83,7 @@ def ranked_by_vectors(model: object, users: Tensor, n_items: int) -> bool:
     with evaluating(model):
         rows, columns = model.user_vectors(users), model.item_vectors(ids)
         biases = bias_of(model, "item"), bias_of(model, "user")
-        scores = model.score(users, ids.expand(len(users), -1))
+        scores = row_scores(model, users, ids)
     products = rows.double() @ columns.double().T
     if biases[0] is not None:
         products = products + biases[0][ids].double()

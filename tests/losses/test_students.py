@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from rankdistill import as_teacher, plackett_luce
+from rankdistill import as_teacher, plackett_luce, vector_scores
 from rankdistill.losses import VectorDistillation
 from rankdistill.methods import METHODS
 from rankdistill.metrics import evaluate
@@ -29,6 +29,7 @@ LOOKS = [  # at students whose scores are inner products, or are not
     ("hetcomp", {}, True),
 ]
 OF_VECTORS = [name for name, method in METHODS.items() if issubclass(method, VectorDistillation)]
+OF_SCORES_ALONE = ["rrd", "ir-rrd", "rd", "cd", "dcd", "listwise", "unkd", "bd", "rce_kd"]
 OF_SCORES = [name for name in METHODS if name != "concf"]  # which has a model of its own
 
 
@@ -278,3 +279,41 @@ def test_a_bias_that_is_none_is_refused_by_name(bias, got):
     student.item_bias = bias
     with pytest.raises(TypeError, match=f"^Student: expected item_bias as a tensor of items, .*; got {got}$"):
         evaluate(student, world().valid.csr(), world().train.csr())
+
+
+class OfScores(nn.Module):
+    """A student that has scores alone, and reads ids by a view of them; `asked` are the shapes of what it was handed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users, self.items = (
+            nn.Embedding.from_pretrained(USERS, False),
+            nn.Embedding.from_pretrained(ITEMS, False),
+        )
+        self.n_users, self.n_items, self.asked = U, N, []
+
+    def score(self, users, items):
+        self.asked.append(tuple(items.shape))
+        vectors = self.items(items.view(-1)).view(*items.shape, WIDTH)
+        return (self.users(users)[:, None] * vectors).sum(-1)
+
+
+@pytest.mark.parametrize("pairs", [vector_scores.PAIRS, 7 * N + 3, 1])
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_scores_of_whole_rows_are_asked_for_a_bounded_part_at_a_time(in_pieces, pairs, monkeypatch):
+    monkeypatch.setattr(vector_scores, "PAIRS", pairs)
+    student, dataset = OfScores(), world()
+    student.scores_in_pieces = in_pieces
+    parts = dataset.valid.csr(), dataset.train.csr()
+    assert evaluate(student, *parts) == evaluate(Student(), *parts)
+    found = as_teacher(student).rankings(5).indices
+    assert torch.equal(found, as_teacher(Student()).rankings(5).indices)
+    for name, options in (("rce_kd", {}), ("cd", {"guide": "student"}), ("bd", {})):
+        make(name, **options).begin_epoch(0, student)
+    most = U * N if in_pieces else max(N, pairs)
+    assert max(rows * columns for rows, columns in student.asked) == min(U, most // N) * N
+
+
+@pytest.mark.parametrize("name", OF_SCORES_ALONE)
+def test_a_student_may_read_ids_by_a_view(name):
+    assert_taught_alike(taught(name, OfScores()), taught(name, Student()))

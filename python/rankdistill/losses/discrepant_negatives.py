@@ -14,7 +14,7 @@ from rankdistill.sampling import (
     sample_with_replacement,
     within_row_positions,
 )
-from rankdistill.vector_scores import evaluating, scores_are_products
+from rankdistill.vector_scores import evaluating, row_scores, scores_are_products
 
 CELLS = 1 << 21  # users × items at a time
 LEARNERS = ("teacher", "student")
@@ -73,11 +73,10 @@ class DiscrepantNegatives(nn.Module):
 
     def ranks(self, model: Student, users: Tensor, seen: CSR) -> Tensor:
         """[B, N] int64 of all items; train items stand at score 0, or have rank -1."""
-        items = torch.arange(seen.n_columns, device=users.device)
         if scores_are_products(model):
             scores = model.user_vectors(users) @ model.item_vectors().T
         else:
-            scores = model.score(users, items.expand(len(users), -1))
+            scores = row_scores(model, users, torch.arange(seen.n_columns, device=users.device))
         # A sort: every item's rank is asked for, while `masked_rank` searches for each of some.
         scores[seen.pairs()] = 0 if self.ranked else -torch.inf
         ranks = ranks_among_themselves(scores)

@@ -13,7 +13,7 @@ from rankdistill.losses.distillation import Student
 from rankdistill.losses.list_scores import device_of
 from rankdistill.ops import catalogue_plackett_luce, inner_product_topk, masked_topk
 from rankdistill.ops.inner_product_topk import InnerProductTopK
-from rankdistill.vector_scores import bias_of, evaluating, ranked_by_vectors
+from rankdistill.vector_scores import bias_of, evaluating, ranked_by_vectors, row_scores
 
 SCORES = 1 << 24  # of a student without vectors that exist at a time
 Ranker = Callable[..., InnerProductTopK]
@@ -73,7 +73,7 @@ def catalogue_ranker(student: Student, k: int, n_items: int) -> Ranker:
     """A function of users [B] int64, and of what to leave out with a row for each: the student's k best items, on the CPU.
 
     By its `best_items` where it has these; by its vectors and item biases where they make its scores, the items' read once
-    and for all; else by its scores of all `n_items`, 2^24 at a time. In evaluation mode, whatever the student is in.
+    and for all; else by its scores of all `n_items`, 2^24 at a time by `row_scores`. In evaluation mode, whatever the student is in.
     """
     device = device_of(student)
     if hasattr(student, "best_items"):
@@ -104,7 +104,7 @@ def catalogue_ranker(student: Student, k: int, n_items: int) -> Ranker:
     def by_scores(users: Tensor, exclude: CSR | None = None) -> InnerProductTopK:
         parts = []
         for rows in torch.arange(len(users)).split(max(1, SCORES // max(1, len(items)))):
-            scores = student.score(users[rows].to(device), items.expand(len(rows), -1)).cpu()
+            scores = row_scores(student, users[rows].to(device), items).cpu()
             parts.append(masked_topk(scores, k, None if exclude is None else exclude.rows(rows)))
         return InnerProductTopK(*(torch.cat(part) for part in zip(*parts)))
 

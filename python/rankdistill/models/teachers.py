@@ -17,7 +17,7 @@ from rankdistill.models.factors import Factors
 from rankdistill.ops import checks, masked_topk
 from rankdistill.ops.masked_topk import MaskedTopK
 from rankdistill.rankings import Rankings
-from rankdistill.vector_scores import bias_of, evaluating, ranked_by_vectors
+from rankdistill.vector_scores import bias_of, evaluating, ranked_by_vectors, row_scores
 
 OP = "as_teacher"
 ACCEPTED = (
@@ -68,7 +68,7 @@ class ScoreTeacher:
     def rankings(
         self, k: int, exclude: CSR | None = None, *, batch_size: int | None = None, **options
     ) -> Rankings:
-        """The top k of every user, some 2^24 scores at a time; options as in `Rankings.from_score_function`."""
+        """The top k of every user, some 2^24 scores at a time (of a `score` asked for by 2^20 pairs); options as in `Rankings.from_score_function`."""
         if batch_size is None:
             batch_size = max(1, SCORES // max(1, self.n_items))
         return Rankings.from_score_function(
@@ -173,7 +173,7 @@ def _of_object(source: object, name: str, dataset: Dataset | None) -> Factors | 
         return _factors(name, users, items, item_bias, user_bias)
     if has("score", "n_users", "n_items"):
         items = torch.arange(source.n_items)
-        scores = evaluating(source)(lambda users: source.score(users, items.expand(len(users), -1)))
+        scores = evaluating(source)(lambda users: row_scores(source, users, items))
         return ScoreTeacher(scores, source.n_users, source.n_items)
     if callable(source) and not isinstance(source, torch.nn.Module):
         if dataset is None:
