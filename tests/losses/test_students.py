@@ -11,13 +11,24 @@ import pytest
 import torch
 from torch import nn
 
-from rankdistill import as_teacher, plackett_luce, vector_scores
+from rankdistill import Batch, as_teacher, plackett_luce, vector_scores
 from rankdistill.losses import VectorDistillation
 from rankdistill.methods import METHODS
 from rankdistill.metrics import evaluate
 from rankdistill.vector_scores import evaluating, ranked_by_vectors
 from tests.case import randn
-from tests.losses.every_method import N, U, begin, given_in, gradients, make, make_batch, objective, world
+from tests.losses.every_method import (
+    N,
+    U,
+    begin,
+    given_in,
+    gradients,
+    make,
+    make_batch,
+    make_student,
+    objective,
+    world,
+)
 
 WIDTH = 6
 USERS, ITEMS = randn(U, WIDTH, seed=31), randn(N, WIDTH, seed=32)
@@ -317,3 +328,21 @@ def test_scores_of_whole_rows_are_asked_for_a_bounded_part_at_a_time(in_pieces, 
 @pytest.mark.parametrize("name", OF_SCORES_ALONE)
 def test_a_student_may_read_ids_by_a_view(name):
     assert_taught_alike(taught(name, OfScores()), taught(name, Student()))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_ids_are_whole_numbers_of_any_size(name):
+    options = {"form": "paper"} if name == "phr" else {}
+    found = []
+    for dtype in (torch.int64, torch.int32):
+        method, student = make(name, **options), make_student(name)
+        batch = begin(method, student, 3)
+        negatives = method.negatives(3, batch.users.to(dtype), batch.positives.to(dtype))
+        assert negatives is None or torch.equal(negatives, batch.negatives)
+        read = Batch(*(part.to(dtype) for part in batch[:3]))
+        found.append(objective(method, student, read).detach())
+    assert torch.equal(*found)
+    with pytest.raises(
+        TypeError, match=r"^batch: expected users as a tensor of whole numbers; got torch\.float32"
+    ):
+        method(student, batch._replace(users=batch.users.float()))

@@ -112,13 +112,13 @@ class BidirectionalDistillation(Distillation):
     def forward(self, student: Student, batch: Batch) -> Tensor:
         """The student's term on the batch's negatives."""
         expect_begun(type(self).__name__, self._epoch)
-        expect_interactions(type(self).__name__, batch)
-        return towards(self.teacher, student, batch.own(), self.teacher_temperature)
+        batch = expect_interactions(type(self).__name__, batch).own()
+        return towards(self.teacher, student, batch, self.teacher_temperature)
 
     def teacher_loss(self, student: Student, batch: Batch) -> Tensor:
         """The teacher's own loss and its term, on its negatives of the batch's interactions."""
         expect_begun(type(self).__name__, self._epoch)
-        batch = batch.own()
+        batch = expect_interactions(type(self).__name__, batch).own()
         drawn = self.draws.of("teacher", self._epoch, batch.users, batch.positives)
         return self.loss_of_teacher(student, Batch(batch.users, batch.positives, drawn))
 

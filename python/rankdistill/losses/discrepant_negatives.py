@@ -90,7 +90,7 @@ class DiscrepantNegatives(nn.Module):
             raise RuntimeError(
                 f"{self.name}: expected begin_epoch({epoch}, student) before its negatives; got none"
             )
-        wanted = (users * self.train_items.n_columns + positives).to(self.keys.device)
+        wanted = (users.long() * self.train_items.n_columns + positives).to(self.keys.device)
         at = torch.searchsorted(self.keys, wanted).clamp_max(max(len(self.keys) - 1, 0))
         if len(wanted) and not (len(self.keys) and bool((self.keys[at] == wanted).all())):
             raise ValueError(f"{self.name}: expected interactions of train; got others")

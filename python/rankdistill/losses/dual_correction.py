@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rankdistill.losses.batch import share_of, unique_users
+from rankdistill.losses.batch import expect_interactions, share_of, unique_users
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.rank_correction import RankCorrection
 from rankdistill.losses.settings import (
@@ -124,5 +124,5 @@ class DualCorrection(Distillation):
         loss = self.user_side.loss(name, student, unique_users(batch), share, *draw)
         if self.item_side is None or isinstance(batch, Tensor) or batch.positives is None:
             return loss
-        items = torch.unique(batch.positives)
+        items = torch.unique(expect_interactions(name, batch).positives)
         return loss + self.item_weight * self.item_side.loss(name, student, items, share, *draw)

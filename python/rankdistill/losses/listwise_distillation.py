@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
-from rankdistill.losses.batch import share_of
+from rankdistill.losses.batch import share_of, users_of
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
 from rankdistill.losses.settings import expect_above_zero, expect_choice, expect_reduction, expect_within
@@ -85,7 +85,7 @@ class ListwiseDistillation(Distillation):
         weights = weights * (lengths > 0)
         total = weights.sum()
         if share_of(batch).size > 1 and self.reduction == "mean":
-            every, times = torch.unique(batch.users, return_counts=True)
+            every, times = torch.unique(users_of(batch), return_counts=True)
             listed = self.rankings.lengths[every.to(self.rankings.lengths.device)].to(device) > 0
             total = ((times.clamp(max=1) if self.unique else times) * listed).sum()
         return reduce_interactions(losses, weights, self.reduction, total)

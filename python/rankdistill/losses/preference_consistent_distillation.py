@@ -8,7 +8,7 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts
 from rankdistill.losses.annealed_experts import AnnealedExperts
-from rankdistill.losses.batch import share_of
+from rankdistill.losses.batch import share_of, unique_users
 from rankdistill.losses.distillation import Batch, Student
 from rankdistill.losses.settings import expect_begun, expect_sizes, expect_within
 from rankdistill.ops import position_sample
@@ -109,7 +109,7 @@ class PreferenceConsistentDistillation(AnnealedExperts):
         return loss
 
     def consistency(self, student: Student, batch: Batch) -> Tensor:
-        users = torch.unique(batch.users)
+        users = unique_users(batch)
         users = users[(self._preferred[users] >= 0).all(1)]  # a list shorter than Q has no such sample
         users = share_of(batch).take(users)
         items, places = torch.unique(self._preferred[users], return_inverse=True)
