@@ -346,3 +346,15 @@ def test_ids_are_whole_numbers_of_any_size(name):
         TypeError, match=r"^batch: expected users as a tensor of whole numbers; got torch\.float32"
     ):
         method(student, batch._replace(users=batch.users.float()))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_student_may_be_of_bfloat16(name):
+    losses = []
+    for dtype in (torch.float32, torch.bfloat16):
+        student, method = make_student(name).to(dtype), make(name)
+        loss = objective(method, student, begin(method, student, 3))
+        loss.backward()
+        assert all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)
+        losses.append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=3e-2)
