@@ -27,6 +27,7 @@ from tests.losses.every_method import (
     make_batch,
     make_student,
     objective,
+    teacher_of,
     world,
 )
 
@@ -41,6 +42,7 @@ LOOKS = [  # at students whose scores are inner products, or are not
 ]
 OF_VECTORS = [name for name, method in METHODS.items() if issubclass(method, VectorDistillation)]
 OF_SCORES_ALONE = ["rrd", "ir-rrd", "rd", "cd", "dcd", "listwise", "unkd", "bd", "rce_kd"]
+OF_RANKINGS = ["rrd", "ir-rrd", "rd", "cd", "dcd", "listwise", "unkd", "rce_kd", "hetcomp"]
 OF_SCORES = [name for name in METHODS if name != "concf"]  # which has a model of its own
 
 
@@ -358,3 +360,66 @@ def test_a_student_may_be_of_bfloat16(name):
         assert all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)
         losses.append(loss.item())
     assert losses[1] == pytest.approx(losses[0], rel=3e-2)
+
+
+def made_directly(name: str, **options):
+    """By the constructor, as a user's own loop makes it."""
+    made = make(name)
+    known = inspect.signature(METHODS[name]).parameters
+    teacher, given = teacher_of(), given_in(world())
+    tables = {
+        "teacher_users": teacher.user_vectors().detach(),
+        "teacher_items": teacher.item_vectors().detach(),
+    }
+    train, rankings = given.dataset.train.csr(), given.rankings
+    parts = tables | {"rankings": rankings, "full_rankings": rankings, "train": train, "exclude": train}
+    parts |= {"student_width": WIDTH, "teacher": teacher, "n_listed": 10, "n_ranked": 20, "n_sampled": 5}
+    if name == "ir-rrd":
+        parts["item_rankings"] = made.item_side.rankings
+    return METHODS[name](**{key: part for key, part in (parts | options).items() if key in known})
+
+
+SETTINGS = [
+    *(("rrd", key) for key in ("temperature", "n_interesting", "n_uninteresting")),
+    *(("ir-rrd", key) for key in ("temperature", "n_interesting_users")),
+    *(("cd", key) for key in ("temperature", "softness", "n_samples")),
+    *(("rd", key) for key in ("temperature", "n_listed", "n_sampled")),
+    *(("unkd", key) for key in ("temperature", "n_pairs")),
+    *(("bd", key) for key in ("teacher_temperature", "student_temperature", "n_negatives")),
+    *(
+        ("pckd", key)
+        for key in ("position_temperature", "consistency_temperature", "n_preferred", "list_length")
+    ),
+    *(("rce_kd", key) for key in ("temperature", "n_listed", "n_ranked", "n_sampled")),
+    *(("listwise", key) for key in ("temperature", "n_listed")),
+    ("dcd", "period"),
+]
+
+
+@pytest.mark.parametrize(("name", "setting"), SETTINGS)
+def test_a_setting_that_is_none_is_refused_when_the_method_is_made(name, setting):
+    assert made_directly(name)
+    who = METHODS[name].__name__
+    if setting.startswith("n_") or setting in ("period", "list_length"):
+        with pytest.raises(TypeError, match=f"^{who}: expected {setting} as a whole number; got 4.5"):
+            made_directly(name, **{setting: 4.5})
+        return
+    for value in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"^{who}: expected {setting} above 0; got {value}"):
+            made_directly(name, **{setting: value})
+
+
+@pytest.mark.parametrize("name", OF_RANKINGS)
+def test_users_without_rankings_are_told(name):
+    student, method = make_student(name), make(name)
+    method.begin_epoch(0, student)
+    who = METHODS[name].__name__
+    for bad in (U + 7, -1):
+        batch = Batch(*(torch.tensor([ids, 2]) for ids in (bad, 1)))
+        with pytest.raises(
+            IndexError, match=rf"^{who}: expected users in \[0, {U}\), as rankings; got {bad}$"
+        ):
+            method(student, batch)
+    if name == "dcd":
+        with pytest.raises(IndexError, match=rf"^{who}: expected items in \[0, {N}\), as rankings; got {N}$"):
+            method(student, Batch(torch.tensor([1]), torch.tensor([N])))

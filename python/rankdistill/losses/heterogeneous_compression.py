@@ -131,7 +131,7 @@ class HeterogeneousCompression(Distillation):
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's unique users."""
         expect_begun(type(self).__name__, self._top)
-        users, _ = unique_rows(batch)
+        users, _ = unique_rows(batch, type(self).__name__, self.exclude.n_rows)
         rows, device, ordered = users.cpu(), users.device, self.knowledge.is_last
         top = self._top[rows].to(device)
         if hasattr(student, "reading"):  # a table's rows may have decay to catch up

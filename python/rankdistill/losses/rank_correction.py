@@ -9,6 +9,7 @@ from rankdistill.functional.reduction import widened
 from rankdistill.losses.batch import Share
 from rankdistill.losses.distillation import Student
 from rankdistill.losses.list_scores import list_above_the_rest, list_scores
+from rankdistill.losses.settings import expect_rows
 from rankdistill.losses.whole_catalogue import expect_scoring_vectors
 from rankdistill.ops import inner_product_rank, weighted_sample
 from rankdistill.rankings import Rankings
@@ -78,6 +79,7 @@ class RankCorrection(nn.Module):
         epoch: int,
     ) -> Tensor:
         """The share's part of the loss of all rows of a batch."""
+        expect_rows(op, "item" if self.swapped else "user", whole, self.rankings.n_users)
         rows = share.take(whole)
         here = rows.cpu()
         listed = self.rankings.indices[here].long()
