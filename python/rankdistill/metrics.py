@@ -11,7 +11,7 @@ from rankdistill.data.csr import CSR
 from rankdistill.ops import checks, inner_product_rank, inner_product_topk, masked_rank, masked_topk
 from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.rankings.distributed import Processes
-from rankdistill.vector_scores import ranked_by_vectors
+from rankdistill.vector_scores import bias_of, evaluating, ranked_by_vectors, row_scores
 
 CUTOFFS = (10, 20, 50)
 SCORES = 1 << 24  # of a model that only scores: the largest piece of its [U, N] matrix that exists at a time
@@ -160,10 +160,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean metrics over users with relevant items, ranking the whole catalogue.
 
-    Ties never favour low item ids: items are ranked under a permutation drawn from `seed`.
+    Ties never favour low item ids: items are ranked under a permutation drawn from `seed`. The model is read in evaluation mode,
+    whatever it is in.
 
     Args:
-        model: with `user_vectors(ids)` and `item_vectors(ids)` (and `item_bias` [N], or None), or with
+        model: with `user_vectors(ids)` and `item_vectors(ids)` (and `item_bias`, [N] or an embedding layer of width 1, or None), or with
             `score(users [B], items [B, N])`.
         truth: [U, N] relevant items, as a CSR or anything that `CSR.from_any` takes; users without any do not count.
         exclude: [U, N] items that are not ranked (train items; for test, validation items too), likewise.
@@ -178,9 +179,9 @@ def evaluate(
 
     Cost:
         O(U·N·D) time, O(batch_size·max cut-off) memory beside the vectors and a permuted, prepared copy of the items' (5·D + 40
-        bytes an item in float32); no [U, N] matrix, and of a model that
-        only scores at most 2^24 scores (or a row) at a time. `RANK_METRICS` are counted in a pass of their own, which
-        costs a comparison per score and relevant item.
+        bytes an item in float32); no [U, N] matrix. A model that only scores is asked for 2^20 pairs (or a row) at a time, or for
+        2^24 where its `scores_in_pieces` is True: it bounds its memory by itself. `RANK_METRICS` are counted in a pass of their
+        own, which costs a comparison per score and relevant item.
 
     Example:
         >>> from rankdistill import MatrixFactorization, data
@@ -256,7 +257,7 @@ def _evaluated(
     order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed)).to(users.device)
     place = torch.empty_like(order)
     place[order] = torch.arange(n_items, device=order.device)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         if ranked_by_vectors(model, users, n_items):
             ranking = _vector_ranking(model, order)
         else:
@@ -265,7 +266,7 @@ def _evaluated(
     batches = users.split(batch_size)
     at, parts = part
     for batch in batches[at * len(batches) // parts : (at + 1) * len(batches) // parts]:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             relevant = _with_columns(truth.rows(batch), place)
             excluded = _with_columns(exclude.rows(batch), place)
             top, rank = ranking(batch, excluded)
@@ -284,7 +285,7 @@ def _evaluated(
 
 def _vector_ranking(model, order: Tensor):
     """(users, excluded) → (k → best k items [B, k], items [B, K] → their ranks [B, K])."""
-    bias = getattr(model, "item_bias", None)
+    bias = bias_of(model, "item")
     items = prepare_items(model.item_vectors(order), None if bias is None else bias[order])
 
     def ranking(users: Tensor, excluded: CSR):
@@ -299,7 +300,7 @@ def _vector_ranking(model, order: Tensor):
 
 def _score_ranking(model, order: Tensor):
     def ranking(users: Tensor, excluded: CSR):
-        scores = model.score(users, order.expand(len(users), -1))
+        scores = row_scores(model, users, order)
         return (
             lambda k: masked_topk(scores, k, excluded).indices,
             lambda item_ids: masked_rank(scores, item_ids, excluded),

@@ -1,11 +1,70 @@
-"""Whether what a model calls vectors makes its scores, so that it may be ranked by them."""
+"""How a model is looked at: in evaluation mode, by its vectors where what it calls so makes its scores, else row by row."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 COMPARED = 3  # users, and items, of a model that does not say
+PAIRS = (
+    1 << 20
+)  # of a user and an item, at a time: a model that gathers both vectors holds 2·D numbers for each
+
+
+@contextmanager
+def evaluating(*models: object) -> Iterator[None]:
+    """Models in evaluation mode, where a look draws no dropout and moves no running statistics; each part's mode as it was
+    afterwards. What is no module has no mode."""
+    modules = [model for model in models if isinstance(model, nn.Module)]
+    modes = [(part, part.training) for model in modules for part in model.modules()]
+    try:
+        for model in modules:
+            model.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def bias_of(model: object, side: str) -> Tensor | None:
+    """[N] a model's `item_bias` (`side` "item"), or [U] its `user_bias`: a vector, a column, an embedding layer of width 1; or
+    None."""
+    name = f"{side}_bias"
+    found = getattr(model, name, None)
+    if found is None:
+        return None
+    held = found if isinstance(found, (Tensor, np.ndarray)) else getattr(found, "weight", None)
+    shape = getattr(held, "shape", ())
+    if held is None or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
+        got = type(found).__name__ if held is None else list(shape)
+        raise TypeError(
+            f"{type(model).__name__}: expected {name} as a tensor of {side}s, or an embedding layer of width 1; got {got}"
+        )
+    return torch.as_tensor(held).reshape(-1)
+
+
+def scores_are_products(model: object) -> bool:
+    """Whether a model says that its vectors' inner products are its scores, and has no bias that these would leave out."""
+    return getattr(model, "scores_are_inner_products", False) and all(
+        bias_of(model, side) is None for side in ("item", "user")
+    )
+
+
+def row_scores(model: object, users: Tensor, items: Tensor) -> Tensor:
+    """[B, n] a model's `score` of the same items [n] int64 for users [B] int64, asked for 2^20 pairs (or a row) at a time.
+
+    Of a model whose `scores_in_pieces` is True, since its `score` bounds its memory by itself, all at once. Ids are handed over
+    contiguous, as those of a batch's lists are.
+    """
+    at_once = max(1, PAIRS // max(1, len(items)))
+    if getattr(model, "scores_in_pieces", False):
+        at_once = max(1, len(users))
+    lists = items.repeat(min(at_once, len(users)), 1)
+    return torch.cat([model.score(part, lists[: len(part)]) for part in users.split(at_once)])
 
 
 @torch.no_grad()
@@ -21,14 +80,15 @@ def ranked_by_vectors(model: object, users: Tensor, n_items: int) -> bool:
         return True
     users = users[:COMPARED]
     ids = torch.arange(0, n_items, max(1, n_items // COMPARED), device=users.device)
-    rows, columns = model.user_vectors(users), model.item_vectors(ids)
+    with evaluating(model):
+        rows, columns = model.user_vectors(users), model.item_vectors(ids)
+        biases = bias_of(model, "item"), bias_of(model, "user")
+        scores = row_scores(model, users, ids)
     products = rows.double() @ columns.double().T
-    biases = getattr(model, "item_bias", None), getattr(model, "user_bias", None)
     if biases[0] is not None:
         products = products + biases[0][ids].double()
     if biases[1] is not None:
         products = products + biases[1][users, None].double()
-    scores = model.score(users, ids.expand(len(users), -1))
     sizes = rows.double().norm(dim=1)[:, None] * columns.double().norm(dim=1) + products.abs()
     narrow = min(part.element_size() for part in (rows, columns, scores)) < 4
     rounding = 2e-2 if narrow or torch.is_autocast_enabled(scores.device.type) else 1e-4

@@ -195,6 +195,22 @@ def test_a_student_of_layers_under_autocast(checkpoints, train, with_bias):
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
+def test_a_method_that_goes_back_teaches_what_it_taught_there(checkpoints, train):
+    method, model = make(checkpoints, train), student()
+    method.begin_epoch(0, model)
+    before, expected = method.state_dict(), method(model, torch.arange(U))
+    before = {key: tensor.clone() for key, tensor in before.items()}
+    method.knowledge.versions.fill_(V - 1)
+    method.load_state_dict(method.state_dict())
+    method.begin_epoch(1, model)
+    assert not torch.equal(method(model, torch.arange(U)), expected)
+    method.load_state_dict(before)
+    with pytest.raises(RuntimeError, match="expected begin_epoch before the first batch"):
+        method(model, torch.arange(U))
+    method.begin_epoch(1, model)
+    assert torch.equal(method(model, torch.arange(U)), expected)
+
+
 def test_a_student_that_scores_otherwise_is_refused(checkpoints, train):
     model = student()
     model.scores_are_inner_products = False

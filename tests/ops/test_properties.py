@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from rankdistill import ops
 from rankdistill.ops.registration import CHOICES
@@ -62,6 +63,20 @@ def test_value_is_the_oracles(case, dtype, sample):
             assert_within(actual, wanted, next(budgets), f"output {i}")
         else:
             assert torch.equal(actual, wanted.to(actual.dtype)), f"output {i}"
+
+
+@sampled(dtypes=False, differentiable=True)
+def test_a_recomputed_gradient_is_the_same(case, dtype, sample):
+    """Under torch.utils.checkpoint, which hands out what is saved once."""
+    found = []
+    for recomputed in (False, True):
+        args, leaves = differentiable(sample, case)
+        made = lambda *args: float_outputs(case.outputs(*args, **sample.kwargs))
+        outputs = checkpoint(made, *args, use_reentrant=False) if recomputed else made(*args)
+        outputs = [o for o in outputs if o.requires_grad]
+        found.append(torch.autograd.grad(outputs, leaves, [torch.ones_like(o) for o in outputs], True))
+    for grad, again in zip(*found, strict=True):
+        assert (grad is None and again is None) or torch.equal(grad.nan_to_num(), again.nan_to_num())
 
 
 @sampled(differentiable=True)

@@ -37,8 +37,8 @@ class Share(NamedTuple):
 class Batch(NamedTuple):
     """One step's interactions.
 
-    users [B] int64 (they may repeat); positives [B] or negatives [B, ...] int64, where the method or the
-    model's own objective reads them. With a `share` losses are this process's part of the whole batch's.
+    users [B] (they may repeat); positives [B] or negatives [B, ...], where the method or the model's own objective reads them;
+    whole numbers, which methods read as int64. With a `share` losses are this process's part of the whole batch's.
     """
 
     users: Tensor
@@ -53,22 +53,36 @@ class Batch(NamedTuple):
         return Batch(*(None if part is None else self.share.take(part) for part in self[:3]))
 
 
+def as_ids(name: str, ids: Tensor) -> Tensor:
+    """int64, of whole numbers of any size."""
+    if (
+        not isinstance(ids, Tensor)
+        or ids.dtype.is_floating_point
+        or ids.dtype.is_complex
+        or ids.dtype == torch.bool
+    ):
+        got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+        raise TypeError(f"batch: expected {name} as a tensor of whole numbers; got {got}")
+    return ids.long()
+
+
 def users_of(batch: Batch | Tensor) -> Tensor:
     """[B] int64 the whole batch's users; the batch may be they alone."""
     if isinstance(batch, Tensor):
-        return batch
+        return as_ids("users", batch)
     if not isinstance(batch, Batch):
         expected = "a Batch(users, positives, negatives), or its users alone"
         raise TypeError(f"batch: expected {expected}; got {type(batch).__name__}")
-    return batch.users
+    return as_ids("users", batch.users)
 
 
 def expect_interactions(name: str, batch: Batch) -> Batch:
-    """The batch; users alone are not enough."""
+    """The batch, its ids int64; users alone are not enough."""
     if not isinstance(batch, Batch):
         expected = "a Batch(users, positives, negatives), of which it reads the items too"
         raise TypeError(f"{name}: expected {expected}; got {type(batch).__name__}")
-    return batch
+    parts = zip(batch._fields, batch[:3])
+    return Batch(*(None if part is None else as_ids(of, part) for of, part in parts), batch.share)
 
 
 def share_of(batch: Batch | Tensor) -> Share:

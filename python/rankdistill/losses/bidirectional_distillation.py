@@ -10,7 +10,7 @@ from rankdistill.data.csr import CSR
 from rankdistill.losses.batch import expect_interactions
 from rankdistill.losses.discrepant_negatives import DiscrepantNegatives
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice
+from rankdistill.losses.settings import expect_above_zero, expect_at_least, expect_begun, expect_choice
 
 TRAIN_ITEMS = ("ranked", "excluded")
 
@@ -84,6 +84,11 @@ class BidirectionalDistillation(Distillation):
         super().__init__()
         name = type(self).__name__
         expect_at_least(name, 1, n_negatives=n_negatives, period=period)
+        temperatures = {
+            "teacher_temperature": teacher_temperature,
+            "student_temperature": student_temperature,
+        }
+        expect_above_zero(name, **temperatures)
         expect_choice(name, "train_items", train_items, TRAIN_ITEMS)
         self.teacher, self.teacher_weight = teacher, teacher_weight
         self.teacher_temperature, self.student_temperature = teacher_temperature, student_temperature
@@ -112,13 +117,13 @@ class BidirectionalDistillation(Distillation):
     def forward(self, student: Student, batch: Batch) -> Tensor:
         """The student's term on the batch's negatives."""
         expect_begun(type(self).__name__, self._epoch)
-        expect_interactions(type(self).__name__, batch)
-        return towards(self.teacher, student, batch.own(), self.teacher_temperature)
+        batch = expect_interactions(type(self).__name__, batch).own()
+        return towards(self.teacher, student, batch, self.teacher_temperature)
 
     def teacher_loss(self, student: Student, batch: Batch) -> Tensor:
         """The teacher's own loss and its term, on its negatives of the batch's interactions."""
         expect_begun(type(self).__name__, self._epoch)
-        batch = batch.own()
+        batch = expect_interactions(type(self).__name__, batch).own()
         drawn = self.draws.of("teacher", self._epoch, batch.users, batch.positives)
         return self.loss_of_teacher(student, Batch(batch.users, batch.positives, drawn))
 

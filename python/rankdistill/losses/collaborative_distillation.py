@@ -94,7 +94,6 @@ class CollaborativeDistillation(Distillation):
         if guide == "student" and teacher is None:
             raise ValueError(f"{name}: expected a teacher with score(users, items) for that guide; got None")
         expect_at_least(name, 1, n_samples=n_samples, **{"k of rankings": rankings.k})
-        expect_above_zero(name, softness=softness)
         expect_reduction(name, reduction)
         object.__setattr__(self, "teacher", teacher)  # no part of the module: neither trained nor saved
         self.rankings, self.exclude, self.guide = rankings, CSR.from_any(exclude).to("cpu"), guide
@@ -102,6 +101,7 @@ class CollaborativeDistillation(Distillation):
         expect_sizes(name, "exclude", excluded, (rankings.n_users, rankings.n_items), "rankings")
         self.n_samples, self.softness, self.shift = n_samples, softness, shift
         self.temperature = 20.0 * rankings.k if temperature is None else temperature
+        expect_above_zero(name, softness=softness, temperature=self.temperature)
         self.reduction, self.seed = reduction, seed
         self._epoch: int | None = None
         self._items: Tensor | None = None  # [U, n] int64; -1 for none; None: batch by batch
@@ -137,7 +137,7 @@ class CollaborativeDistillation(Distillation):
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's interactions; a user counts as often as it occurs."""
         expect_begun(type(self).__name__, self._epoch)
-        users, counts = unique_rows(batch)
+        users, counts = unique_rows(batch, type(self).__name__, self.rankings.n_users)
         if self._items is None:
             items, known = (found.to(users.device) for found in self.draw(users.cpu()))
         else:

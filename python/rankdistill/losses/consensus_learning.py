@@ -146,5 +146,5 @@ class ConsensusLearning(Distillation):
         both = []
         for side, ids, rows in (("user", read.users, read.user_rows), ("item", read.items, read.item_rows)):
             factors = self._dropout.factors((len(ids), rows.shape[1] // 2), self.dropout * self.training)
-            both.append(student.head_vectors(head, side, ids, rows, factors))
+            both.append(student.head_vectors(head, side, ids, rows, factors.to(rows.dtype)))
         return tuple(both)

@@ -14,6 +14,7 @@ from rankdistill.sampling import (
     sample_with_replacement,
     within_row_positions,
 )
+from rankdistill.vector_scores import evaluating, row_scores, scores_are_products
 
 CELLS = 1 << 21  # users × items at a time
 LEARNERS = ("teacher", "student")
@@ -55,7 +56,8 @@ class DiscrepantNegatives(nn.Module):
             seen = self.train_items.window(range(first, last), range(N)).to(device)
             entries = slice(int(self.train_items.indptr[first]), int(self.train_items.indptr[last]))
             rows, _ = seen.pairs()
-            ranks = [self.ranks(model, users, seen) for model in (teacher, student)]
+            with evaluating(teacher, student):
+                ranks = [self.ranks(model, users, seen) for model in (teacher, student)]
             slots = within_row_positions(rows)[:, None] * self.n_negatives
             slots = slots + torch.arange(self.n_negatives, device=device)  # [n, J]
             # [period, n, J], each entry's counter
@@ -71,11 +73,10 @@ class DiscrepantNegatives(nn.Module):
 
     def ranks(self, model: Student, users: Tensor, seen: CSR) -> Tensor:
         """[B, N] int64 of all items; train items stand at score 0, or have rank -1."""
-        items = torch.arange(seen.n_columns, device=users.device)
-        if getattr(model, "scores_are_inner_products", False):
+        if scores_are_products(model):
             scores = model.user_vectors(users) @ model.item_vectors().T
         else:
-            scores = model.score(users, items.expand(len(users), -1))
+            scores = row_scores(model, users, torch.arange(seen.n_columns, device=users.device))
         # A sort: every item's rank is asked for, while `masked_rank` searches for each of some.
         scores[seen.pairs()] = 0 if self.ranked else -torch.inf
         ranks = ranks_among_themselves(scores)
@@ -89,7 +90,7 @@ class DiscrepantNegatives(nn.Module):
             raise RuntimeError(
                 f"{self.name}: expected begin_epoch({epoch}, student) before its negatives; got none"
             )
-        wanted = (users * self.train_items.n_columns + positives).to(self.keys.device)
+        wanted = (users.long() * self.train_items.n_columns + positives).to(self.keys.device)
         at = torch.searchsorted(self.keys, wanted).clamp_max(max(len(self.keys) - 1, 0))
         if len(wanted) and not (len(self.keys) and bool((self.keys[at] == wanted).all())):
             raise ValueError(f"{self.name}: expected interactions of train; got others")

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from rankdistill.losses.batch import Batch, Share, expect_interactions
-from rankdistill.losses.entities import Entities, learning_own
-from rankdistill.losses.settings import expect_vectors
+from rankdistill.losses.entities import Entities, expect_tables, learning_own
+from rankdistill.losses.settings import expect_ids, expect_vectors
 
 
 class Student(Protocol):
-    """What a method asks of a model. Vectors are asked for only by methods whose `needs` say so."""
+    """What a method asks of a model. Vectors are asked for only by methods whose `needs` say so.
+
+    Losses read it in the mode that it is in; what `begin_epoch` looks at is read in evaluation mode, which is undone.
+    """
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores [B, K] of items [B, K] int64 for users [B] int64, with gradients."""
@@ -24,7 +27,11 @@ class Distillation(nn.Module):
 
     In a training loop: `begin_epoch(epoch, student)` before an epoch's first batch, `method(student, batch)` for
     a scalar to add to the loss, times the method's weight. Trainable parts (experts, projectors) are ordinary parameters: give
-    them to the optimiser. All that a resume needs is in `state_dict`; `begin_epoch` then goes on as if nothing had happened.
+    them to the optimiser. Between epochs all that a resume needs is in `state_dict`; `begin_epoch` then goes on as if nothing had
+    happened. Within an epoch it is not all: some methods draw by how many batches there were.
+
+    For that reason too torch.utils.checkpoint belongs around the student's towers, not around a method, which may draw anew when
+    it is recomputed: other gradients, without a word.
 
     `needs` names what the teacher must provide, of "rankings", "scores", "user_vectors", "item_vectors",
     "checkpoints" (rankings of several moments of its training) and "model" (the teacher itself, which trains along).
@@ -67,16 +74,15 @@ class Distillation(nn.Module):
 
 
 class VectorDistillation(Distillation):
-    """A method that teaches vectors: the teacher is two frozen tables, the student has `user_vectors(ids)` and
-    `item_vectors(ids)`.
+    """A method that teaches vectors: the teacher is two frozen tables, the student has `user_vectors` and `item_vectors`.
 
     Args:
-        teacher_users: [U, D_t] float.
-        teacher_items: [N, D_t] float. Neither is in `state_dict`.
+        teacher_users: [U, D_t] float, a tensor, an array or an embedding layer.
+        teacher_items: [N, D_t] float, likewise. Neither is in `state_dict`.
         student_width: D_s, where the method has parts made for it; None for any.
 
     Raises:
-        ValueError: tables of two widths, a student of another width than `student_width`.
+        TypeError: tables that are none. ValueError: tables of two widths, a student of another width than `student_width`.
         IndexError: a user or an item that the teacher's tables have no row for.
     """
 
@@ -88,12 +94,9 @@ class VectorDistillation(Distillation):
     ) -> None:
         super().__init__()
         self.student_width = student_width
-        for name, table in (("teacher_users", teacher_users), ("teacher_items", teacher_items)):
-            if table.dim() != 2 or table.shape[1] != teacher_users.shape[1]:
-                raise ValueError(
-                    f"{type(self).__name__}: expected {name} of two dimensions and one width; got {list(table.shape)}"
-                )
-            self.register_buffer(name, table.detach(), persistent=False)
+        tables = {"teacher_users": teacher_users, "teacher_items": teacher_items}
+        for name, table in expect_tables(type(self).__name__, **tables):
+            self.register_buffer(name, table, persistent=False)
 
     @property
     def teacher_width(self) -> int:
@@ -116,10 +119,8 @@ class VectorDistillation(Distillation):
         found = torch.cat(unique) if unique else self.teacher_users.new_empty(0, dtype=torch.int64)
         parts = torch.cat([torch.full_like(u, at) for at, u in enumerate(unique)]) if unique else found
         teacher = self.teacher_users if side == "user" else self.teacher_items
-        for ids_of_part in unique:  # ascending
-            if len(ids_of_part) and int(ids_of_part[-1]) >= len(teacher):
-                expected = f"{side}s in [0, {len(teacher)}), as teacher_{side}s"
-                raise IndexError(f"{type(self).__name__}: expected {expected}; got {int(ids_of_part[-1])}")
+        for ids_of_part in unique:
+            expect_ids(type(self).__name__, side, ids_of_part, len(teacher), f"teacher_{side}s")
         expect_vectors(type(self).__name__, student)
         read = student.user_vectors if side == "user" else student.item_vectors
         if share and not whole:

@@ -12,9 +12,11 @@ from rankdistill.losses.batch import Batch, share_of, unique_users
 from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.list_scores import list_above_the_rest
 from rankdistill.losses.settings import (
+    expect_above_zero,
     expect_at_least,
     expect_begun,
     expect_reduction,
+    expect_rows,
     expect_sizes,
     fits_at_hand,
 )
@@ -52,6 +54,7 @@ class DrawnLists(Distillation):
         listed = rankings.n_users, rankings.n_items
         expect_sizes(name, "exclude", (exclude.n_rows, exclude.n_columns), listed, "rankings")
         expect_at_least(name, 0, n_interesting=n_interesting, n_uninteresting=n_uninteresting or 0)
+        expect_above_zero(name, temperature=temperature)
         expect_reduction(name, reduction)
         self.rankings, self.exclude = rankings, exclude.to("cpu")
         self.n_interesting, self.n_uninteresting = n_interesting, n_uninteresting
@@ -93,8 +96,9 @@ class DrawnLists(Distillation):
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's unique users; `batch` may be their ids alone, [B] int64."""
-        expect_begun(self.method or type(self).__name__, self._epoch)
-        whole = unique_users(batch)
+        name, whole = self.method or type(self).__name__, unique_users(batch)
+        expect_begun(name, self._epoch)
+        expect_rows(name, "user", whole, self.rankings.n_users)
         return self.loss_of(student, share_of(batch).take(whole), whole)
 
     def drawn(self, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rankdistill.losses.batch import share_of, unique_users
+from rankdistill.losses.batch import expect_interactions, share_of, unique_users
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.rank_correction import RankCorrection
 from rankdistill.losses.settings import (
@@ -17,6 +17,7 @@ from rankdistill.losses.settings import (
     expect_sizes,
 )
 from rankdistill.rankings import Rankings
+from rankdistill.vector_scores import evaluating
 
 STEP_BITS = 20  # of a draw's 32-bit epoch: a million batches in each of 4096 epochs
 
@@ -109,9 +110,10 @@ class DualCorrection(Distillation):
         """Compares rankings, every `period` epochs."""
         self._epoch, self._step = epoch, 0
         if epoch % self.period == 0:
-            for side in (self.user_side, self.item_side):
-                if side is not None:
-                    side.measure(student)
+            with evaluating(student):
+                for side in (self.user_side, self.item_side):
+                    if side is not None:
+                        side.measure(student)
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's unique users, and of its unique positive items where the item side counts."""
@@ -122,5 +124,5 @@ class DualCorrection(Distillation):
         loss = self.user_side.loss(name, student, unique_users(batch), share, *draw)
         if self.item_side is None or isinstance(batch, Tensor) or batch.positives is None:
             return loss
-        items = torch.unique(batch.positives)
+        items = torch.unique(expect_interactions(name, batch).positives)
         return loss + self.item_weight * self.item_side.loss(name, student, items, share, *draw)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,27 @@ class Entities(NamedTuple):
     student: Tensor
     weights: Tensor
     part: Tensor
+
+
+def expect_tables(
+    method: str, **tables: Tensor | np.ndarray | torch.nn.Module
+) -> Iterator[tuple[str, Tensor]]:
+    """A teacher's tables [n, D_t] by name, as frozen tensors of one width; arrays and embedding layers are tables too."""
+    width = None
+    for name, table in tables.items():
+        held = table if isinstance(table, (Tensor, np.ndarray)) else getattr(table, "weight", None)
+        if held is None:
+            expected = f"{name} as a tensor, an array or an embedding layer"
+            raise TypeError(f"{method}: expected {expected}; got {type(table).__name__}")
+        held = torch.as_tensor(held).detach()
+        if not held.is_floating_point():
+            raise TypeError(f"{method}: expected {name} of floats; got {held.dtype}")
+        width = held.shape[-1] if width is None and held.dim() else width
+        if held.dim() != 2 or held.shape[1] != width:
+            raise ValueError(
+                f"{method}: expected {name} of two dimensions and one width; got {list(held.shape)}"
+            )
+        yield name, held
 
 
 def learning_own(read: Callable[[Tensor], Tensor], ids: Tensor, share: Share) -> Tensor:

@@ -79,7 +79,7 @@ class FrequencyDistillation(VectorDistillation):
         for setting, value in {"alpha": alpha, "graph_dropout": graph_dropout, "dropout": dropout}.items():
             expect_within(type(self).__name__, setting, value, 0, 1)
         train = CSR.from_any(train).to("cpu")
-        tables, sizes = (len(teacher_users), len(teacher_items)), (train.n_rows, train.n_columns)
+        tables, sizes = (len(self.teacher_users), len(self.teacher_items)), (train.n_rows, train.n_columns)
         expect_sizes(type(self).__name__, "train", sizes, tables, "the teacher's tables")
         for side, rows in (("user", train), ("item", train.transposed())):
             graph = co_occurrence_graph(rows, n_neighbours)

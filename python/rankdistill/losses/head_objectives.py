@@ -38,7 +38,8 @@ class Touched(NamedTuple):
 
 def touched(student: Student, batch: Batch, lists: Tensor) -> Touched:
     """`lists` [U, K] are the items that each user's scores are asked for."""
-    if expect_interactions("ConsensusLearning", batch).negatives is None:
+    batch = expect_interactions("ConsensusLearning", batch)
+    if batch.negatives is None:
         raise ValueError(
             "ConsensusLearning: expected a batch with negatives, which its heads learn from; got none"
         )

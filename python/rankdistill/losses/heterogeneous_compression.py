@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from rankdistill import functional
@@ -21,7 +20,7 @@ from rankdistill.losses.settings import (
     expect_choice,
     expect_reduction,
 )
-from rankdistill.losses.whole_catalogue import expect_scoring_vectors
+from rankdistill.losses.whole_catalogue import expect_scoring_vectors, scoring_vectors
 from rankdistill.rankings import Rankings
 
 
@@ -115,6 +114,10 @@ class HeterogeneousCompression(Distillation):
         self.gain, self.reduction = gain, reduction
         self._top: Tensor | None = None  # [U, K] int64
 
+    def _load_from_state_dict(self, *arguments) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._top = None  # was that of other checkpoints
+
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Goes on to later checkpoints after every `period` epochs."""
         expect_scoring_vectors(type(self).__name__, student, self.exclude.n_columns, device_of(student))
@@ -128,19 +131,13 @@ class HeterogeneousCompression(Distillation):
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's unique users."""
         expect_begun(type(self).__name__, self._top)
-        users, _ = unique_rows(batch)
+        users, _ = unique_rows(batch, type(self).__name__, self.exclude.n_rows)
         rows, device, ordered = users.cpu(), users.device, self.knowledge.is_last
         top = self._top[rows].to(device)
         if hasattr(student, "reading"):  # a table's rows may have decay to catch up
             student.reading(users, top)
-        vectors, item_table = student.user_vectors(users), student.item_vectors()
-        bias = getattr(student, "item_bias", None)
-        if bias is not None:  # a coordinate more, which is 1 of every user
-            vectors = torch.cat([vectors, vectors.new_ones(len(vectors), 1)], 1)
-            item_table = torch.cat([item_table, bias[:, None]], 1)  # of the wider dtype
-            vectors = vectors.to(item_table.dtype)
         loss = functional.heterogeneous_compression(
-            vectors, item_table, self.observed[rows].to(device), top,
+            *scoring_vectors(student, users), self.observed[rows].to(device), top,
             self.exclude.rows(rows).to(device), ordered, "sum",
         )  # fmt: skip
         if self.reduction == "mean":

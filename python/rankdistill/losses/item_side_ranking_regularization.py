@@ -86,12 +86,10 @@ class ItemSideRankingRegularization(Distillation):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        expect_at_least(
-            type(self).__name__,
-            0,
-            n_uninteresting=n_uninteresting,
-            n_uninteresting_users=n_uninteresting_users,
-        )
+        name = type(self).__name__
+        expect_at_least(name, 0, n_interesting=n_interesting, n_uninteresting=n_uninteresting)
+        users = {"n_interesting_users": n_interesting_users, "n_uninteresting_users": n_uninteresting_users}
+        expect_at_least(name, 0, **users)
         exclude = CSR.from_any(exclude)
         self.item_weight = item_weight
         self.user_side = UserSide(

@@ -8,12 +8,19 @@ from torch import Tensor, nn
 from rankdistill import functional
 from rankdistill.losses.batch import Batch, share_of, users_of
 from rankdistill.losses.distillation import Student
+from rankdistill.losses.settings import expect_rows
 from rankdistill.ops import embedding_plackett_luce, gathered_inner_product
+from rankdistill.vector_scores import scores_are_products
 
 
-def unique_rows(batch: Batch | Tensor) -> tuple[Tensor, Tensor]:
-    """The users of the batch's share once each [n], and how often each occurs in the batch [n] int64."""
+def unique_rows(batch: Batch | Tensor, method: str = "", n_users: int | None = None) -> tuple[Tensor, Tensor]:
+    """The users of the batch's share once each [n], and how often each occurs in the batch [n] int64.
+
+    Those of a method that has rankings of `n_users` are checked.
+    """
     users, counts = torch.unique(users_of(batch), return_counts=True)
+    if n_users is not None:
+        expect_rows(method, "user", users, n_users)
     share = share_of(batch)
     return share.take(users), share.take(counts)
 
@@ -55,7 +62,7 @@ def list_scores(student: Student, rows: Tensor, columns: Tensor, swapped: bool =
     """[n, K] scores of columns [n, K] int64 (-1 scores -inf) with rows [n] int64; rows are items where `swapped`."""
     if not swapped:
         return student.score(rows, columns.clamp_min(0)).masked_fill(columns < 0, -torch.inf)
-    if getattr(student, "scores_are_inner_products", False):
+    if scores_are_products(student):
         sparse = getattr(student, "sparse_grad", False)
         return gathered_inner_product(
             *tables(student, rows, columns, True), columns, rows, sparse_grad=sparse
@@ -82,7 +89,7 @@ def list_above_the_rest(
     if total is not None and reduction == "mean":
         arguments = (op, student, rows, columns, list_size, lengths, "sum", swapped)
         return list_above_the_rest(*arguments) / total.clamp_min(1)
-    if getattr(student, "scores_are_inner_products", False):
+    if scores_are_products(student):
         losses = embedding_plackett_luce(
             *tables(student, rows, columns, swapped), columns, list_size, lengths, rows,
             sparse_grad=getattr(student, "sparse_grad", False),

@@ -6,10 +6,16 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
-from rankdistill.losses.batch import share_of
+from rankdistill.losses.batch import share_of, users_of
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
-from rankdistill.losses.settings import expect_above_zero, expect_choice, expect_reduction, expect_within
+from rankdistill.losses.settings import (
+    expect_above_zero,
+    expect_choice,
+    expect_reduction,
+    expect_whole,
+    expect_within,
+)
 from rankdistill.ops import plackett_luce
 from rankdistill.rankings import Rankings
 
@@ -61,6 +67,7 @@ class ListwiseDistillation(Distillation):
     ) -> None:
         super().__init__()
         name = type(self).__name__
+        expect_whole(name, n_listed=n_listed)
         expect_within(name, "n_listed", n_listed, 1, rankings.k, ", as rankings")
         expect_choice(name, "form", form, FORMS)
         expect_reduction(name, reduction)
@@ -70,7 +77,7 @@ class ListwiseDistillation(Distillation):
 
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's users."""
-        users, counts = unique_rows(batch)
+        users, counts = unique_rows(batch, type(self).__name__, self.rankings.n_users)
         rows, device = users.to(self.rankings.indices.device), users.device
         items = self.rankings.indices[rows, : self.n_listed].long().to(device)
         lengths = self.rankings.lengths[rows].long().clamp(max=self.n_listed).to(device)
@@ -85,7 +92,7 @@ class ListwiseDistillation(Distillation):
         weights = weights * (lengths > 0)
         total = weights.sum()
         if share_of(batch).size > 1 and self.reduction == "mean":
-            every, times = torch.unique(batch.users, return_counts=True)
+            every, times = torch.unique(users_of(batch), return_counts=True)
             listed = self.rankings.lengths[every.to(self.rankings.lengths.device)].to(device) > 0
             total = ((times.clamp(max=1) if self.unique else times) * listed).sum()
         return reduce_interactions(losses, weights, self.reduction, total)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rankdistill import functional
 from rankdistill.experts import linear_parameters
+from rankdistill.losses.batch import expect_interactions
 from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
 from rankdistill.losses.settings import expect_choice
 
@@ -75,6 +76,7 @@ class PersonalizedHintRegression(VectorDistillation):
 
     def enriched(self, rows: Entities, batch: Batch) -> Tensor:
         """Each row's teacher vector, halfway to the mean of its partners' in the batch's positive interactions."""
+        batch = expect_interactions(type(self).__name__, batch)
         if batch.positives is None:
             return rows.teacher
         own, partners = (

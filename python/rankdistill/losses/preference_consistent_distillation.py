@@ -8,9 +8,15 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts
 from rankdistill.losses.annealed_experts import AnnealedExperts
-from rankdistill.losses.batch import share_of
+from rankdistill.losses.batch import share_of, unique_users
 from rankdistill.losses.distillation import Batch, Student
-from rankdistill.losses.settings import expect_begun, expect_sizes, expect_within
+from rankdistill.losses.settings import (
+    expect_above_zero,
+    expect_begun,
+    expect_sizes,
+    expect_whole,
+    expect_within,
+)
 from rankdistill.ops import position_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS
@@ -79,9 +85,15 @@ class PreferenceConsistentDistillation(AnnealedExperts):
     ) -> None:
         schedule = (n_epochs, start, end)
         super().__init__(teacher_users, teacher_items, student_width, n_experts, schedule, seed)
-        tables = len(teacher_users), len(teacher_items)
+        tables = len(self.teacher_users), len(self.teacher_items)
         listed = rankings.n_users, rankings.n_items
         expect_sizes(type(self).__name__, "rankings", listed, tables, "the teacher's tables")
+        expect_whole(type(self).__name__, n_preferred=n_preferred, list_length=list_length)
+        expect_above_zero(
+            type(self).__name__,
+            position_temperature=position_temperature,
+            consistency_temperature=consistency_temperature,
+        )
         most = min(list_length, rankings.k)
         expect_within(
             type(self).__name__, "n_preferred", n_preferred, 1, most, ", as list_length and rankings"
@@ -109,7 +121,7 @@ class PreferenceConsistentDistillation(AnnealedExperts):
         return loss
 
     def consistency(self, student: Student, batch: Batch) -> Tensor:
-        users = torch.unique(batch.users)
+        users = unique_users(batch)
         users = users[(self._preferred[users] >= 0).all(1)]  # a list shorter than Q has no such sample
         users = share_of(batch).take(users)
         items, places = torch.unique(self._preferred[users], return_inverse=True)

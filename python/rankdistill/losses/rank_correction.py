@@ -9,10 +9,12 @@ from rankdistill.functional.reduction import widened
 from rankdistill.losses.batch import Share
 from rankdistill.losses.distillation import Student
 from rankdistill.losses.list_scores import list_above_the_rest, list_scores
+from rankdistill.losses.settings import expect_rows
 from rankdistill.losses.whole_catalogue import expect_scoring_vectors
 from rankdistill.ops import inner_product_rank, weighted_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS, rank_discrepancy_weights, ranks_among_themselves
+from rankdistill.vector_scores import bias_of
 
 ROWS_AT_ONCE = 16384
 
@@ -40,10 +42,10 @@ class RankCorrection(nn.Module):
         device, lists = self.signed_weights.device, self.rankings
         if self.among == "catalogue":
             n_items = lists.n_users if self.swapped else lists.n_items
-            expect_scoring_vectors("RankCorrection", student, n_items, device)
+            expect_scoring_vectors("DualCorrection", student, n_items, device)
             tables = student.user_vectors(), student.item_vectors()
             mine, others = tables[::-1] if self.swapped else tables
-            bias = getattr(student, "user_bias" if self.swapped else "item_bias", None)
+            bias = bias_of(student, "user" if self.swapped else "item")
         for rows in torch.arange(lists.n_users).split(ROWS_AT_ONCE):
             columns = lists.indices[rows].long()
             if self.among == "catalogue":
@@ -77,6 +79,7 @@ class RankCorrection(nn.Module):
         epoch: int,
     ) -> Tensor:
         """The share's part of the loss of all rows of a batch."""
+        expect_rows(op, "item" if self.swapped else "user", whole, self.rankings.n_users)
         rows = share.take(whole)
         here = rows.cpu()
         listed = self.rankings.indices[here].long()

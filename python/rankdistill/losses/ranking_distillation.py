@@ -8,7 +8,14 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_scores, n_interactions, reduce_interactions, unique_rows
-from rankdistill.losses.settings import expect_at_least, expect_begun, expect_reduction, expect_within
+from rankdistill.losses.settings import (
+    expect_above_zero,
+    expect_at_least,
+    expect_begun,
+    expect_reduction,
+    expect_whole,
+    expect_within,
+)
 from rankdistill.ops import complement_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS
@@ -66,8 +73,10 @@ class RankingDistillation(Distillation):
     ) -> None:
         super().__init__()
         name = type(self).__name__
+        expect_whole(name, n_listed=n_listed)
         expect_within(name, "n_listed", n_listed, 1, rankings.k, ", as rankings")
         expect_at_least(name, 1, n_sampled=n_sampled)
+        expect_above_zero(name, temperature=temperature)
         expect_reduction(name, reduction)
         self.rankings, self.n_listed, self.n_sampled = rankings, n_listed, n_sampled
         self.position_weights = functional.position_weights(n_listed, temperature, torch.float64)
@@ -98,7 +107,7 @@ class RankingDistillation(Distillation):
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's interactions; a user counts as often as it occurs."""
         expect_begun(type(self).__name__, self._epoch)
-        users, counts = unique_rows(batch)
+        users, counts = unique_rows(batch, type(self).__name__, self.rankings.n_users)
         rows = users.to(self.rankings.indices.device)
         items = self.rankings.indices[rows, : self.n_listed].long().to(users.device)
         lengths = self.rankings.lengths[rows].long().clamp(max=self.n_listed).to(users.device)

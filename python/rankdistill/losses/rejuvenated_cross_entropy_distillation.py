@@ -15,7 +15,13 @@ from rankdistill.losses.list_scores import (
     teacher_scores,
     unique_rows,
 )
-from rankdistill.losses.settings import expect_above_zero, expect_begun, expect_reduction, expect_within
+from rankdistill.losses.settings import (
+    expect_above_zero,
+    expect_begun,
+    expect_reduction,
+    expect_whole,
+    expect_within,
+)
 from rankdistill.losses.whole_catalogue import catalogue_ranker
 from rankdistill.ops import weighted_sample
 from rankdistill.rankings import Rankings
@@ -84,6 +90,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
     ) -> None:
         super().__init__()
         name = type(self).__name__
+        expect_whole(name, n_listed=n_listed, n_ranked=n_ranked, n_sampled=n_sampled)
         expect_within(name, "n_listed", n_listed, 1, full_rankings.k, ", as full_rankings")
         expect_within(name, "n_ranked", n_ranked, n_listed, full_rankings.n_items)
         expect_within(name, "n_sampled", n_sampled, 1, n_ranked)
@@ -92,12 +99,8 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
         object.__setattr__(
             self, "teacher", teacher
         )  # not a part of this module: neither trained nor saved with it
-        self.rankings, self.n_listed, self.n_sampled, self.n_ranked = (
-            full_rankings,
-            n_listed,
-            n_sampled,
-            n_ranked,
-        )
+        self.rankings, self.n_listed = full_rankings, n_listed
+        self.n_sampled, self.n_ranked = n_sampled, n_ranked
         self.temperature, self.position_temperature = temperature, position_temperature
         self.sharpness, self.reduction, self.seed = sharpness, reduction, seed
         self._own: Tensor | None = None  # [U, K] int64, the student's best
@@ -122,7 +125,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's interactions; a user counts as often as it occurs."""
         expect_begun(type(self).__name__, self._own)
-        users, counts = unique_rows(batch)
+        users, counts = unique_rows(batch, type(self).__name__, self.rankings.n_users)
         rows = users.cpu()
         best = self.rankings.indices[rows, : self.n_listed].long()
         own, sampled = self._own[rows], self._sampled[rows]

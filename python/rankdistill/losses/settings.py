@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
+
+import torch
+from torch import Tensor
 
 REDUCTIONS = ("sum", "mean")
 # Of what is drawn for an epoch: with more rows, a batch's are drawn when it comes, the same ones.
@@ -38,6 +42,14 @@ def expect_at_least(method: str, least: int, **settings: int) -> None:
     for setting, value in settings.items():
         if value is None or value < least:
             raise ValueError(f"{method}: expected {setting} of {least} or more; got {value}")
+    expect_whole(method, **settings)
+
+
+def expect_whole(method: str, **settings: int) -> None:
+    """Whole numbers by name, of Python or of NumPy."""
+    for setting, value in settings.items():
+        if not isinstance(value, Integral):
+            raise TypeError(f"{method}: expected {setting} as a whole number; got {value!r}")
 
 
 def expect_above_zero(method: str, **settings: float) -> None:
@@ -68,6 +80,19 @@ def expect_sizes(method: str, what: str, found: tuple[int, int], wanted: tuple[i
         raise ValueError(
             f"{method}: expected {what} of {wanted[0]} users × {wanted[1]} items, as {whose}; got {found[0]} × {found[1]}"
         )
+
+
+def expect_ids(method: str, side: str, ids: Tensor, count: int, whose: str) -> None:
+    """Ascending ids, users or items by `side`, in [0, count) as `whose`."""
+    if len(ids) and not 0 <= int(ids[0]) <= int(ids[-1]) < count:
+        got = int(ids[0]) if int(ids[0]) < 0 else int(ids[-1])
+        raise IndexError(f"{method}: expected {side}s in [0, {count}), as {whose}; got {got}")
+
+
+def expect_rows(method: str, side: str, ids: Tensor, count: int) -> None:
+    """`expect_ids` of what has rankings, where it costs no wait for a device and no break of a compiled graph."""
+    if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        expect_ids(method, side, ids, count, "rankings")
 
 
 def expect_begun(method: str, drawn: object) -> None:

@@ -11,6 +11,7 @@ from rankdistill.data.popularity import popularity_groups
 from rankdistill.losses.distillation import Batch, Distillation, Student
 from rankdistill.losses.list_scores import list_scores, n_interactions, reduce_interactions, unique_rows
 from rankdistill.losses.settings import (
+    expect_above_zero,
     expect_at_least,
     expect_begun,
     expect_choice,
@@ -81,6 +82,7 @@ class UnbiasedDistillation(Distillation):
                 f"{name}: expected exclude of {rankings.n_items} items, as rankings; got {exclude.n_columns}"
             )
         expect_at_least(name, 1, n_pairs=n_pairs)
+        expect_above_zero(name, temperature=temperature)
         expect_choice(name, "form", form, PAIR_FORMS)
         expect_reduction(name, reduction)
         self.groups = popularity_groups(
@@ -109,7 +111,7 @@ class UnbiasedDistillation(Distillation):
     def forward(self, student: Student, batch: Batch | Tensor) -> Tensor:
         """The loss of the batch's interactions; a user counts as often as it occurs."""
         expect_begun(type(self).__name__, self._epoch)
-        users, counts = unique_rows(batch)
+        users, counts = unique_rows(batch, type(self).__name__, self.rankings.n_users)
         if self._pairs is None:
             pairs = self.draw(users.cpu()).to(users.device)
         else:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Batch
-from rankdistill.losses.settings import expect_at_least, expect_begun, expect_share
+from rankdistill.losses.settings import expect_at_least, expect_begun, expect_share, expect_within
 from rankdistill.models.recommender import linear, normal
 from rankdistill.models.train_matrix import Encoder, row_sums, unit_rows
 from rankdistill.ops import gathered_inner_product
@@ -60,7 +62,8 @@ class MultinomialAutoencoder(Encoder):
         super().__init__(train, seed)
         name = type(self).__name__
         expect_at_least(name, 1, width=width, latent=width if latent is None else latent)
-        expect_at_least(name, 0, kl_weight=kl_weight, annealing=annealing)
+        expect_at_least(name, 0, annealing=annealing)
+        expect_within(name, "kl_weight", kl_weight, 0, math.inf)
         expect_share(name, dropout=dropout)
         self.latent = width if latent is None else latent
         self.dropout, self.kl_weight, self.annealing = dropout, kl_weight, annealing

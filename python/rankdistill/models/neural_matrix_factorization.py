@@ -45,6 +45,8 @@ class NeuralMatrixFactorization(Recommender):
         torch.Size([1, 2])
     """
 
+    scores_in_pieces = True
+
     def __init__(
         self,
         n_users: int,

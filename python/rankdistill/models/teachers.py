@@ -17,7 +17,7 @@ from rankdistill.models.factors import Factors, warn_of_order
 from rankdistill.ops import checks, masked_topk
 from rankdistill.ops.masked_topk import MaskedTopK
 from rankdistill.rankings import Rankings
-from rankdistill.vector_scores import ranked_by_vectors
+from rankdistill.vector_scores import bias_of, evaluating, ranked_by_vectors, row_scores
 
 OP = "as_teacher"
 ACCEPTED = (
@@ -71,7 +71,7 @@ class ScoreTeacher:
     def rankings(
         self, k: int, exclude: CSR | None = None, *, batch_size: int | None = None, **options
     ) -> Rankings:
-        """The top k of every user, some 2^24 scores at a time; options as in `Rankings.from_score_function`."""
+        """The top k of every user, some 2^24 scores at a time (of a `score` asked for by 2^20 pairs); options as in `Rankings.from_score_function`."""
         if batch_size is None:
             batch_size = max(1, SCORES // max(1, self.n_items))
         return Rankings.from_score_function(
@@ -162,8 +162,9 @@ def _of_object(source: object, name: str, dataset: Dataset | None) -> Factors | 
         return all(hasattr(source, part) for part in names)
 
     if has("user_vectors", "item_vectors"):
-        biases = (getattr(source, "item_bias", None), getattr(source, "user_bias", None))
-        users, items = source.user_vectors(), source.item_vectors()
+        with evaluating(source):
+            biases = bias_of(source, "item"), bias_of(source, "user")
+            users, items = source.user_vectors(), source.item_vectors()
         if not ranked_by_vectors(source, torch.arange(1, device=items.device), len(items)):
             expected = "scores that are inner products of user_vectors and item_vectors, but for item_bias and user_bias"
             cure = "Give a function of its scores, or the tables that make them"
@@ -180,9 +181,8 @@ def _of_object(source: object, name: str, dataset: Dataset | None) -> Factors | 
     sizes = source if has("n_users", "n_items") else dataset
     if has("score") and sizes is not None:
         items = torch.arange(sizes.n_items)
-        return ScoreTeacher(
-            lambda users: source.score(users, items.expand(len(users), -1)), sizes.n_users, sizes.n_items
-        )
+        scores = evaluating(source)(lambda users: row_scores(source, users, items))
+        return ScoreTeacher(scores, sizes.n_users, sizes.n_items)
     if callable(source) and not isinstance(source, torch.nn.Module):
         if dataset is None:
             raise ValueError(

@@ -179,8 +179,9 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, grad, _):
     if grad is None:
         return (None,) * 6
-    grads = list(call(f"{OP}_backward", grad, *ctx.saved_tensors))
-    if not ctx.saved_tensors[1].is_floating_point():
+    saved = ctx.saved_tensors  # torch.utils.checkpoint hands them out once
+    grads = list(call(f"{OP}_backward", grad, *saved))
+    if not saved[1].is_floating_point():
         grads[1] = None
     return tuple(grads)
 
