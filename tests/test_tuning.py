@@ -238,6 +238,20 @@ def test_the_command_looks_at_validation_alone(teacher, tmp_path, monkeypatch, c
 
 
 @needs_optuna
+def test_a_trial_is_worth_what_the_model_is_that_it_ends_with(teacher, tmp_path):
+    """The last weights where those of the best validation are not kept."""
+    values = {}
+    for kept in (True, False):
+        out = tmp_path / str(kept)
+        more = ("--trials=1", "--training.learning_rate=1.0", "--training.epochs=5")
+        assert main(command(teacher, out, *more, f"--training.keep_best={str(kept).lower()}")) == 0
+        values[kept] = json.loads((out / "trials.json").read_text())["best"]["value"]
+    found = [json.loads(line)["valid/recall@50"] for line in (out / "trial-0" / "log.jsonl").open()]
+    assert values == {True: max(found), False: found[-1]}
+    assert found[-1] < max(found), "else they cannot be told apart"
+
+
+@needs_optuna
 def test_it_is_killed_and_goes_on(teacher, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 

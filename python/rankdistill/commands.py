@@ -379,7 +379,8 @@ def tune(config: TuneConfig) -> None:
             base_weight=base_weight(chosen, config.base_weight),
         )  # fmt: skip
         (folder / CHECKPOINT).unlink()
-        return max(record[key] for record in history if key in record)
+        found = [record[key] for record in history if key in record]
+        return max(found) if training.keep_best else found[-1]  # of the weights that the training ends with
 
     trials = tuning.search(
         out, ranges, run_trial, trials=config.trials, study=tuning.study_name(settings), seed=config.seed,
