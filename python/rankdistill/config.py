@@ -430,7 +430,7 @@ class TuneConfig:
         trials: how many, those of an earlier call included.
         seed: of the search.
         storage: a database for Optuna, such as sqlite:///path.db, or a file that ends with .journal; study.db in `out` by
-            default.
+            default. Searches with the same settings in several folders divide the trials of one storage.
         progress: show progress bars on a terminal.
     """
 
