@@ -53,7 +53,9 @@ def test_a_value_that_cannot_be_tried_does_not_block_the_search(tmp_path):
 
 
 @needs_optuna
-@pytest.mark.parametrize("error", [RuntimeError("no memory"), KeyError("no memory"), MemoryError("no memory")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no memory"), KeyError("no memory"), MemoryError("no memory")]
+)
 def test_a_trial_that_fits_no_memory_does_not_block_the_search(tmp_path, error):
     """torch raises a RuntimeError for it."""
     tried = []
@@ -113,6 +115,17 @@ def test_searches_in_two_folders_divide_the_trials_of_a_storage(tmp_path, kind):
     again = search(tmp_path / "c", RANGES, nested, **options)
     assert [trial.number for trial in again] == [0, 1, 2, 3, 4]
     assert ran == ["a/trial-0", "a/trial-0", "b/trial-1", "a/trial-2", "a/trial-3", "a/trial-4", "c/trial-1"]
+
+
+@needs_optuna
+@pytest.mark.parametrize("name", ["a?mode=memory&uri=true", "a%41", "{a}", "a b#ü"])
+def test_the_study_lies_in_its_folder_whatever_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / name
+    for trials in (1, 2):
+        assert len(search(out, RANGES, quadratic, trials=trials, study="s")) == trials
+    assert (out / "study.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_real_settings_are_sought_among_real_numbers():

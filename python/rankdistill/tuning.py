@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -175,7 +176,7 @@ def search(
                 opened.tell(trial, state=optuna.trial.TrialState.FAIL)
                 where = f"trial {trial.number} with {parameters}"
                 if isinstance(error, (ValueError, TypeError)):
-                    raise ValueError(f"{where}: {error}") from error
+                    raise ValueError(f"{where}: {error}") from error  # noqa: TRY004 (of its values)
                 raise RuntimeError(f"{where}: {type(error).__name__}: {error}") from error
             else:
                 opened.tell(trial, value)
@@ -206,7 +207,10 @@ def _finished(optuna, study) -> list:
 
 def _storage(optuna, out: Path, storage: str | None):
     if storage is None:
-        return f"sqlite:///{out}/study.db"
+        # A URL of the path would have its ?, % and {} read as something else.
+        path = out.absolute() / "study.db"
+        connect = {"creator": lambda: sqlite3.connect(path, check_same_thread=False)}
+        return optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs=connect)
     if storage.endswith(".journal"):
         lock = _FileLock(storage)
         lock.drop_torn_line()
