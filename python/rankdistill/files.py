@@ -40,6 +40,18 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Which files the folder has is on the disk when this returns, where the file system can say so."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
 def remove_partial(path: str | os.PathLike) -> None:
     """Removes what killed processes left of `replacing(path)`; no other process writes it meanwhile."""
     path = Path(path)

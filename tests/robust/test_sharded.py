@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import os
 import resource
 import subprocess
 import sys
@@ -260,6 +261,28 @@ def test_a_checkpoint_without_room_leaves_the_former_one(tmp_path):
         part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(OSError, match=r"load_sharded: expected whole files in .*kept; got .* on rank 0"):
         sharded.load_sharded(tmp_path / "kept", again, {})
+
+
+def test_a_former_checkpoint_goes_once_the_new_one_is_on_the_disk(tmp_path, monkeypatch):
+    """All its files and both folders: a machine that stops then has one of the two whole."""
+    model, folder = sharded.ShardedFactorization(20, 10, 4), tmp_path / "kept"
+    real, synced = os.fsync, []
+
+    def fsync(handle: int) -> None:
+        synced.append((Path(os.readlink(f"/proc/self/fd/{handle}")), {p.name for p in tmp_path.iterdir()}))
+        real(handle)
+
+    for width in (1, 2):
+        synced.clear()
+        monkeypatch.setattr(os, "fsync", fsync)
+        sharded.save_sharded(folder, model, facts={"width": width})
+        monkeypatch.undo()
+    within = [path.relative_to(tmp_path) for path, _ in synced]
+    assert within[-2:] == [Path("kept.partial"), Path()]
+    assert synced[-1][1] == {"kept", "kept.former"}
+    written = {path.name.strip(".").split(".")[0] for path in within[:-2]}
+    assert {p.name.strip(".").split(".")[0] for p in folder.iterdir()} <= written
+    assert {p.name for p in tmp_path.iterdir()} == {"kept"}
 
 
 def test_a_checkpoint_of_another_model_is_an_error(ranks):
