@@ -30,7 +30,7 @@ from rankdistill.config import (
     TuneConfig,
 )
 from rankdistill.data import Dataset
-from rankdistill.files import SETTINGS, alone_in, expect_settings, replacing, write_text
+from rankdistill.files import SETTINGS, alone_in, expect_settings, remove_partial, replacing, write_text
 from rankdistill.fitting import (
     bar,
     fit,
@@ -53,7 +53,7 @@ from rankdistill.models import (
     load_factors,
 )
 from rankdistill.models.ranked import rankings_metadata, unseen_rankings
-from rankdistill.models.saved import MODEL_FILE, load_teacher, name_of, save_model
+from rankdistill.models.saved import MODEL_FILE, load_teacher, name_of
 from rankdistill.models.trajectory import KeptTrajectory
 from rankdistill.pages import write_pages
 from rankdistill.parallel import torchrun_processes
@@ -83,7 +83,7 @@ def run_alone(config: RunConfig) -> None:
     rows, curves, models = [], {}, {}
 
     def finish(label: str, folder: str, model, history: list[dict], trainer: Trainer, name: str) -> None:
-        save_model(out / folder / MODEL_FILE, model, name, dataset)
+        keep_model(out / folder / MODEL_FILE, model, name, dataset)
         metrics = test_metrics(model, dataset)
         rows.append(Row(label, sum(p.numel() for p in model.parameters()), metrics, trainer.seconds))
         models[label] = model
@@ -113,6 +113,7 @@ def run_alone(config: RunConfig) -> None:
     started = time.perf_counter()
     k = min(max(m.list_length for m in chosen), dataset.n_items)
     rankings = unseen_rankings(teacher, dataset, k, bar("rankings", config.progress))
+    remove_partial(out / "rankings.safetensors")
     rankings.save(out / "rankings.safetensors")
     extraction = time.perf_counter() - started
 
@@ -249,7 +250,9 @@ def extract(config: ExtractConfig) -> None:
         if rank:
             return
         if as_file:
-            rankings.save(config.out)
+            with alone_in(Path(folder), "extract", "extraction"):
+                remove_partial(config.out)
+                rankings.save(config.out)
             remove_folder(folder)
     print_rankings(rankings, config.out)
 
