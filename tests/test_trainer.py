@@ -487,7 +487,9 @@ def test_methods_may_choose_negatives_and_train_their_teacher(dataset):
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"epochs": 0}, "training.epochs of 1 or more; got 0"), ({"learning_rate": 0.0}, "learning_rate above 0"),
-     ({"metric": "recall"}, "training.metric as name@cutoff; got recall"), ({"patience": -1}, "patience of 0 or more")],
+     ({"metric": "recall"}, "training.metric as name@cutoff; got recall"),
+     ({"metric": "recall@²"}, "training.metric as name@cutoff; got recall@²"),
+     ({"patience": -1}, "patience of 0 or more")],
 )  # fmt: skip
 def test_bad_settings(change, message):
     with pytest.raises(ValueError, match=message):

@@ -57,9 +57,8 @@ class TrainingConfig:
             expected = "training.weight_decay of 0 for lazy_adam, which has none"
             _expect(self.weight_decay == 0, expected, self.weight_decay)
         name, _, cutoff = self.metric.partition("@")
-        _expect(
-            bool(name) and cutoff.isdigit() and int(cutoff) > 0, "training.metric as name@cutoff", self.metric
-        )
+        whole = cutoff.isascii() and cutoff.isdecimal() and int(cutoff) > 0
+        _expect(bool(name) and whole, "training.metric as name@cutoff", self.metric)
 
 
 def _expect(condition: bool, expected: str, got: object) -> None:
