@@ -172,15 +172,27 @@ class Trainer:
                 f"Trainer: expected a model with tables() and sparse_grad for {config.optimizer}; "
                 f"got {type(self.model).__name__}"
             )
-        if hasattr(self.model, "sparse_grad"):
-            self.model.sparse_grad = lazy or self._have_copies  # less to send
+        self._given_sparse_grad = getattr(self.model, "sparse_grad", None)
+        self._choose_gradients()
         tables = self.model.tables() if lazy else []
         others = [p for p in self.parameters if all(p is not table for table in tables)]
         return make_optimizers(config.optimizer, tables, others, config.learning_rate, config.weight_decay)
 
+    def _choose_gradients(self) -> None:
+        if self._given_sparse_grad is not None:
+            self.model.sparse_grad = self.config.optimizer in LAZY or self._have_copies  # less to send
+
+    def _hand_back(self) -> None:
+        """The model's gradients as they were before, for whoever trains it next; an interrupted epoch's decay ends."""
+        if self._given_sparse_grad is not None:
+            self.model.sparse_grad = self._given_sparse_grad
+        if any(isinstance(optimizer, LazySGD) for optimizer in self.optimizers.values()):
+            self.model.before_reading = None
+
     def fit(self) -> list[dict]:
         """Trains to the end, from the folder's checkpoint where there is one; returns the evaluations."""
         with ExitStack() as stack:
+            stack.callback(self._hand_back)
             self._control = stack.enter_context(Processes.on_cpu("Trainer", self.processes.group))
             self._expect_agreement()
             with self._control.together():
@@ -228,6 +240,7 @@ class Trainer:
     def train_epoch(self, epoch: int) -> float:
         """One pass over the train interactions; returns the mean loss per interaction."""
         config = self.config
+        self._choose_gradients()
         if hasattr(self.model, "begin_epoch"):
             self.model.begin_epoch(epoch)
         for term in self.terms:
