@@ -163,7 +163,7 @@ def test_a_slip_of_one_rank_is_an_error_on_all_and_the_group_goes_on(ranks):
     *others, own = (answers["failures"] for answers in ranks.answers)
     for name, text in SLIPS.items():
         assert own[name].startswith(text), own[name]
-        told = f"ConnectionError: ShardedTable: expected every process to go on; got a failure of rank {last}: {own[name]}"
+        told = f"AgreementError: ShardedTable: expected every process to go on; got a failure of rank {last}: {own[name]}"
         assert [one[name] for one in others] == [told] * last
     for name, text in UNLIKE.items():
         for one in others:
@@ -361,7 +361,7 @@ def test_a_rank_that_ends_is_an_error_on_the_others(ranks):
     for answers in others:
         text = answers["a rank that ends"]
         assert isinstance(text, str), "a backward went on without a rank"
-        assert text.startswith("ConnectionError: ShardedTable: expected every process to answer; got "), text
+        assert text.startswith("AgreementError: ShardedTable: expected every process to answer; got "), text
 
 
 @pytest.mark.slow
