@@ -202,6 +202,8 @@ def test_run_compares_teacher_student_and_distilled(tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["run", *SMALL, *TRAINING, f"--out={out}", "--teacher.width=16", "--student.width=4",
                  "--method.list_length=30", "--method.options={n_interesting: 8, n_uninteresting: 8}"]  # fmt: skip
+    out.mkdir()
+    (out / ".rankings.safetensors.abcd1234.partial").write_text("of a killed run")
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     for label in (
@@ -292,6 +294,27 @@ def test_the_steps_one_by_one(tmp_path, teacher, capsys):
     assert [row[:2] for row in rows[1:]] == [[user, str(p)] for user in ("3", "7") for p in (1, 2, 3, 4)]
     assert main(["recommend", *DATA, f"--model={student}", f"--out={tmp_path}/all.csv"]) == 0
     assert sum(1 for _ in (tmp_path / "all.csv").open()) == 1 + 150 * 10
+
+
+def test_what_killed_commands_left_of_their_files_is_removed(tmp_path):
+    """Of the files that they write themselves; others may be at work on theirs."""
+
+    def leave(*paths):
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f".{path.name}.abcd1234.partial").write_bytes(bytes(1000))
+
+    left = lambda: sorted(path.name for path in tmp_path.rglob("*.partial"))
+    short = [*SMALL, "--training.epochs=1", "--progress=false"]
+    leave(tmp_path / "t" / "model.safetensors", tmp_path / "t" / "other.csv", tmp_path / "r.safetensors")
+    assert main(["train", *short, f"--out={tmp_path}/t", "--model.width=4"]) == 0
+    assert main(["extract", *SMALL, f"--model={tmp_path}/t", f"--out={tmp_path}/r.safetensors", "--k=7"]) == 0
+    assert not (tmp_path / "r.safetensors.parts").exists()
+    leave(tmp_path / "d" / "model.safetensors", tmp_path / "d" / "teacher.safetensors")
+    method = ["--method.name=bd", f"--teacher={tmp_path}/t", "--student.width=3"]
+    assert main(["distill", *short, *method, f"--out={tmp_path}/d"]) == 0
+    assert (tmp_path / "d" / "teacher.safetensors").is_file()
+    assert left() == [".other.csv.abcd1234.partial"]
 
 
 def test_rankings_from_embedding_files(tmp_path, teacher):

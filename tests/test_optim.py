@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -458,6 +459,30 @@ def test_a_methods_own_parameters_get_the_dense_optimiser(dataset, tmp_path):
     resumed = trainer(tmp_path / "parts", 3)
     resumed.fit()
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters, resumed.parameters, strict=True))
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("name", ["lazy_adam", "lazy_sgd"])
+def test_a_lazy_optimiser_leaves_the_models_gradients_as_they_were(dataset, name, interrupted):
+    """Or another optimiser would refuse them, and a reading would catch up on a decay that has ended."""
+
+    class Interrupted(MatrixFactorization):
+        def loss(self, batch):
+            loss = super().loss(batch)
+            if interrupted:
+                raise KeyboardInterrupt
+            return loss
+
+    model = Interrupted(dataset.n_users, dataset.n_items, 8)
+    trainer = Trainer(model, dataset, replace(ADAM, epochs=1, optimizer=name))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt) if interrupted else nullcontext():
+            trainer.fit()
+        assert not model.sparse_grad
+        assert model.before_reading is None
+    if not interrupted:
+        trainer.train_epoch(1)
+        assert model.user_table.grad.is_sparse
 
 
 def test_no_choice_stands_in_for_another(dataset):

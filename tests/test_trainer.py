@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -356,6 +357,23 @@ def make_again(trainer):
     return Trainer(trainer.model, trainer.dataset, trainer.config, trainer.terms, folder=trainer.folder)
 
 
+@pytest.mark.parametrize("name", ["multvae", "item_autoencoder"])
+def test_a_model_that_has_learned_goes_on_itself(dataset, tmp_path, name):
+    """What it knows of the epoch that was interrupted is none of its settings."""
+    config = replace(CONFIG, epochs=3, evaluate_every=1, batch_size=8)
+
+    def interrupt(epoch, model):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    model, whole = (build_model(name, dataset, 4, 0, {}) for _ in range(2))
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(model, dataset, config, folder=tmp_path, after_epoch=interrupt).fit()
+    Trainer(model, dataset, config, folder=tmp_path).fit()
+    Trainer(whole, dataset, config).fit()
+    assert all(map(torch.equal, model.parameters(), whole.parameters()))
+
+
 @pytest.mark.parametrize("every", [0, 100])
 def test_a_run_without_evaluations_is_kept_by_time(dataset, tmp_path, monkeypatch, every):
     """An interruption then loses a minute, and not everything."""
@@ -368,6 +386,7 @@ def test_a_run_without_evaluations_is_kept_by_time(dataset, tmp_path, monkeypatc
             raise KeyboardInterrupt
 
     monkeypatch.setattr(trainer_module, "SECONDS_WITHOUT_CHECKPOINT", 0.0)
+    monkeypatch.setattr(trainer_module, "SAVES_APART", 0.0)
     with pytest.raises(KeyboardInterrupt):
         make(dataset, config, folder=tmp_path, after_epoch=interrupt).fit()
     resumed = make(dataset, config, folder=tmp_path, after_epoch=lambda epoch, model: epochs.append(epoch))
@@ -496,7 +515,9 @@ def test_methods_may_choose_negatives_and_train_their_teacher(dataset):
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"epochs": 0}, "training.epochs of 1 or more; got 0"), ({"learning_rate": 0.0}, "learning_rate above 0"),
-     ({"metric": "recall"}, "training.metric as name@cutoff; got recall"), ({"patience": -1}, "patience of 0 or more")],
+     ({"metric": "recall"}, "training.metric as name@cutoff; got recall"),
+     ({"metric": "recall@²"}, "training.metric as name@cutoff; got recall@²"),
+     ({"patience": -1}, "patience of 0 or more")],
 )  # fmt: skip
 def test_bad_settings(change, message):
     with pytest.raises(ValueError, match=message):
@@ -563,3 +584,26 @@ def test_checkpoints_keep_their_distance(dataset, tmp_path):
     make(dataset, config, folder=tmp_path, after_epoch=look, seconds_between_checkpoints=3600.0).fit()
     assert kept == [False] * 4
     assert path.exists(), "the end is kept"
+
+
+def test_slow_checkpoints_take_a_tenth_of_the_time(dataset, tmp_path, monkeypatch):
+    """Epochs of 50 s, checkpoints of 70 s, by a clock that only these move."""
+    clock, saved = [0.0], []
+    now = lambda: clock[0]
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=now, perf_counter=now))
+
+    def save(*given):
+        clock[0] += 70.0
+        saved.append(clock[0])
+
+    def learned(epoch, model):
+        clock[0] += 50.0
+
+    trainer = make(
+        dataset, replace(CONFIG, epochs=40, evaluate_every=0), False, folder=tmp_path, after_epoch=learned
+    )
+    monkeypatch.setattr(trainer.held, "save", save)
+    monkeypatch.setattr(trainer, "train_epoch", lambda epoch: 0.0)
+    trainer.fit()
+    # After 60 s, then 630 s after each; and at the end.
+    assert saved == [170.0, 890.0, 1610.0, 2280.0]

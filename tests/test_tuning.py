@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from rankdistill.cli import main
+from rankdistill.files import AtWork
 from rankdistill.losses import RelaxedRankingDistillation
 from rankdistill.parallel import copies
 from rankdistill.tuning import Range, best_of, ranges_of, search
@@ -49,6 +50,82 @@ def test_a_value_that_cannot_be_tried_does_not_block_the_search(tmp_path):
         search(tmp_path, RANGES, picky, trials=4, study="picky")
     assert len(search(tmp_path, RANGES, picky, trials=4, study="picky")) == 4
     assert len(set(tried)) == len(tried) == 5
+
+
+@needs_optuna
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no memory"), KeyError("no memory"), MemoryError("no memory")]
+)
+def test_a_trial_that_fits_no_memory_does_not_block_the_search(tmp_path, error):
+    """torch raises a RuntimeError for it."""
+    tried = []
+
+    def large(folder, parameters):
+        tried.append(folder.name)
+        if len(tried) == 2:
+            raise error
+        return quadratic(folder, parameters)
+
+    with pytest.raises(RuntimeError, match=rf"trial 1 with {{'x': .*}}: {type(error).__name__}: '?no memory"):
+        search(tmp_path, RANGES, large, trials=3, study="large")
+    assert len(search(tmp_path, RANGES, large, trials=3, study="large")) == 3
+    assert tried == ["trial-0", "trial-1", "trial-2", "trial-3"]
+
+
+@needs_optuna
+@pytest.mark.parametrize("error", [OSError("no room"), AtWork("another one at work"), KeyboardInterrupt()])
+def test_a_trial_that_the_machine_stops_goes_on(tmp_path, error):
+    tried = []
+
+    def stopped(folder, parameters):
+        tried.append(folder.name)
+        if len(tried) == 2:
+            raise error
+        return quadratic(folder, parameters)
+
+    with pytest.raises(type(error)):
+        search(tmp_path, RANGES, stopped, trials=3, study="stopped")
+    assert len(search(tmp_path, RANGES, stopped, trials=3, study="stopped")) == 3
+    assert tried == ["trial-0", "trial-1", "trial-1", "trial-2"]
+
+
+@needs_optuna
+@pytest.mark.parametrize("kind", ["sqlite:///{}/study.db", "{}/study.journal"])
+def test_searches_in_two_folders_divide_the_trials_of_a_storage(tmp_path, kind):
+    """Each goes on with what it has begun itself."""
+    options = {"trials": 4, "study": "s", "storage": kind.format(tmp_path)}
+    ran = []
+
+    def interrupted(folder, parameters):
+        ran.append(str(folder.relative_to(tmp_path)))
+        raise KeyboardInterrupt
+
+    def nested(folder, parameters):
+        ran.append(str(folder.relative_to(tmp_path)))
+        if len(ran) == 2:
+            with pytest.raises(KeyboardInterrupt):
+                search(tmp_path / "b", RANGES, interrupted, **options)
+        return quadratic(folder, parameters)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path / "a", RANGES, interrupted, **options)
+    found = search(tmp_path / "a", RANGES, nested, **options)
+    (tmp_path / "b").rename(tmp_path / "c")
+    assert [trial.number for trial in found] == [0, 2, 3, 4]
+    again = search(tmp_path / "c", RANGES, nested, **options)
+    assert [trial.number for trial in again] == [0, 1, 2, 3, 4]
+    assert ran == ["a/trial-0", "a/trial-0", "b/trial-1", "a/trial-2", "a/trial-3", "a/trial-4", "c/trial-1"]
+
+
+@needs_optuna
+@pytest.mark.parametrize("name", ["a?mode=memory&uri=true", "a%41", "{a}", "a b#ü"])
+def test_the_study_lies_in_its_folder_whatever_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / name
+    for trials in (1, 2):
+        assert len(search(out, RANGES, quadratic, trials=trials, study="s")) == trials
+    assert (out / "study.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_real_settings_are_sought_among_real_numbers():
@@ -235,6 +312,20 @@ def test_the_command_looks_at_validation_alone(teacher, tmp_path, monkeypatch, c
     )
     records = [json.loads(line) for line in (tmp_path / "best" / "log.jsonl").open()]
     assert max(record["valid/recall@50"] for record in records) == best["value"], "the best trial again"
+
+
+@needs_optuna
+def test_a_trial_is_worth_what_the_model_is_that_it_ends_with(teacher, tmp_path):
+    """The last weights where those of the best validation are not kept."""
+    values = {}
+    for kept in (True, False):
+        out = tmp_path / str(kept)
+        more = ("--trials=1", "--training.learning_rate=1.0", "--training.epochs=5")
+        assert main(command(teacher, out, *more, f"--training.keep_best={str(kept).lower()}")) == 0
+        values[kept] = json.loads((out / "trials.json").read_text())["best"]["value"]
+    found = [json.loads(line)["valid/recall@50"] for line in (out / "trial-0" / "log.jsonl").open()]
+    assert values == {True: max(found), False: found[-1]}
+    assert found[-1] < max(found), "else they cannot be told apart"
 
 
 @needs_optuna

@@ -31,7 +31,7 @@ from rankdistill.config import (
     TuneConfig,
 )
 from rankdistill.data import CSR, Dataset
-from rankdistill.files import SETTINGS, alone_in, expect_settings, replacing, write_text
+from rankdistill.files import SETTINGS, alone_in, expect_settings, remove_partial, replacing, write_text
 from rankdistill.fitting import (
     bar,
     fit,
@@ -55,7 +55,7 @@ from rankdistill.models import (
 )
 from rankdistill.models.factors import warn_of_order
 from rankdistill.models.ranked import rankings_metadata, unseen_rankings
-from rankdistill.models.saved import MODEL_FILE, load_teacher, name_of, save_model
+from rankdistill.models.saved import MODEL_FILE, load_teacher, name_of
 from rankdistill.models.trajectory import KeptTrajectory
 from rankdistill.pages import write_pages
 from rankdistill.parallel import torchrun_processes
@@ -89,7 +89,7 @@ def run_alone(config: RunConfig) -> None:
     rows, curves, models = [], {}, {}
 
     def finish(label: str, folder: str, model, history: list[dict], trainer: Trainer, name: str) -> None:
-        save_model(out / folder / MODEL_FILE, model, name, dataset)
+        keep_model(out / folder / MODEL_FILE, model, name, dataset)
         metrics = test_metrics(model, dataset)
         rows.append(Row(label, sum(p.numel() for p in model.parameters()), metrics, trainer.seconds))
         models[label] = model
@@ -119,6 +119,7 @@ def run_alone(config: RunConfig) -> None:
     started = time.perf_counter()
     k = min(max(m.list_length for m in chosen), dataset.n_items)
     rankings = unseen_rankings(teacher, dataset, k, bar("rankings", config.progress))
+    remove_partial(out / "rankings.safetensors")
     rankings.save(out / "rankings.safetensors")
     extraction = time.perf_counter() - started
 
@@ -262,7 +263,9 @@ def extract(config: ExtractConfig) -> None:
         if rank:
             return
         if as_file:
-            rankings.save(config.out)
+            with alone_in(Path(folder), "extract", "extraction"):
+                remove_partial(config.out)
+                rankings.save(config.out)
             remove_folder(folder)
     print_rankings(rankings, config.out)
 
@@ -407,7 +410,8 @@ def tune(config: TuneConfig) -> None:
             base_weight=base_weight(chosen, config.base_weight),
         )  # fmt: skip
         (folder / CHECKPOINT).unlink()
-        return max(record[key] for record in history if key in record)
+        found = [record[key] for record in history if key in record]
+        return max(found) if training.keep_best else found[-1]  # of the weights that the training ends with
 
     trials = tuning.search(
         out, ranges, run_trial, trials=config.trials, study=tuning.study_name(settings), seed=config.seed,

@@ -57,9 +57,8 @@ class TrainingConfig:
             expected = "training.weight_decay of 0 for lazy_adam, which has none"
             _expect(self.weight_decay == 0, expected, self.weight_decay)
         name, _, cutoff = self.metric.partition("@")
-        _expect(
-            bool(name) and cutoff.isdigit() and int(cutoff) > 0, "training.metric as name@cutoff", self.metric
-        )
+        whole = cutoff.isascii() and cutoff.isdecimal() and int(cutoff) > 0
+        _expect(bool(name) and whole, "training.metric as name@cutoff", self.metric)
 
 
 def _expect(condition: bool, expected: str, got: object) -> None:
@@ -431,7 +430,7 @@ class TuneConfig:
         trials: how many, those of an earlier call included.
         seed: of the search.
         storage: a database for Optuna, such as sqlite:///path.db, or a file that ends with .journal; study.db in `out` by
-            default.
+            default. Searches with the same settings in several folders divide the trials of one storage.
         progress: show progress bars on a terminal.
     """
 

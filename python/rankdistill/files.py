@@ -6,13 +6,18 @@ import errno
 import fcntl
 import glob
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+logger = logging.getLogger("rankdistill")
+
 SETTINGS = "settings.json"
+LOCK = ".lock"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -38,6 +43,18 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Which files the folder has is on the disk when this returns, where the file system can say so."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def remove_partial(path: str | os.PathLike) -> None:
@@ -82,43 +99,50 @@ class AtWork(ValueError):
 
 
 @contextmanager
-def alone_in(folder: Path, op: str, work: str, lock: str | None = None) -> Iterator[None]:
+def alone_in(folder: Path, op: str, work: str, lock: str = LOCK) -> Iterator[None]:
     """No other process does `work` in the folder meanwhile, `AtWork` otherwise; a killed one holds no lock.
+
+    A folder that this process may read alone is not locked: it changes nothing there. Where the file system has no locks,
+    a warning says so.
 
     Args:
         folder, op, work: which folder; whom and what errors speak of.
-        lock: a file of the folder that is locked in its place, so that this work may be part of another one's. It is
-            there meanwhile, and after a kill until the next time.
+        lock: a file of the folder that is locked: another one for work that may be part of another one's. It is there
+            meanwhile, and after a kill until the next time.
     """
+    path, handle = folder / lock, None
     try:
-        handle = (
-            _locked(folder, os.O_DIRECTORY)
-            if lock is None
-            else _locked(folder / lock, os.O_RDWR | os.O_CREAT)
-        )
+        handle = _locked(path, op)
     except BlockingIOError as error:
         raise AtWork(
             f"{op}: expected {folder} for this {work} alone; got another one at work in it"
         ) from error
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or os.access(folder, os.W_OK):
+            raise
     try:
         yield
     finally:
-        if lock is not None and _is_at(handle, folder / lock):
-            (folder / lock).unlink(missing_ok=True)
-        os.close(handle)
+        if handle is not None:
+            if _is_at(handle, path):
+                path.unlink(missing_ok=True)
+            os.close(handle)
 
 
-def _locked(path: Path, flags: int) -> int:
-    """A handle of a file or folder, locked where the file system knows locks."""
+def _locked(path: Path, op: str) -> int:
+    """A handle of a file, made where there is none, locked where the file system has locks."""
     while True:
-        handle = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        # Open for writing: NFS locks nothing else, such as the folder itself.
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
+            if error.errno in WITHOUT_LOCKS:
+                text = "%s: no locks in %s (%s): nothing keeps another process from working there too"
+                logger.warning(text, op, path.parent, error.strerror)
+                return handle
             os.close(handle)
             raise
-        except OSError:  # a file system without locks
-            return handle
         if _is_at(handle, path):
             return handle
         os.close(handle)  # who held the lock has just removed the file

@@ -21,6 +21,7 @@ from rankdistill.config import (
     TrajectoryConfig,
 )
 from rankdistill.data import DATASETS, Dataset, generate, load, read_interactions
+from rankdistill.files import remove_partial
 from rankdistill.losses.settings import expect_options
 from rankdistill.methods import Given, make_method, weight_of
 from rankdistill.models.saved import build_model, described_model, save_model
@@ -86,11 +87,17 @@ def built(config: ModelConfig, dataset: Dataset, seed: int) -> nn.Module:
 
 
 def keep_model(path: Path, model: nn.Module, name: str, dataset: Dataset) -> None:
-    """Writes a trained model by rank 0, all processes together; divided tables as the whole ones that they are."""
-    if not tables_of(model):
-        with first_process() as writes:
-            if writes:
+    """Writes a trained model by rank 0, all processes together; divided tables as the whole ones that they are.
+
+    No other process writes `path` meanwhile: the folder is its command's.
+    """
+    whole = not tables_of(model)
+    with first_process() as writes:
+        if writes:
+            remove_partial(path)
+            if whole:
                 save_model(path, model, name, dataset)
+    if whole:
         return
     facts, ids = described_model(model, name, dataset)
     tables = {f"model/{side}_table": getattr(model, f"{side}_table") for side in ("user", "item")}

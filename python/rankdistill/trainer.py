@@ -51,8 +51,9 @@ __all__ = ["CHECKPOINT", "LOG", "Trainer"]
 
 LOG = "log.jsonl"
 LOCK = ".training.lock"
-SECONDS_WITHOUT_CHECKPOINT = 60.0  # at the most, where evaluations are further apart
-UNTOLD = {"training", "sparse_grad"}  # attributes that are of the moment
+SECONDS_WITHOUT_CHECKPOINT = 60.0  # where evaluations are further apart and checkpoints quick
+SAVES_APART = 9.0  # times what the last one took: checkpoints by time cost a tenth of it at the most
+UNTOLD = {"training", "sparse_grad", "begun"}  # attributes that are of the moment
 
 
 class Trainer:
@@ -78,7 +79,7 @@ class Trainer:
         folder: where the checkpoint and the log go; None to keep nothing. A checkpoint of other settings, methods or weights
             is refused, and a folder that another trainer is at work in.
         seconds_between_checkpoints: the fewest, beside the last one; an interrupted run repeats what came after. There is one
-            after an evaluation, and else after a minute.
+            after an evaluation, and else after a minute, or nine times as long as the last one took.
         progress: wraps the range of epochs (such as tqdm).
         group: processes that train together, each with a copy of the model, or its rows of divided tables; None for all of
             torch.distributed's. The model's loss must be a sum over interactions.
@@ -120,7 +121,7 @@ class Trainer:
         self.evaluation, self.watched = evaluation, tuple(watched) or (self.config.metric,)
         self.folder = None if folder is None else Path(folder)
         self.seconds_between_checkpoints = seconds_between_checkpoints
-        self._kept_at = time.monotonic()
+        self._kept_at, self._saving_took = time.monotonic(), 0.0
         self.progress = progress
         self._expect_measurable()
         self.processes = self._control = Processes("Trainer", group)
@@ -171,15 +172,27 @@ class Trainer:
                 f"Trainer: expected a model with tables() and sparse_grad for {config.optimizer}; "
                 f"got {type(self.model).__name__}"
             )
-        if hasattr(self.model, "sparse_grad"):
-            self.model.sparse_grad = lazy or self._have_copies  # less to send
+        self._given_sparse_grad = getattr(self.model, "sparse_grad", None)
+        self._choose_gradients()
         tables = self.model.tables() if lazy else []
         others = [p for p in self.parameters if all(p is not table for table in tables)]
         return make_optimizers(config.optimizer, tables, others, config.learning_rate, config.weight_decay)
 
+    def _choose_gradients(self) -> None:
+        if self._given_sparse_grad is not None:
+            self.model.sparse_grad = self.config.optimizer in LAZY or self._have_copies  # less to send
+
+    def _hand_back(self) -> None:
+        """The model's gradients as they were before, for whoever trains it next; an interrupted epoch's decay ends."""
+        if self._given_sparse_grad is not None:
+            self.model.sparse_grad = self._given_sparse_grad
+        if any(isinstance(optimizer, LazySGD) for optimizer in self.optimizers.values()):
+            self.model.before_reading = None
+
     def fit(self) -> list[dict]:
         """Trains to the end, from the folder's checkpoint where there is one; returns the evaluations."""
         with ExitStack() as stack:
+            stack.callback(self._hand_back)
             self._control = stack.enter_context(Processes.on_cpu("Trainer", self.processes.group))
             self._expect_agreement()
             with self._control.together():
@@ -227,6 +240,7 @@ class Trainer:
     def train_epoch(self, epoch: int) -> float:
         """One pass over the train interactions; returns the mean loss per interaction."""
         config = self.config
+        self._choose_gradients()
         if hasattr(self.model, "begin_epoch"):
             self.model.begin_epoch(epoch)
         for term in self.terms:
@@ -411,12 +425,12 @@ class Trainer:
         if self.folder is None:
             return
         last = record["epoch"] == self.config.epochs - 1 or self._finished()
-        waited, least = time.monotonic() - self._kept_at, self.seconds_between_checkpoints
-        evaluated = "valid/" + self.config.metric in record
-        wanted = last or waited >= (least if evaluated else max(least, SECONDS_WITHOUT_CHECKPOINT))
-        if not self._control.share(wanted)[0]:  # clocks differ
+        least = self.seconds_between_checkpoints
+        if "valid/" + self.config.metric not in record:
+            least = max(least, SECONDS_WITHOUT_CHECKPOINT, SAVES_APART * self._saving_took)
+        started = time.monotonic()
+        if not self._control.share(last or started - self._kept_at >= least)[0]:  # clocks differ
             return
-        self._kept_at = time.monotonic()
         facts = {
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
@@ -432,6 +446,8 @@ class Trainer:
         states = {"best": self.best} | {f"best_teacher{i}": state for i, state in self._best_teachers.items()}
         states |= {f"term{i}": term.method.state_dict() for i, term in enumerate(self.terms)}
         self.held.save(self._control, self.folder, self.optimizers, states, facts)
+        self._kept_at = time.monotonic()
+        self._saving_took = self._kept_at - started
 
     def _log(self, record: dict, writer) -> None:
         if self.folder is None:

@@ -7,12 +7,13 @@ import hashlib
 import json
 import logging
 import os
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankdistill.config import MethodConfig, ModelConfig, TrainingConfig
-from rankdistill.files import alone_in
+from rankdistill.files import AtWork, alone_in
 from rankdistill.methods import METHODS, settings_of
 from rankdistill.report import markdown
 
@@ -129,11 +130,15 @@ def search(
         out: the folder; trial n has out/trial-n, and study.db is there by default.
         ranges: what is sought.
         run: (folder, parameters) → the value to be maximised; it resumes by itself from what is in the folder. A
-            FloatingPointError is a trial without a value.
+            FloatingPointError is a trial without a value; after an OSError, `AtWork` or an interrupt the trial goes on at
+            the next call; after any other error, such as no memory for a width, the next call goes on with the next one.
         trials: how many.
         study: a name in the storage, one for the same settings.
         seed: of the search: the trials are the same whether and wherever it is interrupted.
         storage: see `TuneConfig`.
+
+    Raises:
+        ValueError, RuntimeError: a trial's error, with its number and parameters.
     """
     optuna = _optuna()
     if trials < 1:
@@ -146,26 +151,33 @@ def search(
             direction="maximize",
             load_if_exists=True,
         )
-        interrupted = opened.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-        pending = [optuna.trial.Trial(opened, trial._trial_id) for trial in interrupted]
+        folder_of = lambda trial: out / f"trial-{trial.number}"
+        running = opened.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+        # In a storage that is not the folder's own a trial may run for another folder.
+        own = [trial for trial in running if storage is None or folder_of(trial).is_dir()]
+        pending = [optuna.trial.Trial(opened, trial._trial_id) for trial in own]
         while pending or len(_finished(optuna, opened)) < trials:
             trial = pending.pop(0) if pending else opened.ask()
+            folder_of(trial).mkdir(exist_ok=True)
             parameters = {}
             for name, range_ in ranges.items():
                 # Draws depend on the seed, the trial and the name: the same after an interruption.
                 opened.sampler = optuna.samplers.TPESampler(seed=_seed(seed, trial.number, name))
                 parameters[name] = range_.suggested(trial, name)
-            folder = out / f"trial-{trial.number}"
             try:
-                value = run(folder, parameters)
+                value = run(folder_of(trial), parameters)
             except FloatingPointError as error:
                 logger.info("trial %d: %s", trial.number, error)
                 opened.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            except (ValueError, TypeError) as error:
+            except (OSError, AtWork):
+                raise
+            except Exception as error:
                 # Or it would be the first to be tried again, for good.
                 opened.tell(trial, state=optuna.trial.TrialState.FAIL)
                 where = f"trial {trial.number} with {parameters}"
-                raise ValueError(f"{where}: {error}") from error
+                if isinstance(error, (ValueError, TypeError)):
+                    raise ValueError(f"{where}: {error}") from error  # noqa: TRY004 (of its values)
+                raise RuntimeError(f"{where}: {type(error).__name__}: {error}") from error
             else:
                 opened.tell(trial, value)
                 logger.info("trial %d: %.5f with %s", trial.number, value, parameters)
@@ -195,7 +207,10 @@ def _finished(optuna, study) -> list:
 
 def _storage(optuna, out: Path, storage: str | None):
     if storage is None:
-        return f"sqlite:///{out}/study.db"
+        # A URL of the path would have its ?, % and {} read as something else.
+        path = out.absolute() / "study.db"
+        connect = {"creator": lambda: sqlite3.connect(path, check_same_thread=False)}
+        return optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs=connect)
     if storage.endswith(".journal"):
         lock = _FileLock(storage)
         lock.drop_torn_line()

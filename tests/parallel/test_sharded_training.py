@@ -123,6 +123,6 @@ def test_what_needs_whole_tables_is_an_error_on_all(answers):
             "no room": "No such file or directory",
         }
         for name, text in own.items():
-            kind = ("ValueError", "FileNotFoundError")[name == "no room"] if rank == 0 else "ConnectionError"
+            kind = ("ValueError", "FileNotFoundError")[name == "no room"] if rank == 0 else "AgreementError"
             assert refused[name].startswith(f"{kind}: "), refused[name]
             assert text in refused[name]

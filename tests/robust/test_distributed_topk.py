@@ -13,6 +13,7 @@ import torch
 from rankdistill import Rankings, distributed_inner_product_topk, extract_rankings, inner_product_topk
 from rankdistill.cli import main
 from rankdistill.data import CSR
+from rankdistill.rankings.distributed import AgreementError, Processes
 from tests.case import generator, randn
 from tests.process import python
 from tests.robust.extraction_tables import ROOM, SHARD, K, N, U, contents, in_files, least_limit, tables
@@ -65,7 +66,7 @@ def good_cases() -> dict[str, dict]:
 
 SHORT = "distributed_inner_product_topk: expected "
 UNLIKE = f"ValueError: {SHORT}one B, D, k, dtype and use of exclude on all processes; got [40, 16, 13, 0, "
-FAILED = f"ConnectionError: {SHORT}every process to go on; got a failure of rank 1: "
+FAILED = f"AgreementError: {SHORT}every process to go on; got a failure of rank 1: "
 
 
 def bad_cases() -> dict[str, tuple[dict, str, str]]:
@@ -182,7 +183,7 @@ def test_extractions_that_disagree_write_nothing(ranks, divide):
     wrong = "ValueError: extract_rankings: expected divide as 'users' or 'items'; got 'rows'"
     *others, own = every(ranks, f"{divide}, no such division")
     assert own == wrong
-    told = f"ConnectionError: extract_rankings: expected every process to go on; got a failure of rank {last}: {wrong}"
+    told = f"AgreementError: extract_rankings: expected every process to go on; got a failure of rank {last}: {wrong}"
     assert others == [told] * last
     assert not (ranks.folder / "none").exists()
 
@@ -195,7 +196,7 @@ def test_a_process_that_fails_is_an_error_on_all_and_the_work_goes_on(ranks, div
     assert (
         others
         == [
-            f"ConnectionError: extract_rankings: expected every process to go on; got a failure of rank {last}: {own}"
+            f"AgreementError: extract_rankings: expected every process to go on; got a failure of rank {last}: {own}"
         ]
         * last
     )
@@ -208,7 +209,7 @@ def test_a_process_that_ends_is_an_error_on_the_others(ranks):
     *others, _ = ranks.answers
     for answers in others:
         text = answers["a process that ends"]
-        assert text.startswith("ConnectionError: extract_rankings: expected every process to answer; got "), (
+        assert text.startswith("AgreementError: extract_rankings: expected every process to answer; got "), (
             text
         )
         assert text.endswith("Another process has ended or hangs: what it said last says why")
@@ -251,3 +252,23 @@ def test_the_command_line_under_torchrun(tmp_path, divide, suffix):
         assert not list(tmp_path.glob("*.parts"))
     else:
         assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError("a callback's"), ConnectionError("a callback's")])
+def test_a_lost_connection_of_one_process_is_told_to_the_others(error):
+    """It is no agreement's, which all have left and none is told."""
+    told = []
+
+    class Two(Processes):
+        def agree(self, *facts, failure=None, **options):
+            told.append(failure)
+            if failure is None:
+                raise AgreementError("expected every process to go on; got a failure of rank 1")
+
+    processes = Two("test")
+    with pytest.raises(type(error), match="a callback's"), processes.together():
+        raise error
+    with pytest.raises(AgreementError), processes.together(), processes.together():
+        pass
+    assert told == [error, None]
+    assert issubclass(AgreementError, ConnectionError)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from rankdistill import Rankings, extract_rankings
 from rankdistill.data import CSR
+from rankdistill.files import alone_in
 from rankdistill.models import load_factors
 from rankdistill.rankings.plan import plan_extraction
 from rankdistill.rankings.progress import duration, logged
@@ -291,13 +291,13 @@ def test_begin_anew_leaves_no_mixture(tmp_path):
 def test_two_extractions_do_not_share_a_folder(tmp_path):
     users, items = tables()
     (tmp_path / "out").mkdir()
-    handle = os.open(tmp_path / "out", os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(
-        ValueError, match="expected .*out for this extraction alone; got another one at work in it"
+    with (
+        alone_in(tmp_path / "out", "test", "extraction"),
+        pytest.raises(
+            ValueError, match="expected .*out for this extraction alone; got another one at work in it"
+        ),
     ):
         extract_rankings(users, items, K, out=tmp_path / "out")
-    os.close(handle)
     extract_rankings(users, items, K, out=tmp_path / "out")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import os
 import resource
 import subprocess
 import sys
@@ -162,7 +163,7 @@ def test_a_slip_of_one_rank_is_an_error_on_all_and_the_group_goes_on(ranks):
     *others, own = (answers["failures"] for answers in ranks.answers)
     for name, text in SLIPS.items():
         assert own[name].startswith(text), own[name]
-        told = f"ConnectionError: ShardedTable: expected every process to go on; got a failure of rank {last}: {own[name]}"
+        told = f"AgreementError: ShardedTable: expected every process to go on; got a failure of rank {last}: {own[name]}"
         assert [one[name] for one in others] == [told] * last
     for name, text in UNLIKE.items():
         for one in others:
@@ -262,6 +263,28 @@ def test_a_checkpoint_without_room_leaves_the_former_one(tmp_path):
         sharded.load_sharded(tmp_path / "kept", again, {})
 
 
+def test_a_former_checkpoint_goes_once_the_new_one_is_on_the_disk(tmp_path, monkeypatch):
+    """All its files and both folders: a machine that stops then has one of the two whole."""
+    model, folder = sharded.ShardedFactorization(20, 10, 4), tmp_path / "kept"
+    real, synced = os.fsync, []
+
+    def fsync(handle: int) -> None:
+        synced.append((Path(os.readlink(f"/proc/self/fd/{handle}")), {p.name for p in tmp_path.iterdir()}))
+        real(handle)
+
+    for width in (1, 2):
+        synced.clear()
+        monkeypatch.setattr(os, "fsync", fsync)
+        sharded.save_sharded(folder, model, facts={"width": width})
+        monkeypatch.undo()
+    within = [path.relative_to(tmp_path) for path, _ in synced]
+    assert within[-2:] == [Path("kept.partial"), Path()]
+    assert synced[-1][1] == {"kept", "kept.former"}
+    written = {path.name.strip(".").split(".")[0] for path in within[:-2]}
+    assert {p.name.strip(".").split(".")[0] for p in folder.iterdir()} <= written
+    assert {p.name for p in tmp_path.iterdir()} == {"kept"}
+
+
 def test_a_checkpoint_of_another_model_is_an_error(ranks):
     model = sharded.ShardedFactorization(U, N + 1, 8)
     with pytest.raises(ValueError, match=r"expected '/item_table.rows' of \(91, 8\); got \(90, 8\)"):
@@ -338,7 +361,7 @@ def test_a_rank_that_ends_is_an_error_on_the_others(ranks):
     for answers in others:
         text = answers["a rank that ends"]
         assert isinstance(text, str), "a backward went on without a rank"
-        assert text.startswith("ConnectionError: ShardedTable: expected every process to answer; got "), text
+        assert text.startswith("AgreementError: ShardedTable: expected every process to answer; got "), text
 
 
 @pytest.mark.slow

@@ -20,6 +20,10 @@ PIECE = 1 << 20  # numbers of a fingerprint at a time
 FACTS = 8  # numbers that an agreement carries, beside whether its process failed
 
 
+class AgreementError(ConnectionError):
+    """Another process failed, ended or does not answer: whatever all were to agree on next, none waits for it."""
+
+
 def in_order(words: Tensor) -> Tensor:
     """A sum that tells numbers and their order apart, modulo 2^64."""
     return (words.long() * torch.arange(1, len(words) + 1, device=words.device)).sum()
@@ -118,7 +122,7 @@ class Processes:
             told = self.share(None if failure is None else f"{type(failure).__name__}: {failure}")
             rank = next(r for r, row in enumerate(rows) if row[0])
             if failure is None:
-                raise ConnectionError(
+                raise AgreementError(
                     f"{self.op}: expected every process to go on; got a failure of rank {rank}: {told[rank]}"
                 )
         return [row[1 : len(facts) + 1] for row in rows]
@@ -128,8 +132,8 @@ class Processes:
         """A stretch that all processes end together: agreement at its end, or at once where it fails here."""
         try:
             yield
-        except ConnectionError:
-            raise  # it comes from an agreement, which all have left
+        except AgreementError:
+            raise  # all have left it
         except Exception as failure:
             self.agree(failure=failure, device=device)
             raise
@@ -182,11 +186,11 @@ class Processes:
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """What goes wrong with other processes within it is a ConnectionError."""
+        """What goes wrong with other processes within it is an `AgreementError`."""
         try:
             yield
         except RuntimeError as error:
-            raise ConnectionError(
+            raise AgreementError(
                 f"{self.op}: expected every process to answer; got {error}. Another process has ended or hangs: "
                 "what it said last says why"
             ) from error

@@ -19,7 +19,7 @@ from torch.distributed._shard.sharded_tensor import Shard, ShardMetadata, init_f
 from torch.distributed.checkpoint.api import CheckpointException
 
 from rankdistill.checkpoint import load_optimizer_tensors, optimizer_tensors
-from rankdistill.files import json_in
+from rankdistill.files import json_in, sync_folder, write_text
 from rankdistill.sharded.exchange import Ranks
 from rankdistill.sharded.table import ShardedTable
 
@@ -62,7 +62,7 @@ def save_sharded(
             if ranks.rank == 0:
                 shutil.rmtree(made, ignore_errors=True)
                 made.mkdir(parents=True)
-                (made / FACTS).write_text(json.dumps(facts or {}))
+                write_text(made / FACTS, json.dumps(facts or {}))
         for optimizer in optimizers.values():
             if hasattr(optimizer, "catch_up"):
                 optimizer.catch_up()
@@ -82,9 +82,11 @@ def save_sharded(
         with ranks.together(device):
             if ranks.rank == 0:
                 shutil.rmtree(former, ignore_errors=True)
+                sync_folder(made)
                 if folder.exists():
                     folder.rename(former)
                 made.rename(folder)
+                sync_folder(folder.parent)  # before the former one goes
                 shutil.rmtree(former, ignore_errors=True)
     except BaseException:
         if ranks.rank == 0:
