@@ -13,6 +13,7 @@ from torch import nn
 
 from rankdistill import Batch, as_teacher, plackett_luce, vector_scores
 from rankdistill.losses import VectorDistillation
+from rankdistill.losses.list_scores import teacher_scores
 from rankdistill.methods import METHODS
 from rankdistill.metrics import evaluate
 from rankdistill.vector_scores import evaluating, ranked_by_vectors
@@ -423,3 +424,15 @@ def test_users_without_rankings_are_told(name):
     if name == "dcd":
         with pytest.raises(IndexError, match=rf"^{who}: expected items in \[0, {N}\), as rankings; got {N}$"):
             method(student, Batch(torch.tensor([1]), torch.tensor([N])))
+
+
+def test_a_teacher_is_asked_in_evaluation_mode():
+    """A module that its owner left in training mode: its scores have no dropout, and its mode stays."""
+
+    class Noisy(Student):
+        def score(self, users, items):
+            return nn.functional.dropout(super().score(users, items), 0.5, self.training)
+
+    teacher, users, items = Noisy().train(), torch.arange(4), torch.arange(12).view(4, 3)
+    assert torch.equal(teacher_scores(teacher, users, items), Student().score(users, items))
+    assert teacher.training

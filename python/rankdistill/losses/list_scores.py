@@ -10,7 +10,7 @@ from rankdistill.losses.batch import Batch, share_of, users_of
 from rankdistill.losses.distillation import Student
 from rankdistill.losses.settings import expect_rows
 from rankdistill.ops import embedding_plackett_luce, gathered_inner_product
-from rankdistill.vector_scores import scores_are_products
+from rankdistill.vector_scores import evaluating, scores_are_products
 
 
 def unique_rows(batch: Batch | Tensor, method: str = "", n_users: int | None = None) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def device_of(model: Student) -> torch.device | str:
 def teacher_scores(teacher: Student, users: Tensor, items: Tensor) -> Tensor:
     """A frozen teacher's scores, made where its tables are and brought to where the ids are."""
     device = device_of(teacher)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(teacher):
         return teacher.score(users.to(device), items.to(device)).to(users.device)
 
 
