@@ -11,7 +11,7 @@ from rankdistill.data.csr import CSR
 from rankdistill.ops import checks, inner_product_rank, inner_product_topk, masked_rank, masked_topk
 from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.rankings.distributed import Processes
-from rankdistill.vector_scores import bias_of, evaluating, ranked_by_vectors, row_scores
+from rankdistill.vector_scores import PAIRS, bias_of, evaluating, ranked_by_vectors, row_scores
 
 CUTOFFS = (10, 20, 50)
 SCORES = 1 << 24  # of a model that only scores: the largest piece of its [U, N] matrix that exists at a time
@@ -381,7 +381,7 @@ def evaluate_candidates(
         For each of the H columns "name@cutoff" → [n] float64; a user's item -1 finds nothing.
 
     Cost:
-        O(n·(H + C)) scores, 2^24 at a time.
+        O(n·(H + C)) scores, 2^20 at a time, in evaluation mode.
 
     Example:
         >>> from rankdistill import MatrixFactorization
@@ -397,10 +397,12 @@ def evaluate_candidates(
     items, width = torch.cat([held_out, candidates], dim=1), held_out.shape[1]
     for column in range(width):  # none of the held-out items is another one's rival
         items[:, width:].masked_fill_(candidates == held_out[:, column, None], -1)
-    rows = max(1, SCORES // max(1, items.shape[1]))
+    rows = max(1, PAIRS // max(1, items.shape[1]))
     parts = []
     for batch, listed in zip(users.split(rows), items.split(rows)):
-        scores = model.score(batch, listed)
+        with evaluating(model):
+            # A model of a caller's own need not know -1.
+            scores = model.score(batch, listed.clamp_min(0)).masked_fill(listed < 0, -torch.inf)
         parts.append([candidate_metrics(scores[:, h], scores[:, width:], cutoffs) for h in range(width)])
     return [
         {

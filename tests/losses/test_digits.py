@@ -133,3 +133,12 @@ def test_items_of_a_single_number_are_prepared():
     column = torch.arange(12.0).view(3, 4)[:1, 2]
     assert prepare_items(torch.ones(1, 4), column).tables()[1].item() == 2
     prepare_items(torch.zeros(1, 4)[:, ::2][:, :1])
+
+
+@pytest.mark.parametrize("kind", ["cosine", "inner_product", "squared_distance"])
+@pytest.mark.parametrize(("n", "m"), [(4, 0), (0, 4), (0, 0)])
+def test_relations_of_no_rows_have_gradients(kind, n, m):
+    x, y = (torch.ones(rows, 3, requires_grad=True) for rows in (n, m))
+    grads = torch.autograd.grad(relation(x, y, kind).sum(), (x, y))
+    assert [tuple(g.shape) for g in grads] == [(n, 3), (m, 3)]
+    assert all((g == 0).all() for g in grads)

@@ -15,7 +15,7 @@ from rankdistill import Batch, as_teacher, plackett_luce, vector_scores
 from rankdistill.losses import VectorDistillation
 from rankdistill.losses.list_scores import teacher_scores
 from rankdistill.methods import METHODS
-from rankdistill.metrics import evaluate
+from rankdistill.metrics import evaluate, evaluate_candidates
 from rankdistill.vector_scores import evaluating, ranked_by_vectors
 from tests.case import randn
 from tests.losses.every_method import (
@@ -435,4 +435,6 @@ def test_a_teacher_is_asked_in_evaluation_mode():
 
     teacher, users, items = Noisy().train(), torch.arange(4), torch.arange(12).view(4, 3)
     assert torch.equal(teacher_scores(teacher, users, items), Student().score(users, items))
+    found, wanted = (evaluate_candidates(model, users, items[:, :1], items) for model in (teacher, Student()))
+    assert all(torch.equal(found[0][name], wanted[0][name]) for name in wanted[0])
     assert teacher.training

@@ -13,14 +13,13 @@ from rankdistill.ops import embedding_plackett_luce, gathered_inner_product
 from rankdistill.vector_scores import evaluating, scores_are_products
 
 
-def unique_rows(batch: Batch | Tensor, method: str = "", n_users: int | None = None) -> tuple[Tensor, Tensor]:
+def unique_rows(batch: Batch | Tensor, method: str, n_users: int) -> tuple[Tensor, Tensor]:
     """The users of the batch's share once each [n], and how often each occurs in the batch [n] int64.
 
-    Those of a method that has rankings of `n_users` are checked.
+    IndexError, on the CPU, for users that the method has no rankings of.
     """
     users, counts = torch.unique(users_of(batch), return_counts=True)
-    if n_users is not None:
-        expect_rows(method, "user", users, n_users)
+    expect_rows(method, "user", users, n_users)
     share = share_of(batch)
     return share.take(users), share.take(counts)
 

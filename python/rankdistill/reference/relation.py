@@ -65,7 +65,7 @@ def relation_backward(grad: Tensor, x: Tensor, y: Tensor | None, kind: str) -> t
         if y is None:
             grad = grad - grad.diag().diag()
         # Measured from one of the rows: far from the origin the two products would cancel.
-        origin = other[:1].double().nan_to_num(0, 0, 0)
+        origin = other[:1].double().nan_to_num(0, 0, 0).sum(0)  # zeros where there is no row
         wide, wide_other = x.double() - origin, other.double() - origin
         grad_x = 2 * (grad.sum(1, keepdim=True) * wide - grad @ wide_other)
         grad_y = 2 * (grad.sum(0)[:, None] * wide_other - grad.t() @ wide)
