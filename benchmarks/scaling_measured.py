@@ -49,7 +49,7 @@ class RandomLists(Distillation):
         self.work = work
 
     def forward(self, student, batch):
-        users, _ = unique_rows(batch)
+        users, _ = unique_rows(batch, "lists", self.work.users)
         places = torch.arange(self.work.listed)
         items = (users[:, None] * 7919 + places * 104_729 + users[:, None] * places * 31) % self.work.items
         lengths = torch.full((len(users),), self.work.listed // 2)
