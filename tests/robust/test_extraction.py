@@ -17,7 +17,8 @@ from rankdistill import Rankings, extract_rankings
 from rankdistill.data import CSR
 from rankdistill.files import alone_in
 from rankdistill.models import load_factors
-from rankdistill.rankings.plan import plan_extraction
+from rankdistill.rankings import extraction
+from rankdistill.rankings.plan import DEVICE_RESERVE, device_item_bytes, plan_extraction
 from rankdistill.rankings.progress import duration, logged
 from rankdistill.rankings.streaming import Steps, Streaming
 from rankdistill.rankings.tables import Table
@@ -85,6 +86,33 @@ def test_blocks_of_any_size_give_the_same_lists(tmp_path, exclude, dtype, k):
         scores = torch.cat([lists.scores for lists in found.values()])
         assert torch.equal(scores.float(), expected.scores)
         assert torch.equal(torch.cat([lists.indices for lists in found.values()]).int(), expected.indices)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize(("room", "expected"), [(None, [90]), (90, [90]), (40, [40, 40, 10])])
+def test_items_go_to_a_device_in_blocks_that_fit_it(
+    tmp_path, exclude, monkeypatch, in_memory, room, expected
+):
+    """The processor under another name stands for it, with room for so many items."""
+    users, items = randn(40, 16, seed=5), randn(90, 16, seed=6)
+    options = {"exclude": exclude.window(range(40), range(90)), "item_bias": randn(90, seed=7)}
+    here = extract_rankings(users, items, K, out=tmp_path / "here", **options)
+    of_an_item = device_item_bytes(Table.of("op", "items", items))
+    free = room and DEVICE_RESERVE + -(-room * of_an_item * 10 // 9)
+    monkeypatch.setattr(extraction, "free_bytes", lambda device: free)
+    load, blocks = Streaming._load, []
+
+    def counted(self, step):
+        load(self, step)
+        blocks.append(len(step.items))
+        assert self._buffer is not None, "copied to the device"
+
+    monkeypatch.setattr(Streaming, "_load", counted)
+    given = (users, items) if in_memory else in_files(tmp_path, users, items)
+    there = extract_rankings(*given, K, out=tmp_path / "there", device="cpu:0", **options)
+    assert_same(there, here)
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
+    assert blocks == expected
 
 
 def test_memory_beside_the_inputs_keeps_to_the_limit(tmp_path):

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from rankdistill.data import CSR
-from rankdistill.rankings.plan import bytes_of, most_entries, plan_extraction
+from rankdistill.rankings.plan import (
+    DEVICE_RESERVE,
+    bytes_of,
+    device_item_bytes,
+    device_of,
+    most_entries,
+    plan_extraction,
+)
 from rankdistill.rankings.tables import Table
 from tests.case import generator
 from tests.process import output
@@ -38,6 +45,36 @@ def test_the_plan_reads_items_as_few_times_as_the_limit_allows(tmp_path):
     assert plan_extraction("op", least, users, items, 100, None, 16384).bytes <= least
     with pytest.raises(ValueError):
         plan_extraction("op", least - 1, users, items, 100, None, 16384)
+
+
+def test_blocks_fit_the_room_of_a_device(tmp_path):
+    users, items = Table.of("op", "users", torch.zeros(300_000, 1)), _items_file(tmp_path, 2_000_000, 8)
+    size = device_item_bytes(items)
+    assert size == 32 + 2 * 64 + 16 + 5
+
+    def planned(room, limit=1 << 30):
+        return plan_extraction("op", limit, users, items, 100, None, 16384, room)
+
+    whole = planned(DEVICE_RESERVE + 2_000_000 * size * 10 // 9 + 10)
+    assert whole.items_per_block == 2_000_000
+    assert whole.users_per_pass == 16384
+    parts = planned(DEVICE_RESERVE + 1_000_000 * size)
+    assert parts.items_per_block == 900_000
+    assert parts.users_per_pass == 10 * 16384, "a second pass is needed anyway: two of equal size"
+    assert parts.bytes == (32 << 20) + 4096 * (120 * 100 + 16) + parts.users_per_pass * 800 <= 1 << 30
+    assert planned(DEVICE_RESERVE + 1_000_000 * size, 128 << 20).bytes <= 128 << 20
+    with pytest.raises(
+        ValueError, match="expected 1,[0-9,]+ bytes or more free on the device; got 1,000,000"
+    ):
+        planned(1_000_000)
+    with pytest.raises(ValueError, match="expected a memory_limit of"):
+        planned(DEVICE_RESERVE + 1_000_000 * size, 32 << 20)
+
+
+@pytest.mark.parametrize("device", ["banana", 3.5, "cuda:1000"])
+def test_a_device_that_is_not_there_is_a_clear_error(device):
+    with pytest.raises(ValueError, match="op: expected a device .*; got"):
+        device_of("op", device)
 
 
 def _items_file(folder, rows, width) -> Table:

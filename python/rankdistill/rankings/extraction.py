@@ -9,13 +9,14 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Literal
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from rankdistill.data.csr import CSR
 from rankdistill.rankings.distributed import Processes
 from rankdistill.rankings.mapping import free_unused_pages
-from rankdistill.rankings.plan import DEFAULT_LIMIT, Plan, bytes_of, plan_extraction
+from rankdistill.rankings.plan import DEFAULT_LIMIT, Plan, bytes_of, device_of, free_bytes, plan_extraction
 from rankdistill.rankings.progress import logged
 from rankdistill.rankings.rankings import Rankings
 from rankdistill.rankings.shards import SHARD_UNIT, Settings, ShardedFolder, default_shard_size
@@ -38,6 +39,7 @@ def extract_rankings(
     memory_limit: int | str = DEFAULT_LIMIT,
     shard_size: int | None = None,
     divide: Literal["users", "items"] = "users",
+    device: torch.device | str | None = None,
     group: dist.ProcessGroup | None = None,
     resume: bool = True,
     progress: Callable[[Iterable], Iterator] | None = None,
@@ -63,6 +65,8 @@ def extract_rankings(
         divide: what the processes of `group` divide among themselves. "users": each ranks and writes its own shards.
             "items": each ranks all users against its part of the items, and the lists are merged; less memory
             traffic where the table of items is much larger than the memory.
+        device: where users are ranked, such as "cuda": items go there once if they fit its free memory, else block by
+            block, once per pass of users; None for where the items are. The lists are the same.
         group: a torch.distributed group; None for all processes, or for this one alone where there are no others.
         resume: go on where an extraction into `out` was interrupted, or make the shards that it has lost since; False begins anew and first removes what an
             earlier one wrote there.
@@ -79,7 +83,7 @@ def extract_rankings(
         shards are there. A process that fails is an error on all of them.
 
     Raises:
-        TypeError, ValueError: tables that do not fit each other, or damaged files; a shard that is damaged; a limit that is too small, with the least
+        TypeError, ValueError: tables that do not fit each other, or damaged files; a device that is not there or has no room; a shard that is damaged; a limit that is too small, with the least
             possible; a folder that another extraction (other tables, other settings) was begun in.
         OSError: a folder that cannot be written or has no room. What is finished stays.
         ConnectionError: another process failed, ended or did not answer within the group's time-out.
@@ -117,9 +121,14 @@ def extract_rankings(
             _, N = expect_tables(OP, *tables, k, exclude, bias)
             shard_size = default_shard_size(k) if shard_size is None else shard_size
             _expect_shard_size(shard_size)
-            plan = plan_extraction(OP, limit, *tables, k, exclude, shard_size)
             settings = _settings(*tables, k, exclude, bias, shard_size, dict(metadata or {}))
             folder = ShardedFolder(OP, out, settings)
+            chosen = tables[1].device if device is None else device_of(OP, device)
+            room = free_bytes(chosen) if chosen != tables[1].device else None
+        # Of several devices what the fullest one has, so that all plan alike.
+        room = min((theirs for theirs in processes.share(room) if theirs is not None), default=None)
+        with processes.together():
+            plan = plan_extraction(OP, limit, *tables, k, exclude, shard_size, room)
         # Otherwise processes would wait for each other, or mix rankings.
         processes.same(**asdict(settings), divide=divide, memory_limit=limit, resume=resume, **asdict(plan))
         missing = None
@@ -145,7 +154,7 @@ def extract_rankings(
         passes = [list(_passes(settings, plan, share)) for share in shares]
         steps = Steps(passes[r], range(N * r // W, N * (r + 1) // W) if by_items else range(N), plan)
         with processes.together():
-            ranked = Streaming(*tables, k, exclude, bias, steps)
+            ranked = Streaming(*tables, k, exclude, bias, steps, chosen)
             show = iter if r else progress or logged("rankings")
             for step in show(steps):
                 lists = ranked.rank(step)

@@ -109,13 +109,21 @@ class Streaming:
         exclude: of all users and items, or None.
         item_bias: of all items, or None.
         steps: what will be asked for, in this order.
+        device: where users are ranked, to which both tables go by blocks and calls; None for that of the items.
     """
 
     def __init__(
-        self, users: Table, items: Table, k: int, exclude: CSR | None, item_bias: Tensor | None, steps: Steps
+        self,
+        users: Table,
+        items: Table,
+        k: int,
+        exclude: CSR | None,
+        item_bias: Tensor | None,
+        steps: Steps,
+        device: torch.device | None = None,
     ) -> None:
         self.users, self.items, self.k, self.exclude, self.item_bias = users, items, k, exclude, item_bias
-        self.steps = steps
+        self.steps, self.device = steps, items.device if device is None else device
         self._block: range | None = None
         self._vectors: Tensor | PreparedItems | None = None
         self._bias: Tensor | None = None  # of the block's items, unless these were prepared with it
@@ -134,7 +142,7 @@ class Streaming:
         if step.items is not self._block:
             self._load(step)
         self.items.expect_size()  # its rows may be views of a file
-        users = self.users.rows(step.users.start, step.users.stop).to(self.items.device)
+        users = self.users.rows(step.users.start, step.users.stop).to(self.device)
         exclude = None
         if self.exclude is not None:
             exclude = self.exclude.window(step.users, step.items).to(users.device)
@@ -142,15 +150,16 @@ class Streaming:
         self.users.drop(step.users.start, step.users.stop)
         if step.items.start:
             found.indices.add_(step.items.start).masked_fill_(found.scores == -torch.inf, -1)
-        lists = Lists(found.scores.cpu(), found.indices.cpu())
+        lists = Lists(found.scores, found.indices)
         if self._lists is None:
-            return lists
+            return Lists(*(part.cpu() for part in lists))
         rows = slice(step.users.start - self._pass_start, step.users.stop - self._pass_start)
         kept = Lists(*(part[rows] for part in self._lists))
         if step.items is not self.steps.blocks[0]:
-            lists = merge_lists([kept, Lists(lists.scores, lists.indices.int())], self.k)
+            earlier = Lists(*(part.to(self.device) for part in kept))
+            lists = merge_lists([earlier, Lists(lists.scores, lists.indices.int())], self.k)
         if step.is_last_block:
-            return lists
+            return Lists(*(part.cpu() for part in lists))
         for part, values in zip(kept, lists):
             part.copy_(values)
         return None
@@ -160,17 +169,19 @@ class Streaming:
         if block is self.steps.blocks[0]:
             self._pass_start = step.users.start
         self._vectors = None  # frees what was prepared
-        if len(self.steps.blocks) == 1:
+        if len(self.steps.blocks) == 1 and self.device == self.items.device:
             self._vectors = self.items.rows(block.start, block.stop)
         else:
             # A copy stays in memory while all users of the pass go by; mapped pages might not.
             if self._buffer is None:
                 rows = max(map(len, self.steps.blocks))
-                self._buffer = torch.empty((rows, self.items.shape[1]), dtype=self.items.dtype)
+                self._buffer = torch.empty(
+                    (rows, self.items.shape[1]), dtype=self.items.dtype, device=self.device
+                )
             self._vectors = self._buffer[: len(block)]
             self.items.copy_rows(block, self._vectors)
         if self.item_bias is not None:
-            self._bias = self.item_bias[block.start : block.stop].to(self.items.device)
+            self._bias = self.item_bias[block.start : block.stop].to(self.device)
         if self.steps.plan.prepares:
             self._vectors, self._bias = prepare_items(self._vectors, self._bias), None
         self._block = block
