@@ -398,6 +398,19 @@ def test_a_config_file_and_its_overrides(tmp_path, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_gpu_that_is_not_there_is_an_error(tmp_path, capsys):
-    assert main(["train", "--device", "cuda", "--out", str(tmp_path / "out")]) == 1
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run --out=out",
+        "train --out=out",
+        "extract --out=out --model=m",
+        "tune --out=out",
+        "evaluate --model=m",
+    ],
+)
+def test_a_gpu_that_is_not_there_is_an_error(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *SMALL, "--training.epochs=1", "--out=m"]) == 0
+    assert main([*command.split(), *DATA, "--device", "cuda"]) == 1
     assert "expected a GPU of number 0 for device=cuda; got 0 GPUs" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from rankdistill import seeds, serving, tuning
 from rankdistill.config import (
@@ -24,10 +25,12 @@ from rankdistill.config import (
     ExportConfig,
     ExtractConfig,
     MethodsConfig,
+    ModelConfig,
     RecommendConfig,
     ReproduceConfig,
     RunConfig,
     TrainConfig,
+    TrainingConfig,
     TuneConfig,
 )
 from rankdistill.data import CSR, Dataset
@@ -78,6 +81,7 @@ LINES = 1 << 16  # of recommendations that are Python objects at once
 
 def run(config: RunConfig) -> None:
     expect_one_process("run")
+    choose_gpu(config.device)
     with alone(Path(config.out), "run"):
         run_alone(config)
 
@@ -98,27 +102,24 @@ def run_alone(config: RunConfig) -> None:
                 (r["epoch"], r[key]) for r in history if (key := f"valid/{config.training.metric}") in r
             ]
 
+    def learn(label: str, folder: str, model: ModelConfig, training: TrainingConfig, terms=(), **more):
+        made, trainer, history = fit(
+            dataset, model, training, terms, out / folder, folder, config.progress, device=config.device, **more,
+        )  # fmt: skip
+        finish(f"{label} ({model.name}, {model.width})", folder, made, history, trainer, model.name)
+        return made, trainer
+
     training = config.teacher_training or config.training
     chosen = [config.method, *config.also]
     kept = config.trajectory
     if not kept.every and any("checkpoints" in METHODS[m.name].needs for m in chosen):
         kept = dataclasses.replace(kept, every=max(1, training.epochs // 4))
     trajectory = trajectory_for(kept, out / "teacher", dataset)
-    teacher, trainer, history = fit(
-        dataset, config.teacher, training, (), out / "teacher", "teacher", config.progress, trajectory
-    )
-    finish(
-        f"teacher ({config.teacher.name}, {config.teacher.width})",
-        "teacher",
-        teacher,
-        history,
-        trainer,
-        config.teacher.name,
-    )
+    teacher, _ = learn("teacher", "teacher", config.teacher, training, trajectory=trajectory)
 
     started = time.perf_counter()
     k = min(max(m.list_length for m in chosen), dataset.n_items)
-    rankings = unseen_rankings(teacher, dataset, k, bar("rankings", config.progress))
+    rankings = unseen_rankings(teacher, dataset, k, bar("rankings", config.progress), device=config.device)
     remove_partial(out / "rankings.safetensors")
     rankings.save(out / "rankings.safetensors")
     extraction = time.perf_counter() - started
@@ -129,33 +130,10 @@ def run_alone(config: RunConfig) -> None:
     if config.student == config.teacher:  # with the same seed the student would be the teacher again
         learning = dataclasses.replace(learning, seed=role_seed(learning.seed, "student"))
     names = " + ".join(m.name for m in chosen)
-    for label, folder, terms, weight in (
-        ("student", "student", (), 1.0),
-        (
-            f"student + {names}",
-            "distilled",
-            make_terms(chosen, given),
-            base_weight(chosen, config.base_weight),
-        ),
-    ):
-        model, trainer, history = fit(
-            dataset,
-            config.student,
-            learning,
-            terms,
-            out / folder,
-            folder,
-            config.progress,
-            base_weight=weight,
-        )
-        finish(
-            f"{label} ({config.student.name}, {config.student.width})",
-            folder,
-            model,
-            history,
-            trainer,
-            config.student.name,
-        )
+    terms, weight = make_terms(chosen, given), base_weight(chosen, config.base_weight)
+    learn("student", "student", config.student, learning)
+    label = f"student + {names}"
+    _, trainer = learn(label, "distilled", config.student, learning, terms, base_weight=weight)
     for model in trained_teachers(terms):
         label = f"teacher + {names} ({config.teacher.name}, {config.teacher.width})"
         finish(label, "distilled_teacher", model, [], trainer, config.teacher.name)
@@ -236,9 +214,10 @@ def extract(config: ExtractConfig) -> None:
             raise ValueError(
                 f"extract: expected item_bias beside item_vectors; got {config.item_bias} beside a model"
             )
-        teacher = as_teacher(load_teacher(config.model, dataset))
+        model = load_teacher(config.model, dataset)
+        teacher = as_teacher(model)
         if isinstance(teacher, ScoreTeacher) or teacher.user_bias is not None:
-            return extract_in_memory(teacher, dataset, config)
+            return extract_in_memory(model, dataset, config)
         tables, item_bias = (teacher.users, teacher.items), teacher.item_bias
     else:
         item_bias = config.item_bias
@@ -254,11 +233,11 @@ def extract(config: ExtractConfig) -> None:
         warn_of_order("extract", dataset, cure="give a file of users, items, user_ids and item_ids as model")
     as_file = config.out.endswith(".safetensors")
     folder = config.out + ".parts" * as_file
-    with torchrun_processes() as rank:
+    with torchrun_processes(config.device) as rank:
         rankings = extract_rankings(
             *tables, config.k, dataset.train.csr(), out=folder, item_bias=item_bias,
             memory_limit=config.memory_limit, shard_size=config.shard_size, divide=config.divide,
-            resume=config.resume, progress=bar("rankings", config.progress), metadata=rankings_metadata(dataset),
+            device=config.device, resume=config.resume, progress=bar("rankings", config.progress), metadata=rankings_metadata(dataset),
         )  # fmt: skip
         if rank:
             return
@@ -270,13 +249,14 @@ def extract(config: ExtractConfig) -> None:
     print_rankings(rankings, config.out)
 
 
-def extract_in_memory(teacher, dataset: Dataset, config: ExtractConfig) -> None:
+def extract_in_memory(model, dataset: Dataset, config: ExtractConfig) -> None:
     if not config.out.endswith(".safetensors"):
         expected = "out as a .safetensors file for a teacher with a score function or user biases"
         raise ValueError(f"extract: expected {expected}; got {config.out}")
-    with torchrun_processes() as process:
+    with torchrun_processes(config.device) as process:
         if not process:
-            rankings = unseen_rankings(teacher, dataset, config.k, bar("rankings", config.progress))
+            shown = bar("rankings", config.progress)
+            rankings = unseen_rankings(model, dataset, config.k, shown, device=config.device)
             rankings.save(config.out)
             print_rankings(rankings, config.out)
 
@@ -385,6 +365,7 @@ def export(config: ExportConfig) -> None:
 
 def tune(config: TuneConfig) -> None:
     expect_one_process("tune")
+    choose_gpu(config.device)
     expect_folder("tune", Path(config.out))
     dataset, out, key = open_dataset(config.data), Path(config.out), f"valid/{config.training.metric}"
     if not len(dataset.valid):
@@ -396,7 +377,7 @@ def tune(config: TuneConfig) -> None:
     ranges = tuning.ranges_of(config.method.name, config.method.weight, config.method.options, config.search)
     at_hand = given_for(config, dataset, bar("rankings", config.progress))
     settings = remembered(config, at_hand) | facts_of(dataset, "data")
-    for name in ("out", "trials", "storage", "progress"):
+    for name in ("out", "trials", "storage", "device", "progress"):
         del settings[name]
     expect_settings("tune", out / SETTINGS, settings)
 
@@ -407,7 +388,7 @@ def tune(config: TuneConfig) -> None:
         terms = make_terms(chosen, given.under(training.seed, config.new_teacher))
         _, _, history = fit(
             dataset, student, training, terms, folder, folder.name, config.progress,
-            base_weight=base_weight(chosen, config.base_weight),
+            base_weight=base_weight(chosen, config.base_weight), device=config.device,
         )  # fmt: skip
         (folder / CHECKPOINT).unlink()
         found = [record[key] for record in history if key in record]
@@ -469,6 +450,7 @@ def bench_serving(config: BenchServingConfig) -> None:
 
 
 def evaluate(config: EvaluateConfig) -> None:
+    choose_gpu(config.device)
     dataset = open_dataset(config.data)
     model = load_teacher(config.model, dataset)
     part = getattr(dataset, config.part)
@@ -480,6 +462,8 @@ def evaluate(config: EvaluateConfig) -> None:
         raise ValueError(
             f"evaluate: expected interactions in the {config.part} part of {dataset.name}; got none. Split it otherwise, or {cure}"
         )
+    if isinstance(model, (nn.Module, Factors)):
+        model = model.to(config.device)
     metrics = evaluate_model(model, part.csr(), dataset.held_out_exclude(config.part), config.cutoffs)
     print_metrics(metrics, config.part)
     if config.out is not None:

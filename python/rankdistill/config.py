@@ -197,6 +197,7 @@ class RunConfig:
         training: how the students are trained.
         teacher_training: how the teacher is trained; as the students by default.
         trajectory: what is kept of the teacher's training; for hetcomp its four quarters by default.
+        device: cpu or cuda, where models train and rank.
         out: the folder for models, rankings, logs and results; an interrupted run goes on there.
         progress: show progress bars on a terminal.
     """
@@ -210,6 +211,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=60))
     teacher_training: TrainingConfig | None = None
     trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
+    device: Literal["cpu", "cuda"] = "cpu"
     out: str = "runs/quickstart"
     progress: bool = True
 
@@ -277,6 +279,7 @@ class ExtractConfig:
         memory_limit: of every process, beside the tables, such as 1GiB.
         shard_size: users per shard, a multiple of 1024; shards of some 32 MiB by default.
         divide: what processes divide among themselves, users or items.
+        device: cpu or cuda, where users are ranked; under torchrun each process takes the GPU of its LOCAL_RANK.
         resume: go on with what is in `out`; false begins anew.
         progress: show progress bars on a terminal, lines of the log elsewhere.
     """
@@ -291,6 +294,7 @@ class ExtractConfig:
     memory_limit: str = "1GiB"
     shard_size: int | None = None
     divide: Literal["users", "items"] = "users"
+    device: Literal["cpu", "cuda"] = "cpu"
     resume: bool = True
     progress: bool = True
 
@@ -427,6 +431,7 @@ class TuneConfig:
         search: ranges by name: weight, options of the method, training.X or student.width. [low, high]; {low: 0.01,
             high: 10, log: true}; {choices: [1, 5]}; null to leave one alone. By default the weight, and the temperature of
             a method that has one: a hundredth to a hundred times, a tenth to ten times what they are.
+        device: cpu or cuda.
         trials: how many, those of an earlier call included.
         seed: of the search.
         storage: a database for Optuna, such as sqlite:///path.db, or a file that ends with .journal; study.db in `out` by
@@ -446,6 +451,7 @@ class TuneConfig:
     trajectories: list[str] = field(default_factory=list)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     search: dict[str, Any] = field(default_factory=dict)
+    device: Literal["cpu", "cuda"] = "cpu"
     trials: int = 30
     seed: int = 0
     storage: str | None = None
@@ -543,6 +549,7 @@ class EvaluateConfig:
         data: the interactions.
         part: valid or test.
         cutoffs: positions.
+        device: cpu or cuda.
         out: a JSON file to write besides, or none.
     """
 
@@ -550,6 +557,7 @@ class EvaluateConfig:
     data: DataConfig = field(default_factory=DataConfig)
     part: Literal["valid", "test"] = "test"
     cutoffs: list[int] = field(default_factory=lambda: [10, 20, 50])
+    device: Literal["cpu", "cuda"] = "cpu"
     out: str | None = None
 
 

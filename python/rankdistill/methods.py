@@ -175,7 +175,8 @@ def given_for(
     elif teacher is not None and any(
         "rankings" in inspect.signature(METHODS[m.name]).parameters for m in chosen
     ):
-        rankings = unseen_rankings(teacher, dataset, max(m.list_length for m in chosen), progress)
+        k = max(m.list_length for m in chosen)
+        rankings = unseen_rankings(teacher, dataset, k, progress, device=config.device)
     trajectories = [KeptTrajectory.load(folder, dataset) for folder in config.trajectories]
     given = Given(dataset, rankings, config.student.width, teacher, trajectories=trajectories)
     return given.under(config.training.seed, config.new_teacher)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rankdistill.data.dataset import Dataset
 from rankdistill.models.factors import Factors
@@ -25,13 +27,37 @@ def rankings_metadata(dataset: Dataset) -> dict[str, str]:
 
 
 def unseen_rankings(
-    model, dataset: Dataset, k: int, progress: Callable = iter, metadata: dict[str, str] | None = None
+    model,
+    dataset: Dataset,
+    k: int,
+    progress: Callable = iter,
+    metadata: dict[str, str] | None = None,
+    device: torch.device | str | None = None,
 ) -> Rankings:
-    """The k best items of every user that are not its train items, by a model with vectors or any other teacher."""
-    teacher = as_teacher(model)
-    batch = {"batch_size": ROWS_AT_ONCE} if isinstance(teacher, Factors) else {}
+    """The k best items of every user that are not its train items, by a model with vectors or any other teacher.
+
+    On `device` vectors are ranked, and a module is asked, which comes back afterwards; None: on the CPU, and where it is.
+    """
     metadata = rankings_metadata(dataset) | (metadata or {})
-    return teacher.rankings(k, dataset.train.csr(), progress=progress, metadata=metadata, **batch)
+    with placed(model, device):
+        teacher, batch = as_teacher(model), {}
+        if isinstance(teacher, Factors):
+            teacher, batch = teacher.to(device or "cpu"), {"batch_size": ROWS_AT_ONCE}
+        return teacher.rankings(k, dataset.train.csr(), progress=progress, metadata=metadata, **batch)
+
+
+@contextmanager
+def placed(model, device: torch.device | str | None) -> Iterator[None]:
+    """A module on a device for a while; others, and with None all, stay where they are."""
+    if device is None or not isinstance(model, nn.Module):
+        yield
+        return
+    before = next((part.device for part in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(before)
 
 
 @torch.no_grad()

@@ -57,7 +57,8 @@ class Trajectory:
 
     def _save(self, name: str, model, epochs: int) -> None:
         Path(self.folder).mkdir(parents=True, exist_ok=True)
-        rankings = unseen_rankings(model, self.dataset, self.k, metadata={AFTER: str(epochs)})
+        device = next(model.parameters()).device  # a training's
+        rankings = unseen_rankings(model, self.dataset, self.k, metadata={AFTER: str(epochs)}, device=device)
         rankings.save(Path(self.folder) / name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +11,23 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+logger = logging.getLogger("rankdistill")
+
 SECONDS = 600.0  # that a process waits for another one, by default
 
 
 def choose_gpu(device: str) -> None:
-    """For "cuda" the GPU of LOCAL_RANK becomes this process's; a ValueError where there is none."""
+    """For "cuda" the GPU of LOCAL_RANK becomes this process's; a ValueError where there is none.
+
+    One that is there and not asked for is named in the log.
+    """
     if device == "cuda":
         local, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if local >= here:
             raise ValueError(f"config: expected a GPU of number {local} for device=cuda; got {here} GPUs")
         torch.cuda.set_device(local)
+    elif torch.cuda.is_available():
+        logger.info("a GPU is here, which device=cuda would use")
 
 
 @contextmanager

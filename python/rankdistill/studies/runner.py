@@ -283,7 +283,8 @@ class Runner:
     def rankings(self, name: str, seed: int, teacher: nn.Module, k: int) -> Rankings:
         """A teacher's lists, made once for all students that follow one another."""
         if self._rankings is None or self._rankings[0] != (name, seed, k):
-            made = unseen_rankings(teacher, self.plan.dataset, k, bar("rankings", self.progress))
+            shown = bar("rankings", self.progress)
+            made = unseen_rankings(teacher, self.plan.dataset, k, shown, device=self.device)
             self._rankings = (name, seed, k), made
         return self._rankings[1]
 
