@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch.nn.functional import embedding
 
-from benchmarks.harness import Options, Shape, Work, run
+from benchmarks.harness import Options, Shape, Work, compiled, run
 from benchmarks.plackett_luce import shifted_cumsum
 from rankdistill import embedding_plackett_luce
 
@@ -40,14 +42,10 @@ def ours(sparse: bool):
     )
 
 
-def composed(sparse: bool):
+def composed(users, items, item_ids, K, sparse=False):
     """Gathered vectors, a batched product, the max-shifted loss; torch's sparse gradient is not coalesced."""
-
-    def losses(users, items, item_ids, K):
-        scores = torch.bmm(embedding(item_ids, items, sparse=sparse), users[:, :, None])[:, :, 0]
-        return shifted_cumsum(scores[:, :K], scores[:, K:])
-
-    return forward_backward(losses)
+    scores = torch.bmm(embedding(item_ids, items, sparse=sparse), users[:, :, None])[:, :, 0]
+    return shifted_cumsum(scores[:, :K], scores[:, K:])
 
 
 def gate(shape: Shape, args: tuple, outputs: dict) -> None:
@@ -79,7 +77,8 @@ def main(options: Options) -> None:
     variants = {
         "rankdistill, sparse gradient": ours(sparse=True),
         "rankdistill, dense gradient": ours(sparse=False),
-        "torch, sparse gradient": composed(sparse=True),
-        "torch, dense gradient": composed(sparse=False),
+        "torch, sparse gradient": forward_backward(partial(composed, sparse=True)),
+        "torch, dense gradient": forward_backward(composed),
+        "torch.compile of it": compiled(forward_backward, composed),
     }
     run("embedding_plackett_luce", SHAPES, prepare, variants, gate, work, options)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import os
 import platform
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +69,14 @@ class Missing:
     """A variant that cannot run here, and why: it stands in the table, never silently dropped."""
 
     reason: str
+
+
+def compiled(variant: Callable[[Callable], Callable], composition: Callable) -> Callable | Missing:
+    """`variant` of torch.compile of a composition, which the gate's call compiles before anything is timed."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        return Missing(f"torch.compile needs a C++ compiler, and {compiler} is not on PATH")
+    return variant(torch.compile(composition, dynamic=False))
 
 
 @dataclass

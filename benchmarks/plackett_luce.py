@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.harness import Options, Shape, Work, run
+from benchmarks.harness import Options, Shape, Work, compiled, run
 from rankdistill import plackett_luce
 
 SHAPES = [
@@ -57,6 +57,7 @@ def main(options: Options) -> None:
     variants = {
         "rankdistill": forward_backward(plackett_luce),
         "torch, max shift and cumsum": forward_backward(shifted_cumsum),
+        "torch.compile of it": compiled(forward_backward, shifted_cumsum),
         "torch, logcumsumexp": forward_backward(log_cumsum_exp),
     }
     run("plackett_luce", SHAPES, prepare, variants, gate, work, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import normalize
 
-from benchmarks.harness import Options, Shape, Work, run
+from benchmarks.harness import Options, Shape, Work, compiled, run
 from rankdistill import relation_distance
 
 SHAPES = [
@@ -86,6 +86,7 @@ def main(options: Options) -> None:
     }
     baselines = {
         "torch, matrices of pairs": forward_backward(pairwise),
+        "torch.compile of them": compiled(forward_backward, pairwise),
         "as released": forward_backward(released),
     }
     run("relation_distance", SHAPES, prepare, {**ours, **baselines}, gate, work, options)
