@@ -259,6 +259,7 @@ def extract(config: ExtractConfig) -> None:
             *tables, config.k, dataset.train.csr(), out=folder, item_bias=item_bias,
             memory_limit=config.memory_limit, shard_size=config.shard_size, divide=config.divide,
             resume=config.resume, progress=bar("rankings", config.progress), metadata=rankings_metadata(dataset),
+            user_ids=dataset.users.ids, item_ids=dataset.items.ids,
         )  # fmt: skip
         if rank:
             return

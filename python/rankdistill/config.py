@@ -301,8 +301,8 @@ class DistillConfig:
 
     Args:
         out: the folder for the student, the checkpoint and the log.
-        rankings: the file or folder, as `extract` wrote it; or a table of lists (csv, tsv, parquet: user, item, score), of
-            any recommender; the teacher's, in memory, where none is named and the method reads some.
+        rankings: the file or folder, as `extract` wrote it; or a table of lists (csv, tsv, parquet: user, item, score; or
+            JSON), of any recommender; the teacher's, in memory, where none is named and the method reads some.
         teacher: a model's folder or file; factors, as `export` writes them or as users.npy,items.npy[,item_bias.npy];
             or module:name, an object or a function of users that gives scores. Some methods need its vectors; bd trains a
             copy of a model along.

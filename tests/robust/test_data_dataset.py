@@ -119,7 +119,9 @@ def test_bad_tables():
         Interactions(torch.tensor([0, 0]), torch.tensor([0, 2]), 1, 2)
     with pytest.raises(TypeError, match=r"expected users as a tensor of int64; got torch\.int32"):
         Interactions(torch.tensor([0]).int(), torch.tensor([0]), 1, 1)
-    with pytest.raises(TypeError, match=r"expected RawInteractions or a pair \(users, items\); got int"):
+    with pytest.raises(
+        TypeError, match=r"expected RawInteractions, a pair \(users, items\) or a data frame; got int"
+    ):
         Dataset.from_arrays(3)
 
 
@@ -156,7 +158,8 @@ class TestLoad:
         [
             ("x.csv", {"sep": ";"}, ValueError, "load: expected options of format, .*; got 'sep'; did you mean 'separator'"),
             ("synthetic", {"n_user": 3}, ValueError, "load: expected options of n_users, .*; got 'n_user'; did you mean 'n_users'"),
-            ({"user": [1], "item": [2]}, {}, TypeError, r"got a dict\. .*Dataset\.from_interactions\(\(frame\["),
+            ([[1], [2]], {}, TypeError, "expected a name, a file, a folder, or a data frame of users and items; got a list"),
+            ({"user": [1], "item": [2]}, {"sep": ";"}, ValueError, "load: expected options of format, .*; got 'sep'"),
         ],
     )  # fmt: skip
     def test_what_it_cannot_take_is_told(self, source, options, error, message):

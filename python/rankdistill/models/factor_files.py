@@ -21,16 +21,14 @@ from torch import Tensor, nn
 
 from rankdistill.checkpoint import FORMAT
 from rankdistill.data.csr import CSR
-from rankdistill.data.ids import as_ids
 from rankdistill.files import json_in, named_lack_of_room, replacing
 from rankdistill.models.factors import Factors
 from rankdistill.models.kinds import MODELS, make_model
-from rankdistill.ops import checks
 from rankdistill.rankings.safetensors_files import Entry, read_header, write_tensors
+from rankdistill.rankings.stored_ids import SIDES, id_tensors, ids_as_tensor, ids_of
 from rankdistill.rankings.tables import UNREADABLE, Table, file_and_name
 
 TABLES = ("users", "items", "item_bias", "user_bias")
-LINES = "_lines"
 FACTORS = "rankdistill.factors"  # the key of the metadata of a .safetensors file
 OF_TABLES = (
     "mf",
@@ -189,9 +187,8 @@ def _of_safetensors(path: str) -> Factors:
     else:
         _expect_tables(path, entries)
         tables = {name: entries[name].tensor() for name in TABLES if name in entries}
-    ids = {
-        name: found for name in ("user_ids", "item_ids") if (found := ids_of(path, name, entries)) is not None
-    }
+    stored = id_tensors(OP, path, entries)
+    ids = {name: found for name in SIDES if (found := ids_of(OP, path, name, stored)) is not None}
     return Factors(**tables, **ids, source=path)
 
 
@@ -244,29 +241,3 @@ def _expect_tables(path: str, names) -> None:
             f"{OP}: expected arrays named users and items; got {', '.join(sorted(names)) or 'none'} in {path}. "
             f"Others are named as {path}#NAME,{path}#NAME"
         )
-
-
-def ids_as_tensor(name: str, ids: np.ndarray) -> dict[str, Tensor]:
-    """Ids for a .safetensors file, by name."""
-    if ids.dtype.kind == "i":
-        return {name: torch.from_numpy(ids.copy())}
-    text = "".join(f"{json.dumps(value)}\n" for value in ids.tolist())
-    return {name + LINES: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
-
-
-def ids_of(path: str, name: str, entries: dict[str, Entry]) -> np.ndarray | None:
-    """The ids that `ids_as_tensor` named; None where there are none."""
-    if name in entries:
-        checks.expect(
-            entries[name].dtype == torch.int64, OP, f"{name} as int64", f"{entries[name].dtype} in {path}"
-        )
-        return entries[name].tensor().numpy()
-    if name + LINES not in entries:
-        return None
-    try:
-        text = entries[name + LINES].tensor().numpy().tobytes().decode("ascii")
-        return as_ids([json.loads(line) for line in text.splitlines()], OP, name)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{OP}: expected {name}{LINES} as JSON strings, one a line; got {path}: {error}"
-        ) from error

@@ -31,7 +31,8 @@ def unseen_rankings(
     teacher = as_teacher(model)
     batch = {"batch_size": ROWS_AT_ONCE} if isinstance(teacher, Factors) else {}
     metadata = rankings_metadata(dataset) | (metadata or {})
-    return teacher.rankings(k, dataset.train.csr(), progress=progress, metadata=metadata, **batch)
+    made = teacher.rankings(k, dataset.train.csr(), progress=progress, metadata=metadata, **batch)
+    return made.with_ids(dataset.users.ids, dataset.items.ids)
 
 
 @torch.no_grad()
@@ -53,7 +54,8 @@ def seen_rankings(model, dataset: Dataset, k: int) -> Rankings:
         parts.append((items.gather(1, best).int(), scores.gather(1, best)))
     indices, scores = (torch.cat(part) for part in zip(*parts))
     lengths = (indices >= 0).sum(1).int()
-    return Rankings(indices, scores, lengths, dataset.n_items, rankings_metadata(dataset))
+    made = Rankings(indices, scores, lengths, dataset.n_items, rankings_metadata(dataset))
+    return made.with_ids(dataset.users.ids, dataset.items.ids)
 
 
 def _blocks(widths: Tensor) -> Iterator[Tensor]:

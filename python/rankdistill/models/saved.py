@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from rankdistill.checkpoint import load_checkpoint, save_checkpoint
 from rankdistill.config import EMBEDDED
 from rankdistill.data.dataset import Dataset
-from rankdistill.models.factor_files import ids_as_tensor, is_model_file, model_of
+from rankdistill.models.factor_files import is_model_file, model_of
 from rankdistill.models.factors import Factors
 from rankdistill.models.kinds import MODELS, make_model, model_settings
 from rankdistill.models.self_attentive_recommendation import LENGTH, histories_of
 from rankdistill.models.teachers import ScoreTeacher, as_teacher
+from rankdistill.rankings.stored_ids import ids_as_tensor
 
 logger = logging.getLogger("rankdistill")
 
