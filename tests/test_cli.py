@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from typing import get_args, get_type_hints
@@ -349,6 +350,7 @@ def test_rankings_from_embedding_files(tmp_path, teacher):
             "expected a model's folder or file, or a file of factors; got",
         ),
         (["evaluate", "--model=TEACHER"], 1, "expected a model of this data set's users"),
+        (["evaluate", *DATA, "--model=TEACHER", "--cutoffs=[]"], 1, "expected cutoffs above 0; got none"),
         (["recommend", *DATA, "--model=TEACHER", "--users=[nobody]"], 1, "nobody"),
         (
             ["extract", *DATA, "--out=OUT/c"],
@@ -401,3 +403,13 @@ def test_a_config_file_and_its_overrides(tmp_path, capsys):
 def test_a_gpu_that_is_not_there_is_an_error(tmp_path, capsys):
     assert main(["train", "--device", "cuda", "--out", str(tmp_path / "out")]) == 1
     assert "expected a GPU of number 0 for device=cuda; got 0 GPUs" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_ends_the_command_silently(teacher):
+    """As `| head` does, after the command has begun to write."""
+    command = [sys.executable, "-m", "rankdistill", "recommend", *DATA, f"--model={teacher}", "--k=100"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout.readline().startswith("user,position,item,score")
+    running.stdout.close()
+    assert "error" not in running.stderr.read().lower()
+    assert running.wait() == 128 + signal.SIGPIPE

@@ -369,3 +369,15 @@ def test_what_cannot_be_aligned(tmp_path):
         rankings.with_ids(["ann", "bob"], items)
     with pytest.raises(ValueError, match="expected item_ids without repeats; got 2 of 3"):
         rankings.with_ids(users, ["fig", "fig", "plum"])
+
+
+def test_numbers_of_rows_are_no_ids_to_align_by_unasked(tmp_path):
+    """A teacher of as many other users would be taken for this one."""
+    rankings = Rankings.from_lists([[0], [1], [0]], n_items=2).with_ids(range(3), ["fig", "kiwi"])
+    rankings.save(tmp_path / "lists.safetensors")
+    later = dataset_of([0, 1, 2, 3], ["fig", "kiwi"])
+    with pytest.raises(ValueError, match="Rankings.load: expected rankings of 4 users; got 3"):
+        Rankings.load(
+            tmp_path / "lists.safetensors", user_vocabulary=later.users, item_vocabulary=later.items
+        )
+    assert rankings.aligned(later).lengths.tolist() == [1, 1, 1, 0]

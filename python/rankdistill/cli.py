@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn, get_args, get_origin
@@ -122,7 +123,7 @@ def make_parser(chosen: str | None = None):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a bad command line."""
+    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a bad command line, 130 and 141 for signals."""
     if ArgumentParser is None:
         sys.stderr.write(
             "rankdistill: error: the command line needs jsonargparse: pip install 'rankdistill[train]'\n"
@@ -142,6 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.path.append(os.getcwd())  # where a teacher may be named as module:name
 
         getattr(commands, name.replace("-", "_"))(config)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads the output has enough, as `| head`; the rest of it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         sys.stderr.write(
             "rankdistill: interrupted; the same command goes on from its last checkpoint, if it has one\n"

@@ -173,7 +173,7 @@ def run_alone(config: RunConfig) -> None:
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
     write_text(out / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     whose = f"Metrics of the {part} part. " if part else ""
-    print(f"{markdown(compared(rows, teacher=0, undistilled=1))}\n\n{whose}{lists} Everything is in {out}/")
+    print(f"{markdown(compared(rows))}\n\n{whose}{lists} Everything is in {out}/")
 
 
 @contextmanager

@@ -98,10 +98,10 @@ def read_interactions(
         raise ValueError(
             f"read_interactions: expected no {named[0]}_column, as {format} has no header; got {wanted[named[0]]!r}"
         )
-    for name, value in (("separator", separator), ("columns", columns)):
+    for option, value in (("separator", separator), ("columns", columns)):
         if value is not None and format not in ("csv", "tsv"):
             raise ValueError(
-                f"read_interactions: expected no {name} for {format}, only for csv and tsv; got {value!r}"
+                f"read_interactions: expected no {option} for {format}, only for csv and tsv; got {value!r}"
             )
     if min_rating is not None and not isinstance(min_rating, (int, float, np.number)):
         raise TypeError(f"read_interactions: expected min_rating as a number; got {min_rating!r}")

@@ -45,10 +45,8 @@ def seen_rankings(model, dataset: Dataset, k: int) -> Rankings:
     train, parts = dataset.train.csr(), []
     for users in _blocks(train.counts.clamp_min(k)):
         seen = train.rows(users)
-        row, item = seen.pairs()
-        places = torch.arange(len(item)) - seen.indptr[row]
-        items = torch.full((len(users), max(k, int(seen.counts.max()))), -1)
-        items[row, places] = item
+        items = seen.padded()
+        items = torch.nn.functional.pad(items, (0, max(0, k - items.shape[1])), value=-1)
         scores = model.score(users, items).float()
         best = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
         parts.append((items.gather(1, best).int(), scores.gather(1, best)))

@@ -26,7 +26,7 @@ from rankdistill.rankings.shards import (
     read_rankings_header,
     tensors_of,
 )
-from rankdistill.rankings.stored_ids import id_tensors, ids_as_tensors, ids_of
+from rankdistill.rankings.stored_ids import are_row_numbers, id_tensors, ids_as_tensors, ids_of
 from rankdistill.rankings.streaming import LARGEST_ITEM, Steps, Streaming, expect_tables
 from rankdistill.rankings.tables import Table
 
@@ -339,7 +339,8 @@ class Rankings:
             path: the file, or the folder.
             n_users, n_items: checked against the file, where given.
             user_vocabulary, item_vocabulary: the ids that rows and items should be numbered by; checked by hash. Given
-                both, a file that keeps its ids is `aligned` to them where half of the users and items are the same.
+                both, a file that keeps its ids is `aligned` to them where half of the users and items are the same, unless
+                the ids that differ are but row numbers, 0 … n-1, in both.
 
         Raises:
             FileNotFoundError: no such file; a folder that lacks a shard.
@@ -362,8 +363,12 @@ class Rankings:
         ids = id_tensors(op, path, entries)
         rankings = cls(**tensors, n_items=header["n_items"], metadata=header["metadata"], ids=ids)
         if ids and user_vocabulary is not None and item_vocabulary is not None:
-            recorded = (rankings.metadata.get("user_vocabulary"), rankings.metadata.get("item_vocabulary"))
-            if recorded != (user_vocabulary.sha256, item_vocabulary.sha256):
+            changed = [
+                (getattr(rankings, f"{side}_ids"), vocabulary.ids)
+                for side, vocabulary in (("user", user_vocabulary), ("item", item_vocabulary))
+                if rankings.metadata.get(f"{side}_vocabulary") != vocabulary.sha256
+            ]
+            if changed and not any(are_row_numbers(known) and are_row_numbers(ids) for known, ids in changed):
                 return aligned_rankings(f"{op}({path})", rankings, user_vocabulary, item_vocabulary, ALIKE)
         for side, count, wanted, vocabulary in (
             ("user", rankings.n_users, n_users, user_vocabulary),

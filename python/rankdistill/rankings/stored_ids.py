@@ -67,6 +67,11 @@ def ids_of(op: str, source: str, name: str, tensors: dict[str, Tensor]) -> np.nd
         ) from error
 
 
+def are_row_numbers(ids: np.ndarray) -> bool:
+    """Whether ids are 0 … n-1, which may be no more than places."""
+    return np.array_equal(ids, np.arange(len(ids)))
+
+
 def places_among(known: np.ndarray, sought: np.ndarray) -> Tensor:
     """[m] int64: where each of m ids stands among `known` (in any order, without repeats), -1 where it does not."""
     if known.dtype.kind != sought.dtype.kind:

@@ -149,6 +149,10 @@ def reproduce(config: ReproduceConfig, out: Path) -> dict[str, list[Cost]]:
                 write_text(path, json.dumps({"sizes": sizes, "costs": costs}, indent=1) + "\n")
             kept = json_in("reproduce", path)
             found[name] = kept["sizes"], [Cost(**cost) for cost in kept["costs"]]
+        if not found:
+            raise ValueError(
+                f"reproduce: expected sizes of generated catalogues, or Gowalla's data; got neither. {missing}"
+            )
         report(found, width, missing).write(out)
     return {name: costs for name, (_, costs) in found.items()}
 
