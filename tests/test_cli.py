@@ -366,7 +366,7 @@ def test_rankings_from_embedding_files(tmp_path, teacher):
         (
             ["extract", *DATA, "--out=OUT/d", "--user_vectors=x.txt", "--item_vectors=y.txt"],
             1,
-            "extract: expected user_vectors as .npy, .npz or .safetensors; got x.txt",
+            "extract: expected user_vectors as .npy, .npz, .pt or .safetensors; got x.txt",
         ),
         (
             ["distill", *DATA, "--out=OUT/e", "--rankings=TEACHER/model.safetensors"],

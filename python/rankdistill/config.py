@@ -268,7 +268,7 @@ class ExtractConfig:
         data: the interactions whose train items are left out.
         model: a model's folder or file, as `train` wrote it, or anything that `distill` takes as a teacher; where
             scores come from a function or have user biases, the rankings are made in memory, for one file.
-        user_vectors: a table of user vectors (.npy, .npz or .safetensors), instead of `model`; "file#name" where
+        user_vectors: a table of user vectors (.npy, .npz, .pt or .safetensors), instead of `model`; "file#name" where
             the file holds several. Only .npz files are read into memory whole. Rows are in the order of the data set's
             ids, ascending, strings by code point (u10 before u2); rows in any other order come with their ids, as `model`.
         item_vectors: a table of item vectors, beside `user_vectors`.

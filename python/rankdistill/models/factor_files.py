@@ -26,7 +26,7 @@ from rankdistill.models.factors import Factors
 from rankdistill.models.kinds import MODELS, make_model
 from rankdistill.rankings.safetensors_files import Entry, read_header, write_tensors
 from rankdistill.rankings.stored_ids import SIDES, id_tensors, ids_as_tensor, ids_of
-from rankdistill.rankings.tables import UNREADABLE, Table, file_and_name
+from rankdistill.rankings.tables import PICKLED, UNREADABLE, Table, file_and_name, pickled_tensors
 
 TABLES = ("users", "items", "item_bias", "user_bias")
 FACTORS = "rankdistill.factors"  # the key of the metadata of a .safetensors file
@@ -78,10 +78,10 @@ def export_factors(factors: Factors, path: str | os.PathLike) -> None:
 
 
 def load_factors(path: str | os.PathLike) -> Factors:
-    """Reads factors, whoever wrote them; tables of .npy and .safetensors files are memory-mapped.
+    """Reads factors, whoever wrote them; tables of .npy, .pt and .safetensors files are memory-mapped.
 
     Args:
-        path: a file of named arrays, as above; a run's folder (its model, or else its checkpoint) or one of these files;
+        path: a file of named arrays, as above, or a .pt or .pth file of such a dict of tensors; a run's folder (its model, or else its checkpoint) or one of these files;
             or several files by commas, "users.npy,items.npy[,item_bias.npy]", each "file#name" where it holds
             several arrays.
 
@@ -106,9 +106,12 @@ def load_factors(path: str | os.PathLike) -> Factors:
             f"{OP}: expected a model's folder or file, or a file of factors; got {text}, which does not exist"
         )
     suffix = Path(text).suffix
-    if suffix not in (".npz", ".safetensors"):
-        raise ValueError(f"{OP}: expected a .safetensors or .npz file, or users.npy,items.npy; got {text}")
-    return _of_safetensors(text) if suffix == ".safetensors" else _of_npz(text)
+    readers = {".safetensors": _of_safetensors, ".npz": _of_npz} | dict.fromkeys(PICKLED, _of_pickled)
+    if suffix not in readers:
+        raise ValueError(
+            f"{OP}: expected a .safetensors, .npz or .pt file, or users.npy,items.npy; got {text}"
+        )
+    return readers[suffix](text)
 
 
 def is_model_file(path: str | os.PathLike) -> bool:
@@ -174,6 +177,13 @@ def _of_npz(path: str) -> Factors:
                 found[name].astype(found[name].dtype.newbyteorder("="), copy=False)
             )
     return Factors(**found, source=path)
+
+
+def _of_pickled(path: str) -> Factors:
+    tensors = pickled_tensors(OP, path)
+    _expect_tables(path, tensors)
+    ids = {name: tensors[name].numpy() for name in SIDES if name in tensors}
+    return Factors(**{name: tensors[name] for name in TABLES if name in tensors}, **ids, source=path)
 
 
 def _of_safetensors(path: str) -> Factors:
