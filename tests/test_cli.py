@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from rankdistill.citations import CITED, PAPERS
 from rankdistill.cli import main
 from rankdistill.config import MethodConfig
 from rankdistill.methods import METHODS
@@ -55,6 +56,7 @@ def test_help_is_fast_and_without_torch():
                 "tune",
                 "methods",
                 "reproduce",
+                "doctor",
             )
         )
     assert min(times) < 0.5
@@ -413,3 +415,26 @@ def test_a_reader_that_has_enough_ends_the_command_silently(teacher):
     running.stdout.close()
     assert "error" not in running.stderr.read().lower()
     assert running.wait() == 128 + signal.SIGPIPE
+
+
+def test_doctor_says_what_is_in_use(capsys):
+    assert main(["doctor"]) == 0
+    assert "\nbackends:\n" in capsys.readouterr().out
+
+
+def test_every_method_is_cited(capsys):
+    assert main(["methods", "--bibtex=true"]) == 0
+    entries = capsys.readouterr().out.strip().split("\n\n")
+    assert len(entries) == len(set(entries)) == len(PAPERS)
+    assert {m for entry in entries for m in entry.splitlines()[0].removeprefix("% ").split(", ")} == set(
+        METHODS
+    )
+    for entry in entries:
+        assert re.fullmatch(r"% .+\n@\w+\{\w+,\n(  \w+ = \{.+\},?\n)+\}", entry)
+        assert {"author", "title", "year"} <= set(re.findall(r"^  (\w+) = ", entry, re.MULTILINE))
+    for name, keys in CITED.items():  # as the methods' own docstrings have them
+        source = " ".join(METHODS[name].__doc__.split("Source:")[1].split())
+        for _, fields in map(PAPERS.get, keys):
+            assert fields["author"].split(" and ")[0].split()[-1] in source
+            assert fields["year"] in source
+            assert name == "listwise" or fields["title"].replace("{", "").replace("}", "") in source

@@ -1,5 +1,5 @@
 """The command line: `rankdistill run | train | extract | distill | evaluate | recommend | export |
-bench-serving | tune | methods | reproduce`.
+bench-serving | tune | methods | reproduce | doctor`.
 
 Only `rankdistill.config` is imported until a command runs, so `--help` does not wait for torch.
 """
@@ -17,7 +17,20 @@ from collections.abc import Sequence
 from typing import NoReturn, get_args, get_origin
 
 from rankdistill import __version__
-from rankdistill.config import COMMANDS
+from rankdistill.config import (
+    BenchServingConfig,
+    DistillConfig,
+    DoctorConfig,
+    EvaluateConfig,
+    ExportConfig,
+    ExtractConfig,
+    MethodsConfig,
+    RecommendConfig,
+    ReproduceConfig,
+    RunConfig,
+    TrainConfig,
+    TuneConfig,
+)
 
 try:
     from jsonargparse import ArgumentParser
@@ -26,6 +39,20 @@ except ModuleNotFoundError as error:
         raise
     ArgumentParser = None
 
+COMMANDS = {
+    "run": RunConfig,
+    "train": TrainConfig,
+    "extract": ExtractConfig,
+    "distill": DistillConfig,
+    "evaluate": EvaluateConfig,
+    "recommend": RecommendConfig,
+    "export": ExportConfig,
+    "bench-serving": BenchServingConfig,
+    "tune": TuneConfig,
+    "methods": MethodsConfig,
+    "reproduce": ReproduceConfig,
+    "doctor": DoctorConfig,
+}
 GROUPS = ("training", "student", "model")  # whose keys come first among those of one name
 POSITIONAL = ("reproduce",)  # commands whose required settings are given without a name
 UNKNOWN = re.compile(

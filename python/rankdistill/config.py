@@ -529,9 +529,16 @@ class MethodsConfig:
 
     Args:
         pages: a folder to write a page of each into instead, or none.
+        bibtex: print the papers that they come from instead, as BibTeX.
     """
 
     pages: str | None = None
+    bibtex: bool = False
+
+
+@dataclass
+class DoctorConfig:
+    """`rankdistill doctor`: what serves which op on this machine, and why; for a bug report."""
 
 
 @dataclass
@@ -574,18 +581,3 @@ class RecommendConfig:
     k: int = 10
     exclude: Literal["all", "train"] = "all"
     out: str | None = None
-
-
-COMMANDS = {
-    "run": RunConfig,
-    "train": TrainConfig,
-    "extract": ExtractConfig,
-    "distill": DistillConfig,
-    "evaluate": EvaluateConfig,
-    "recommend": RecommendConfig,
-    "export": ExportConfig,
-    "bench-serving": BenchServingConfig,
-    "tune": TuneConfig,
-    "methods": MethodsConfig,
-    "reproduce": ReproduceConfig,
-}

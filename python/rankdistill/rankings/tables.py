@@ -210,9 +210,9 @@ def pickled_tensors(op: str, path: str) -> dict[str, Tensor]:
         raise ValueError(f"{op}: expected tensors that torch.save wrote; got {path}: {text}") from error
     found = {"tensor": found} if isinstance(found, Tensor) else found
     if not isinstance(found, dict):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004 (of the file's contents, not of an argument)
             f"{op}: expected a tensor or a dict of tensors; got {type(found).__name__} in {path}"
-        )  # noqa: TRY004
+        )
     return {str(name): value.detach() for name, value in found.items() if isinstance(value, Tensor)}
 
 
