@@ -46,6 +46,7 @@ LEVELS = {
     "document": 6,
     "pictures": 5,
     "memory": 0,
+    "machine": 0,
     "citations": 0,
     "vector_scores": 0,
     "parallel": 5,
