@@ -82,6 +82,7 @@ FORBIDDEN = {
     "a ticket": re.compile(r"\b(issue|ticket|pull request)s? #?\d+\b", re.IGNORECASE),
     "how the code came about": re.compile(r"\b(this|previous|last|earlier|next) session\b", re.IGNORECASE),
     "a document outside the tree": re.compile(r"\b(ARCHITECTURE|ECOSYSTEM|METHODS|PERFORMANCE)(\.md|\b §)"),
+    "a banner": re.compile(r"^\s*(#|//) .*[-=*]{4,}$"),
     "an unfinished note": re.compile(r"\b(FIXME|XXX|HACK)\b"),
 }
 MAY_CONTAIN = {("a folder beside the tree", ".ci/run")}
