@@ -335,7 +335,7 @@ def test_rankings_from_embedding_files(tmp_path, teacher):
         (["run", "--teecher.width=3"], 2, "nearest key is teacher.width"),
         (["run", "--training.epochs=many"], 2, "training.epochs"),
         (["run", "--training.epochs=0"], 1, "expected training.epochs of 1 or more; got 0"),
-        (["run", "--data.source=syntetic"], 1, "synthetic"),
+        (["run", "--data.source=genrated"], 1, "did you mean 'generated'"),
         (
             ["run", *SMALL, "--out=OUT/a", "--method.options={temprature: 3}", *TRAINING],
             1,

@@ -151,11 +151,11 @@ def test_rows_are_found_by_their_ids(dataset):
     )
     with pytest.raises(
         ValueError,
-        match="for every one of the 60 items of the data set synthetic; got none for 2 of them .*58",
+        match="for every one of the 60 items of the data set generated; got none for 2 of them .*58",
     ):
         missing.aligned(dataset)
     with pytest.raises(
-        ValueError, match="expected rows of 40 users, as the data set synthetic; got 43, without user_ids"
+        ValueError, match="expected rows of 40 users, as the data set generated; got 43, without user_ids"
     ):
         dataclasses.replace(shuffled, user_ids=None).aligned(dataset)
 

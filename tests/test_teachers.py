@@ -212,7 +212,7 @@ def test_what_is_no_teacher_is_a_clear_error(dataset):
         ((USERS, ITEMS.long()), {}, TypeError, "expected items as a float32, .* tensor; got int64"),
         ((USERS, "items"), {}, TypeError, "expected items as a tensor or an array; got str 'items'"),
         ({"users": USERS, "item": ITEMS}, {}, ValueError, r"expected keys users, items .*; got \['item', 'users'\]"),
-        ((USERS[:9], ITEMS), {}, ValueError, "expected rows of 30 users, as the data set synthetic; got 9"),
+        ((USERS[:9], ITEMS), {}, ValueError, "expected rows of 30 users, as the data set generated; got 9"),
         (BIASED[:, :9], {}, ValueError, "expected scores of 30 users × 50 items, as the data set; got 30 × 9"),
         (BIASED, {"user_ids": range(U)}, ValueError, "expected ids of factors alone"),
         (BIASED[0], {}, ValueError, "expected a matrix of scores with 2 dimensions"),

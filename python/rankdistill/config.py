@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-EMBEDDED, EMBEDDED_WEIGHT = "synthetic", 0.01  # the generated data set, and the weight of rrd that suits it
+GENERATED, GENERATED_WEIGHT = "generated", 0.01  # the generated data set, and the weight of rrd that suits it
 
 
 @dataclass
@@ -75,7 +75,7 @@ class DataConfig:
     """Which interactions.
 
     Args:
-        source: "synthetic", a public data set's name, a folder with train/valid/test files, or one file to split.
+        source: "generated", a public data set's name, a folder with train/valid/test files, or one file to split.
         train: a file of train interactions, instead of `source`.
         valid: a file of validation interactions, beside `train`.
         test: a file of test interactions, beside `train`.
@@ -83,13 +83,13 @@ class DataConfig:
         split: how one file is split: random, leave_one_out, leave_last_out, temporal, temporal_global, or none, where
             everything is train: for a final model, when nothing is left to choose.
         ratios: train, valid and test shares of a random or temporal split.
-        seed: of the split, and of "synthetic".
+        seed: of the split, and of "generated".
         options: more of the reader's settings: user_column, item_column, rating_column and timestamp_column (names;
             false leaves ratings or timestamps out), min_rating, and of csv and tsv separator (such as ";") and columns (the
             names, where a file has no header: [user, item]); or of the generator's, such as {n_items: 8000}.
     """
 
-    source: str = EMBEDDED
+    source: str = GENERATED
     train: str | None = None
     valid: str | None = None
     test: str | None = None
@@ -104,7 +104,7 @@ class DataConfig:
         expected = "data.train beside data.valid and data.test, which replace data.source"
         _expect(self.train is not None or not given, expected, given)
         expected = "either data.source or data.train"
-        _expect(self.train is None or self.source == EMBEDDED, expected, f"{self.source} and {self.train}")
+        _expect(self.train is None or self.source == GENERATED, expected, f"{self.source} and {self.train}")
 
 
 @dataclass
@@ -189,7 +189,7 @@ class RunConfig:
         data: the interactions.
         teacher: the large model.
         student: the small one.
-        method: how the student learns from the teacher's rankings. On the embedded data set rrd has weight 0.01 by
+        method: how the student learns from the teacher's rankings. On the generated data set rrd has weight 0.01 by
             default, which suits it.
         also: further methods beside it, each with its weight.
         base_weight: of the distilled student's own loss; by default 1, or 0 with a method that is published without
@@ -216,9 +216,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         _expect_weight("base_weight", self.base_weight)
         _expect_whole("run", teacher=self.teacher, student=self.student)
-        embedded = self.data.source == EMBEDDED and self.data.train is None
-        if embedded and self.method.name == "rrd" and self.method.weight is None:
-            self.method = replace(self.method, weight=EMBEDDED_WEIGHT)
+        generated = self.data.source == GENERATED and self.data.train is None
+        if generated and self.method.name == "rrd" and self.method.weight is None:
+            self.method = replace(self.method, weight=GENERATED_WEIGHT)
 
 
 @dataclass

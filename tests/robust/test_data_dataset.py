@@ -149,7 +149,7 @@ class TestLoad:
 
     def test_unknown_names_name_the_nearest(self):
         with pytest.raises(
-            ValueError, match=r"expected one of synthetic, .*; got 'ml100k'; did you mean 'ml-100k'"
+            ValueError, match=r"expected one of generated, .*; got 'ml100k'; did you mean 'ml-100k'"
         ):
             load("ml100k")
 
@@ -157,7 +157,7 @@ class TestLoad:
         ("source", "options", "error", "message"),
         [
             ("x.csv", {"sep": ";"}, ValueError, "load: expected options of format, .*; got 'sep'; did you mean 'separator'"),
-            ("synthetic", {"n_user": 3}, ValueError, "load: expected options of n_users, .*; got 'n_user'; did you mean 'n_users'"),
+            ("generated", {"n_user": 3}, ValueError, "load: expected options of n_users, .*; got 'n_user'; did you mean 'n_users'"),
             ([[1], [2]], {}, TypeError, "expected a name, a file, a folder, or a data frame of users and items; got a list"),
             ({"user": [1], "item": [2]}, {"sep": ";"}, ValueError, "load: expected options of format, .*; got 'sep'"),
         ],
@@ -167,7 +167,7 @@ class TestLoad:
             load(source, **options)
 
     def test_the_generated_data_set_may_have_a_name(self):
-        assert load("synthetic", n_users=30, n_items=20, mean_interactions=6, name="mine").name == "mine"
+        assert load("generated", n_users=30, n_items=20, mean_interactions=6, name="mine").name == "mine"
 
 
 class TestGenerator:

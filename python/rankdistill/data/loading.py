@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rankdistill.config import GENERATED
 from rankdistill.data.dataset import PARTS, Dataset
 from rankdistill.data.download import DATASETS, fetch, nearest
 from rankdistill.data.frames import is_frame
@@ -29,12 +30,12 @@ def load(
     """The data set of that name, or in that folder, file or data frame.
 
     Args:
-        name_or_path: "synthetic" (`generate`); a name in `DATASETS` (`fetch`; may download); a folder with a train
+        name_or_path: "generated" (`generate`); a name in `DATASETS` (`fetch`; may download); a folder with a train
             file and perhaps valid and test files; or one file, or a table in memory that `read_interactions` takes. A
             name wins over a path: "./ml-1m" is the folder.
         split, ratios, seed: as for `split_interactions`, where the data come without a split.
         cache: the folder for downloads.
-        options: of `read_interactions` or, for "synthetic", of `generate`.
+        options: of `read_interactions` or, for "generated", of `generate`.
 
     Raises:
         TypeError: no name, path or table.
@@ -42,8 +43,8 @@ def load(
         OSError: a download failed.
 
     Example:
-        >>> load("synthetic", n_users=200, n_items=100, mean_interactions=20).name
-        'synthetic'
+        >>> load("generated", n_users=200, n_items=100, mean_interactions=20).name
+        'generated'
     """
     if is_frame(name_or_path):
         _expect_options(options, read_interactions)
@@ -53,8 +54,8 @@ def load(
         expected = "a name, a file, a folder, or a data frame of users and items"
         raise TypeError(f"load: expected {expected}; got a {type(name_or_path).__name__}")
     name = os.fspath(name_or_path)
-    _expect_options(options, generate if name == "synthetic" else read_interactions)
-    if name == "synthetic":
+    _expect_options(options, generate if name == GENERATED else read_interactions)
+    if name == GENERATED:
         return generate(ratios=ratios, seed=seed, **options)
     if name in DATASETS:
         source = DATASETS[name]
@@ -69,7 +70,7 @@ def load(
         elif path.exists():
             files = {"all": path}
         else:
-            names = ["synthetic", *DATASETS]
+            names = [GENERATED, *DATASETS]
             raise ValueError(
                 f"load: expected one of {', '.join(names)}, a file or a folder; got {os.fspath(name_or_path)!r}"
                 f"{nearest(name, names)}"

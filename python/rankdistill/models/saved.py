@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from rankdistill.checkpoint import load_checkpoint, save_checkpoint
-from rankdistill.config import EMBEDDED
+from rankdistill.config import GENERATED
 from rankdistill.data.dataset import Dataset
 from rankdistill.models.factor_files import is_model_file, model_of
 from rankdistill.models.factors import Factors
@@ -93,7 +93,7 @@ def load_model(path: str | os.PathLike, dataset: Dataset) -> nn.Module:
             raise ValueError(
                 f"load_model: expected a model of this data set's {side}s ({len(vocabulary)} ids, SHA-256 "
                 f"{vocabulary.sha256[:12]}…); got {facts[f'{side}_vocabulary'][:12]}… in {path}"
-                f"{default * (dataset.name == EMBEDDED)}"
+                f"{default * (dataset.name == GENERATED)}"
             )
     warn_of_another_split(str(path), facts.get("train"), dataset)
     return model_of(groups["model"], facts)
