@@ -381,3 +381,25 @@ def test_numbers_of_rows_are_no_ids_to_align_by_unasked(tmp_path):
             tmp_path / "lists.safetensors", user_vocabulary=later.users, item_vocabulary=later.items
         )
     assert rankings.aligned(later).lengths.tolist() == [1, 1, 1, 0]
+
+
+def test_ids_of_a_damaged_file(tmp_path):
+    tensors = {
+        "indices": torch.zeros(2, 1).int(),
+        "scores": torch.zeros(2, 1),
+        "lengths": torch.ones(2).int(),
+    }
+    header = {"rankdistill.rankings": json.dumps({"version": 1, "n_items": 3, "metadata": {}})}
+    save_file(tensors | {"user_ids": torch.arange(3), "item_ids": torch.arange(3)}, tmp_path / "a", header)
+    with pytest.raises(ValueError, match="Rankings: expected 2 user_ids; got 3, a damaged file"):
+        _ = Rankings.load(tmp_path / "a").user_ids
+    save_file(tensors | {"user_ids": torch.arange(2).int()}, tmp_path / "b", header)
+    with pytest.raises(ValueError, match="Rankings.load: expected user_ids as int64; got torch.int32"):
+        Rankings.load(tmp_path / "b")
+    save_file(
+        tensors | {"user_ids_lines": torch.tensor([255, 34], dtype=torch.uint8)}, tmp_path / "c", header
+    )
+    with pytest.raises(
+        ValueError, match="expected user_ids_lines as JSON strings, one a line; got damaged ones"
+    ):
+        _ = Rankings.load(tmp_path / "c").user_ids

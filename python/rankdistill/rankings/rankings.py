@@ -88,12 +88,18 @@ class Rankings:
     @property
     def user_ids(self) -> np.ndarray | None:
         """[U] the external ids of the rows, or None. O(U) time where they are strings."""
-        return ids_of("Rankings", "damaged ones", "user_ids", self.ids)
+        return self._ids("user_ids", self.n_users)
 
     @property
     def item_ids(self) -> np.ndarray | None:
         """[N] the external ids of the items, or None. O(N) time where they are strings."""
-        return ids_of("Rankings", "damaged ones", "item_ids", self.ids)
+        return self._ids("item_ids", self.n_items)
+
+    def _ids(self, name: str, count: int) -> np.ndarray | None:
+        found = ids_of("Rankings", "damaged ones", name, self.ids)
+        if found is not None and len(found) != count:
+            raise ValueError(f"Rankings: expected {count} {name}; got {len(found)}, a damaged file")
+        return found
 
     def with_ids(self, user_ids: object, item_ids: object) -> Rankings:
         """The same lists with the external ids of their rows [U] and items [N], which `save` keeps and `aligned` reads."""
