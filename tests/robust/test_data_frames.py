@@ -29,6 +29,10 @@ def arrow_table(columns: dict):
     return pytest.importorskip("pyarrow").table(columns)
 
 
+def arrow_batch(columns: dict):
+    return pytest.importorskip("pyarrow").RecordBatch.from_pydict(columns)
+
+
 class Stream:
     """What only streams Arrow."""
 
@@ -39,7 +43,7 @@ class Stream:
         return self.frame.__arrow_c_stream__(requested_schema)
 
 
-FRAMES = [dict, polars_frame, pandas_frame, arrow_table, Stream]
+FRAMES = [dict, polars_frame, pandas_frame, arrow_table, arrow_batch, Stream]
 
 
 @pytest.mark.parametrize("frame", FRAMES)

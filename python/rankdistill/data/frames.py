@@ -14,7 +14,7 @@ OP = "read_interactions"
 
 def is_frame(value: object) -> bool:
     """Whether it is a table with named columns."""
-    named = hasattr(value, "column_names") or (hasattr(value, "columns") and hasattr(value, "to_numpy"))
+    named = hasattr(value, "column_names") or (hasattr(value, "to_numpy") and hasattr(value, "columns"))
     return named or isinstance(value, Mapping) or hasattr(value, "__arrow_c_stream__")
 
 
@@ -48,7 +48,7 @@ def _of_stream(frame: object):
 
 
 def _values(role: str, column: object) -> object:
-    values = column.to_numpy() if hasattr(column, "to_numpy") else column
+    values = np.asarray(column) if hasattr(column, "__array__") else column
     if role in ("user", "item") or not isinstance(values, np.ndarray):
         return values
     if values.dtype.kind == "M":
