@@ -10,7 +10,9 @@ from rankdistill.metrics import evaluate_users
 from tests.case import generator
 
 B, N, CUTOFFS = 40, 60, (1, 5, 20, 60)
-SCORES = torch.rand(B, N, generator=generator(1))  # no two of a row are equal; torchmetrics' recall takes no others than > 0
+SCORES = torch.rand(
+    B, N, generator=generator(1)
+)  # no two of a row are equal; torchmetrics' recall takes no others than > 0
 RELEVANT = torch.rand(B, N, generator=generator(2)) < 0.15
 RELEVANT[:, 0] |= ~RELEVANT.any(1)
 
