@@ -6,11 +6,11 @@ import torch
 
 from benchmarks.harness import Options, Shape, Work, run
 from rankdistill.data import CSR
-from rankdistill.metrics import evaluate, ranking_metrics
+from rankdistill.metrics import USUAL, evaluate, ranking_metrics
 
 RELEVANT, EXCLUDED = 10, 50  # items per user
 CUTOFFS = (10, 20, 50)
-NAMES = ("recall", "ndcg", "hit_rate", "mrr", "precision")
+
 CHUNK = 256  # users: 100 MB of scores
 
 SHAPES = [Shape("10k users, 100k items", {"U": 10_000, "N": 100_000, "D": 64})]
@@ -61,7 +61,7 @@ def torch_lists(users, items, truth, exclude):
     totals = {}
     for scores, relevant in chunks(users, items, truth, exclude):
         best = scores.topk(max(CUTOFFS)).indices
-        for name, values in ranking_metrics(best, relevant, CUTOFFS, NAMES).items():
+        for name, values in ranking_metrics(best, relevant, CUTOFFS, USUAL).items():
             totals[name] = totals.get(name, 0.0) + float(values.sum())
     return {name: total / len(users) for name, total in totals.items()}
 
@@ -95,7 +95,7 @@ def work(shape: Shape) -> Work:
 
 def main(options: Options) -> None:
     variants = {
-        "rankdistill": ours(NAMES),
+        "rankdistill": ours(USUAL),
         "torch in chunks": torch_lists,
         "rankdistill, AUC": ours(("auc",)),
         "torch in chunks, AUC": torch_ranks,

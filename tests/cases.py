@@ -21,8 +21,6 @@ from tests.relation_cases import RELATION_CASES
 from tests.sampler_cases import SAMPLER_CASES
 from tests.score_cases import SCORE_CASES
 
-# gathered_inner_product ------------------------------------------------------------------------------------
-
 
 def gathered_samples(dtype):
     for name, (U, N, D, B, K) in {
@@ -114,8 +112,6 @@ GATHERED_INNER_PRODUCT = Case(
     differentiable=(0, 1, 4),
     grad_budget=lambda dtype, grad: (unit(dtype, 1e-5, 1e-11) + storage_rounding(dtype)) * (1 + grad.abs()),
 )
-
-# plackett_luce, embedding_plackett_luce --------------------------------------------------------------------
 
 
 def luce_samples(dtype):
@@ -260,8 +256,6 @@ EMBEDDING_PLACKETT_LUCE = Case(
     differentiable=(0, 1, 6),
     grad_budget=lambda dtype, grad: (unit(dtype, 4e-5, 1e-11) + storage_rounding(dtype)) * (1 + grad.abs()),
 )
-
-# inner_product_topk ----------------------------------------------------------------------------------------
 
 
 def topk_samples(dtype):

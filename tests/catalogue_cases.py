@@ -57,9 +57,6 @@ def log_sums(scores: Tensor) -> Tensor:
     return scores.masked_fill(empty[:, None], 0).logsumexp(1).masked_fill(empty, -torch.inf)
 
 
-# catalogue_log_mass ----------------------------------------------------------------------------------------
-
-
 def mass_samples(dtype):
     for seed, (name, sizes) in enumerate(SIZES.items()):
         yield Sample(name, tables(dtype, *sizes, seed=10 * seed))
@@ -148,8 +145,6 @@ CATALOGUE_LOG_MASS = Case(
     grad_budget=table_grad_budget,
     backend_tolerance={"rtol": 1e-4, "atol": 1e-4},
 )
-
-# catalogue_plackett_luce -----------------------------------------------------------------------------------
 
 
 def lists(B, N, K, seed, least=0):

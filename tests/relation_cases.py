@@ -71,9 +71,6 @@ def loss_budget(dtype, expected, B, scale=1.0):
     return (unit(dtype, 5e-6, 1e-11) * loss + unit(dtype, 1e-12, 1e-15) * B * B * scale,)
 
 
-# relation --------------------------------------------------------------------------------------------------
-
-
 def relation_samples(dtype):
     for name, sizes in SIZES.items():
         x, _ = tables(dtype, *sizes)
@@ -126,9 +123,6 @@ RELATION = Case(
 
 def detached(args):
     return tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
-
-
-# relation_distance -----------------------------------------------------------------------------------------
 
 
 def distance_samples(dtype):
@@ -199,8 +193,6 @@ RELATION_DISTANCE = Case(
     backends=("GRAM", "REFERENCE"),
 )
 
-# grouped_relation_distance ---------------------------------------------------------------------------------
-
 
 def grouped_samples(dtype):
     for name, sizes in SIZES.items():
@@ -249,8 +241,6 @@ GROUPED_RELATION_DISTANCE = Case(
     grad_budget=grad_budget,
 )
 
-# cross_relation_distance -----------------------------------------------------------------------------------
-
 
 def cross_samples(dtype):
     for name, (B, D_t, D_s, seed) in SIZES.items():
@@ -296,8 +286,6 @@ CROSS_RELATION_DISTANCE = Case(
     grad_budget=grad_budget,
     backends=("GRAM", "REFERENCE"),
 )
-
-# pair_distance_huber, triplet_angle_huber ------------------------------------------------------------------
 
 
 def huber_samples(dtype):

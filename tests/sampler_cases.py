@@ -15,9 +15,6 @@ def reference(op: str) -> Callable:
     return getattr(importlib.import_module(f"rankdistill.reference.{op}"), op)
 
 
-# position_sample, gumbel_noise, dropout_mask, complement_sample -------------------------------------------------------------------------
-
-
 def position_samples(dtype):
     draw = {"seed": 2**63 + 5, "epoch": 3, "stream": 2}
     for name, (lengths, K, temperature) in {
@@ -262,8 +259,6 @@ COMPLEMENT_SAMPLE = Case(
     backend_tolerance={"rtol": 0, "atol": 0},
     dtypes=(torch.float32,),
 )
-
-# pair_sample, weighted_sample -------------------------------------------------------------------------------
 
 
 def pair_samples(dtype):

@@ -62,9 +62,6 @@ def exact_scores(users: Tensor, items: Tensor, item_bias: Tensor | None, storage
     return scores if storage == torch.float64 else scores.float().double()
 
 
-# masked_topk, masked_rank ----------------------------------------------------------------------------------
-
-
 def given_scores(dtype):
     """(name, scores, exclude) of the shapes and contents that an op on given scores must bear."""
     for name, (B, N, excluded) in {
@@ -191,8 +188,6 @@ MASKED_RANK = Case(
     overload_calls=given_overload_calls("masked_rank"),
     backend_tolerance={"rtol": 0, "atol": 0},
 )
-
-# inner_product_rank ----------------------------------------------------------------------------------------
 
 
 def inner_product_rank_samples(dtype):

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from typing import get_args, get_type_hints
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from rankdistill.citations import CITED, PAPERS
 from rankdistill.cli import main
 from rankdistill.config import MethodConfig
 from rankdistill.methods import METHODS
@@ -54,6 +56,7 @@ def test_help_is_fast_and_without_torch():
                 "tune",
                 "methods",
                 "reproduce",
+                "doctor",
             )
         )
     assert min(times) < 0.5
@@ -332,7 +335,7 @@ def test_rankings_from_embedding_files(tmp_path, teacher):
         (["run", "--teecher.width=3"], 2, "nearest key is teacher.width"),
         (["run", "--training.epochs=many"], 2, "training.epochs"),
         (["run", "--training.epochs=0"], 1, "expected training.epochs of 1 or more; got 0"),
-        (["run", "--data.source=syntetic"], 1, "synthetic"),
+        (["run", "--data.source=genrated"], 1, "did you mean 'generated'"),
         (
             ["run", *SMALL, "--out=OUT/a", "--method.options={temprature: 3}", *TRAINING],
             1,
@@ -349,6 +352,7 @@ def test_rankings_from_embedding_files(tmp_path, teacher):
             "expected a model's folder or file, or a file of factors; got",
         ),
         (["evaluate", "--model=TEACHER"], 1, "expected a model of this data set's users"),
+        (["evaluate", *DATA, "--model=TEACHER", "--cutoffs=[]"], 1, "expected cutoffs above 0; got none"),
         (["recommend", *DATA, "--model=TEACHER", "--users=[nobody]"], 1, "nobody"),
         (
             ["extract", *DATA, "--out=OUT/c"],
@@ -364,7 +368,7 @@ def test_rankings_from_embedding_files(tmp_path, teacher):
         (
             ["extract", *DATA, "--out=OUT/d", "--user_vectors=x.txt", "--item_vectors=y.txt"],
             1,
-            "extract: expected user_vectors as .npy, .npz or .safetensors; got x.txt",
+            "extract: expected user_vectors as .npy, .npz, .pt or .safetensors; got x.txt",
         ),
         (
             ["distill", *DATA, "--out=OUT/e", "--rankings=TEACHER/model.safetensors"],
@@ -414,3 +418,36 @@ def test_a_gpu_that_is_not_there_is_an_error(tmp_path, monkeypatch, capsys, comm
     assert main([*command.split(), *DATA, "--device", "cuda"]) == 1
     assert "expected a GPU of number 0 for device=cuda; got 0 GPUs" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_reader_that_has_enough_ends_the_command_silently(teacher):
+    """As `| head` does, after the command has begun to write."""
+    command = [sys.executable, "-m", "rankdistill", "recommend", *DATA, f"--model={teacher}", "--k=100"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout.readline().startswith("user,position,item,score")
+    running.stdout.close()
+    assert "error" not in running.stderr.read().lower()
+    assert running.wait() == 128 + signal.SIGPIPE
+
+
+def test_doctor_says_what_is_in_use(capsys):
+    assert main(["doctor"]) == 0
+    assert "\nbackends:\n" in capsys.readouterr().out
+
+
+def test_every_method_is_cited(capsys):
+    assert main(["methods", "--bibtex=true"]) == 0
+    entries = capsys.readouterr().out.strip().split("\n\n")
+    assert len(entries) == len(set(entries)) == len(PAPERS)
+    assert {m for entry in entries for m in entry.splitlines()[0].removeprefix("% ").split(", ")} == set(
+        METHODS
+    )
+    for entry in entries:
+        assert re.fullmatch(r"% .+\n@\w+\{\w+,\n(  \w+ = \{.+\},?\n)+\}", entry)
+        assert {"author", "title", "year"} <= set(re.findall(r"^  (\w+) = ", entry, re.MULTILINE))
+    for name, keys in CITED.items():  # as the methods' own docstrings have them
+        source = " ".join(METHODS[name].__doc__.split("Source:")[1].split())
+        for _, fields in map(PAPERS.get, keys):
+            assert fields["author"].split(" and ")[0].split()[-1] in source
+            assert fields["year"] in source
+            assert name == "listwise" or fields["title"].replace("{", "").replace("}", "") in source

@@ -169,7 +169,7 @@ def test_methods_that_read_no_rankings_and_teachers_that_train_along(teacher, tm
         (["export", "--model=OUT", "--out=OUT/g.npz"], "expected a folder with model.safetensors or checkpoint.safetensors"),
         (["export", "--model=TEACHER", "--out=OUT/g.pt2", "--k=0"], "expected k of 1 or more"),
         (["export", *DATA, "--model=json:loads", "--out=OUT/g.npz"], "export: expected a model with vectors; got a function"),
-        (["export", "--model=TEACHER", "--data.source=synthetic", "--out=OUT/g.npz"], "expected a model of this data set's"),
+        (["export", "--model=TEACHER", "--data.source=generated", "--out=OUT/g.npz"], "expected a model of this data set's"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_clear_line(arguments, message, teacher, tmp_path, capsys):

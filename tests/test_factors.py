@@ -151,11 +151,11 @@ def test_rows_are_found_by_their_ids(dataset):
     )
     with pytest.raises(
         ValueError,
-        match="for every one of the 60 items of the data set synthetic; got none for 2 of them .*58",
+        match="for every one of the 60 items of the data set generated; got none for 2 of them .*58",
     ):
         missing.aligned(dataset)
     with pytest.raises(
-        ValueError, match="expected rows of 40 users, as the data set synthetic; got 43, without user_ids"
+        ValueError, match="expected rows of 40 users, as the data set generated; got 43, without user_ids"
     ):
         dataclasses.replace(shuffled, user_ids=None).aligned(dataset)
 
@@ -241,7 +241,7 @@ def broken(folder):
     (folder / "empty").mkdir()
     yield "empty", "expected a folder with model.safetensors or checkpoint.safetensors"
     (folder / "text.csv").write_text("1,2\n")
-    yield "text.csv", "expected a .safetensors or .npz file, or users.npy,items.npy; got"
+    yield "text.csv", "expected a .safetensors, .npz or .pt file, or users.npy,items.npy; got"
     yield "absent.npz", "which does not exist"
     yield "a,b,c,d", "expected users,items or users,items,item_bias as files"
 
@@ -311,3 +311,33 @@ def test_programs_that_cannot_be_are_clear_errors(tmp_path, monkeypatch):
 class OtherProgram:
     def module(self):
         return lambda users: tuple(part + 1 for part in as_teacher(factors()).topk(users, 3))
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth"])
+@pytest.mark.parametrize("old", [False, True])
+def test_tensors_that_torch_saved(tmp_path, suffix, old):
+    made, path = factors(user_ids=None, item_ids=None), tmp_path / f"f.{suffix}"
+    tensors = {n: getattr(made, n) for n in ("users", "items", "item_bias", "user_bias")}
+    torch.save(tensors | {"item_ids": torch.arange(made.n_items) + 3, "epoch": 7}, path, _use_new_zipfile_serialization=not old)  # fmt: skip
+    same(load_factors(path), dataclasses.replace(made, item_ids=np.arange(made.n_items) + 3))
+    torch.save(made.users, tmp_path / "users.pt")
+    torch.save({"item.weight": torch.nn.Parameter(made.items)}, tmp_path / f"rest.{suffix}")
+    two = load_factors(f"{tmp_path}/users.pt,{tmp_path}/rest.{suffix}#item.weight")
+    same(two, factors(item_bias=None, user_bias=None, user_ids=None, item_ids=None))
+
+
+def test_a_pickle_that_could_run_code_is_refused(tmp_path):
+    torch.save({"users": torch.ones(2, 2), "config": dataclasses.field}, tmp_path / "f.pt")
+    with pytest.raises(
+        ValueError, match=r"load_factors: expected tensors that torch.save wrote; got .*f.pt: "
+    ):
+        load_factors(tmp_path / "f.pt")
+    torch.save([torch.ones(2, 2)], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="expected a tensor or a dict of tensors; got list"):
+        load_factors(tmp_path / "list.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "f.pt").read_bytes()[:100])
+    with pytest.raises(ValueError, match="expected tensors that torch.save wrote"):
+        load_factors(tmp_path / "cut.pt")
+    torch.save({"user_emb": torch.ones(2, 2), "item_emb": torch.ones(2, 2)}, tmp_path / "names.pt")
+    with pytest.raises(ValueError, match="got item_emb, user_emb in .*names.pt#NAME"):
+        load_factors(tmp_path / "names.pt")

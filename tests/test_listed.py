@@ -11,6 +11,7 @@ import torch
 from rankdistill import as_teacher, load_factors, rankings_from_table
 from rankdistill.cli import main
 from rankdistill.data import Dataset, generate
+from rankdistill.rankings.listed import is_table
 from tests.case import randn
 
 DATASET = Dataset.from_arrays(
@@ -125,3 +126,83 @@ def test_lists_that_are_not_there(name, tmp_path, capsys):
     wanted = "a table of lists" if name[4:] in (".csv", ".parquet") else "the file or folder of an extraction"
     error = capsys.readouterr().err
     assert f"expected {wanted}; got {tmp_path}/{name.removesuffix('/rankings.json')}, which" in error
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "json"])
+def test_lists_as_json_are_those_of_a_table(tmp_path, suffix):
+    table = written(tmp_path / "lists.csv", "ann,1,pear,2", "ann,2,kiwi,1.5", "cat,1,kiwi,7")
+    expected = rankings_from_table(table, DATASET)
+    lines = ['{"user": "ann", "items": ["pear", "kiwi"], "scores": [2, 1.5]}', "", '{"user": "cat", "items": ["kiwi"], "scores": [7]}']  # fmt: skip
+    text = '{"ann": {"pear": 2, "kiwi": 1.5}, "cat": {"kiwi": 7}}' if suffix == "json" else "\n".join(lines)
+    path = tmp_path / f"lists.{suffix}"
+    path.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
+    found = rankings_from_table(path, DATASET)
+    assert torch.equal(found.indices, expected.indices)
+    assert torch.equal(found.scores, expected.scores)
+    assert is_table(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.jsonl", '{"user": "ann", "items": ["pear", "kiwi"]}'), ("a.json", '{"ann": ["pear", "kiwi"]}')],
+)
+def test_lists_without_scores_keep_their_order(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    found = rankings_from_table(tmp_path / name, DATASET)
+    assert found.indices[0].tolist() == [2, 1]
+    assert found.scores[0].tolist() == [0, -1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.jsonl", '\n{"user": 1', 'a.jsonl:2: expected {"user": id, .*; got no JSON'),
+        ("a.jsonl", '{"user": "ann"}', 'a.jsonl:1: expected {"user": id, .*; got {"user": "ann"}'),
+        ("a.jsonl", '{"user": "ann", "items": ["fig"], "scores": []}', "a.jsonl:1: expected 1 scores, as items; got 0"),
+        ("a.jsonl", '{"user": "ann", "items": ["fig"], "scores": ["x"]}', "expected scores as numbers; got others"),
+        ("a.json", "[1]", r"a.json:1: expected {user: \[items, .*; got \[1\]"),
+        ("a.json", '{"ann": 3}', "a.json:1: expected {user: .*; got 3 for 'ann'"),
+    ],
+)  # fmt: skip
+def test_malformed_json_is_told_with_its_line(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        rankings_from_table(tmp_path / name, DATASET)
+
+
+def test_a_table_in_memory(tmp_path):
+    columns = {"user": ["ann", "ann", "cat"], "item": ["pear", "kiwi", "kiwi"], "score": [2.0, 1.5, 7.0]}
+    table = written(tmp_path / "lists.csv", "ann,1,pear,2", "ann,2,kiwi,1.5", "cat,1,kiwi,7")
+    for frame in (columns, pytest.importorskip("polars").DataFrame(columns)):
+        assert torch.equal(
+            rankings_from_table(frame, DATASET).indices, rankings_from_table(table, DATASET).indices
+        )
+    with pytest.raises(ValueError, match="got others in a dict: .*'durian'"):
+        rankings_from_table(columns | {"item": ["pear", "kiwi", "durian"]}, DATASET)
+
+
+@pytest.mark.parametrize("out", ["lists", "lists.safetensors"])
+def test_extracted_lists_outlive_their_teacher_when_a_user_arrives(tmp_path, out, caplog):
+    rows = [f"u{u},i{(u + step) % 9}" for u in range(20) for step in range(4)]
+    before, after = tmp_path / "before.csv", tmp_path / "after.csv"
+    before.write_text("\n".join(("user,item", *rows)) + "\n")
+    after.write_text("\n".join(("user,item", *rows, "u3b,i1", "u3b,i2", "u3b,i3", "u3b,i4")) + "\n")
+    assert (
+        main(
+            [
+                "train",
+                f"--data.source={before}",
+                "--model.width=4",
+                "--training.epochs=1",
+                f"--out={tmp_path}/t",
+            ]
+        )
+        == 0
+    )
+    lists = f"{tmp_path}/{out}"
+    assert (
+        main(["extract", f"--data.source={before}", f"--model={tmp_path}/t", "--k=5", f"--out={lists}"]) == 0
+    )
+    assert main(["distill", f"--data.source={after}", f"--rankings={lists}", "--training.epochs=1", "--student.width=2",
+                 "--method.options={n_interesting: 2, n_uninteresting: 1}", f"--out={tmp_path}/s"]) == 0  # fmt: skip
+    assert "aligned by ids: 1 of 21 users have no list there, and 0 of 100 items" in caplog.text

@@ -307,3 +307,14 @@ def test_nothing_held_out_is_no_hit():
     held_out, candidates = torch.tensor([[1, 2], [3, -1], [-1, 4]]), torch.full((3, 2), -1)
     found = evaluate_candidates(Padded(randn(3, 9, seed=1)), torch.arange(3), held_out, candidates, [5])
     assert [hits["hit_rate@5"].tolist() for hits in found] == [[1, 1, 0], [1, 0, 1]]
+
+
+def test_no_cutoff_is_refused():
+    truth = CSR.from_pairs(torch.tensor([0]), torch.tensor([5]), 1, 9)
+    model = Factors(randn(1, 4, seed=1), randn(9, 4, seed=2))
+    for cutoffs, got in (([], "none"), ([10, 0], "0")):
+        with pytest.raises(ValueError, match=f"expected cutoffs above 0; got {got}"):
+            evaluate(model, truth, CSR.empty(1, 9), cutoffs)
+        with pytest.raises(ValueError, match=f"expected cutoffs above 0; got {got}"):
+            ranking_metrics(torch.tensor([[3, 5]]), truth, cutoffs)
+    assert evaluate(model, truth, CSR.empty(1, 9), [], ["auc"]).keys() == {"auc"}

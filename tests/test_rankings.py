@@ -9,10 +9,10 @@ import struct
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from rankdistill import Rankings
-from rankdistill.data import CSR, Vocabulary
+from rankdistill.data import CSR, Dataset, Vocabulary
 from tests.case import generator, randn
 
 U, N, K = 23, 57, 12
@@ -248,3 +248,158 @@ def test_bad_input(tables, exclude):
         )
     with pytest.raises(TypeError, match="expected indices as a int32 tensor"):
         Rankings(torch.zeros(2, 2), torch.zeros(2, 2), torch.zeros(2, dtype=torch.int32), 5)
+
+
+LISTS = {
+    "nested": ([[2, 0], [], [1]], [[0.5, -1.0], [], [7]]),
+    "arrays": ([np.array([2, 0]), np.array([]), torch.tensor([1])], [np.array([0.5, -1]), [], torch.tensor([7.0])]),
+    "tensors": (torch.tensor([[2, 0], [-1, -1], [1, -1]]), torch.tensor([[0.5, -1], [0, 0], [7, 0]])),
+    "narrow": (np.array([[2, 0], [-1, -1], [1, -1]], "i2"), np.array([[0.5, -1], [0, 0], [7, 0]], "f8")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", LISTS)
+def test_lists_at_hand(form):
+    indices, scores = LISTS[form]
+    rankings = Rankings.from_lists(indices, scores, n_items=3)
+    assert rankings.indices.tolist() == [[2, 0], [-1, -1], [1, -1]]
+    assert rankings.scores.tolist() == [[0.5, -1], [-torch.inf] * 2, [7, -torch.inf]]
+    assert rankings.lengths.tolist() == [2, 0, 1]
+    places = Rankings.from_lists(indices, n_items=3)
+    assert places.scores.tolist() == [[0, -1], [-torch.inf] * 2, [0, -torch.inf]]
+
+
+def test_lengths_of_a_matrix():
+    given = torch.tensor([[2, 0], [1, 1]], dtype=torch.int64)
+    rankings = Rankings.from_lists(given, lengths=[2, 1], n_items=3)
+    assert rankings.indices.tolist() == [[2, 0], [1, -1]]
+    assert given.tolist() == [[2, 0], [1, 1]], "the caller's stay as they are"
+    assert Rankings.from_lists([], n_items=3).indices.shape == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("lists", "error", "message"),
+    [
+        (([[0, 3]],), ValueError, r"expected items in \[0, 3\); got 3 for user 0 at place 1"),
+        (([[0], [1, 1]],), ValueError, "expected an item once in a list; got 1 for user 1 at place 1"),
+        (([[0.5]],), TypeError, "expected indices as integers; got ndarray of float64"),
+        (([0, 1],), ValueError, "expected indices as lists of lists"),
+        ((torch.tensor([[0, -1, 1]]),), ValueError, "expected no item after a list's first -1; got 1 for user 0 at place 2"),
+        (([[0, 1]], [[1.0]]), ValueError, r"expected scores \[1, 2\], as many in every list"),
+        (([[0, 1], [0]], [[2, 1], [1, 0]]), ValueError, ".*as many in every list as indices"),
+        (([[0, 1]], [[1.0, 2.0]]), ValueError, "expected scores that do not ascend, .*; got 2.0 for user 0 at place 1"),
+        (([[0, 1]], [[1.0, np.nan]]), ValueError, "expected scores that are numbers; got nan for user 0 at place 1"),
+        (([[0, 1]], None, [3]), ValueError, r"expected lengths in \[0, 2\]"),
+        (([[0, 1]], None, [1, 1]), ValueError, "expected 1 lengths, as indices"),
+    ],
+)  # fmt: skip
+def test_lists_that_are_none(lists, error, message):
+    with pytest.raises(error, match=f"Rankings.from_lists: {message}"):
+        Rankings.from_lists(*lists, n_items=3)
+
+
+def dataset_of(users, items):
+    """Every user has every item, whatever they are called."""
+    return Dataset.from_arrays((np.repeat(users, len(items)), np.tile(items, len(users))))
+
+
+IDS = {
+    "strings": (["ann", "bob", "dan"], ["fig", "kiwi", "plum"], ["bob", "cat", "dan", "ann"], ["fig", "lime", "plum"]),
+    "integers": ([3, 5, 9], [10, 20, 30], [5, 7, 9, 3], [10, 25, 30]),
+    "mixed": ([3, 5, 9], [10, 20, 30], ["5", "x", "9", "3"], ["10", "y", "30"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", IDS)
+def test_lists_are_aligned_by_ids_when_users_and_items_come_and_go(tmp_path, kind, caplog):
+    users, items, later_users, later_items = IDS[kind]
+    rankings = Rankings.from_lists([[1, 0, 2], [0, 1], [2]], [[3, 2, 1], [9, 8], [5]], n_items=3)
+    rankings = rankings.with_ids(users, items)
+    rankings.save(tmp_path / "lists.safetensors")
+    later = dataset_of(later_users, later_items)
+    given = {"user_vocabulary": later.users, "item_vocabulary": later.items}
+    for found in (rankings.aligned(later), Rankings.load(tmp_path / "lists.safetensors", **given)):
+        by_id = {}
+        for user, listed, scores, n in zip(later.users.ids, found.indices, found.scores, found.lengths):
+            by_id[str(user)] = [
+                (str(later.items.ids[i]), s.item()) for i, s in zip(listed[:n], scores[:n], strict=True)
+            ]
+            assert (listed[n:] == -1).all()
+            assert (scores[n:] == -torch.inf).all()
+        old_users, old_items = map(str, users), list(map(str, items))
+        first, second, third = old_users
+        assert by_id.pop(first) == [(old_items[0], 2), (old_items[2], 1)], "kiwi is no more; the order stays"
+        assert by_id.pop(second) == [(old_items[0], 9)]
+        assert by_id.pop(third) == [(old_items[2], 5)]
+        assert list(by_id.values()) == [[]], "whoever has come since"
+        assert found.metadata["user_vocabulary"] == later.users.sha256
+        assert found.user_ids.tolist() == later.users.ids.tolist()
+    assert "1 of 4 users have no list there, and 2 of 6 items" in caplog.text
+
+
+def test_ids_are_kept_in_a_file_and_read_by_others(tmp_path):
+    rankings = Rankings.from_lists([[1, 0], [0]], n_items=2).with_ids(["b", "a"], [7, 5])
+    rankings.save(tmp_path / "lists.safetensors")
+    loaded = Rankings.load(tmp_path / "lists.safetensors")
+    assert loaded.user_ids.tolist() == ["b", "a"]
+    assert loaded.item_ids.tolist() == [7, 5]
+    assert torch.equal(loaded.indices, rankings.indices)
+    assert load_file(tmp_path / "lists.safetensors")["item_ids"].tolist() == [7, 5]
+    assert Rankings.from_lists([[0]], n_items=1).user_ids is None
+
+
+def test_what_cannot_be_aligned(tmp_path):
+    users, items = ["ann", "bob", "dan"], ["fig", "kiwi", "plum"]
+    rankings = Rankings.from_lists([[0], [1], [2]], n_items=3)
+    with pytest.raises(ValueError, match="expected rankings with user_ids; got none"):
+        rankings.aligned(dataset_of(users, items))
+    named = rankings.with_ids(users, items)
+    with pytest.raises(
+        ValueError, match="expected rankings of these 2 users; got those of 3, 0 of them among these"
+    ):
+        named.aligned(dataset_of(["x", "y"], items))
+    named.save(tmp_path / "lists.safetensors")
+    other = dataset_of(["ann", "x", "y"], items)
+    assert named.aligned(other).lengths.tolist() == [1, 0, 0]
+    with pytest.raises(ValueError, match="1 of them among these, another catalogue. Extract them again"):
+        Rankings.load(
+            tmp_path / "lists.safetensors", user_vocabulary=other.users, item_vocabulary=other.items
+        )
+    with pytest.raises(ValueError, match="Rankings: expected 3 user_ids; got 2"):
+        rankings.with_ids(["ann", "bob"], items)
+    with pytest.raises(ValueError, match="expected item_ids without repeats; got 2 of 3"):
+        rankings.with_ids(users, ["fig", "fig", "plum"])
+
+
+def test_numbers_of_rows_are_no_ids_to_align_by_unasked(tmp_path):
+    """A teacher of as many other users would be taken for this one."""
+    rankings = Rankings.from_lists([[0], [1], [0]], n_items=2).with_ids(range(3), ["fig", "kiwi"])
+    rankings.save(tmp_path / "lists.safetensors")
+    later = dataset_of([0, 1, 2, 3], ["fig", "kiwi"])
+    with pytest.raises(ValueError, match="Rankings.load: expected rankings of 4 users; got 3"):
+        Rankings.load(
+            tmp_path / "lists.safetensors", user_vocabulary=later.users, item_vocabulary=later.items
+        )
+    assert rankings.aligned(later).lengths.tolist() == [1, 1, 1, 0]
+
+
+def test_ids_of_a_damaged_file(tmp_path):
+    tensors = {
+        "indices": torch.zeros(2, 1).int(),
+        "scores": torch.zeros(2, 1),
+        "lengths": torch.ones(2).int(),
+    }
+    header = {"rankdistill.rankings": json.dumps({"version": 1, "n_items": 3, "metadata": {}})}
+    save_file(tensors | {"user_ids": torch.arange(3), "item_ids": torch.arange(3)}, tmp_path / "a", header)
+    with pytest.raises(ValueError, match="Rankings: expected 2 user_ids; got 3, a damaged file"):
+        _ = Rankings.load(tmp_path / "a").user_ids
+    save_file(tensors | {"user_ids": torch.arange(2).int()}, tmp_path / "b", header)
+    with pytest.raises(ValueError, match="Rankings.load: expected user_ids as int64; got torch.int32"):
+        Rankings.load(tmp_path / "b")
+    save_file(
+        tensors | {"user_ids_lines": torch.tensor([255, 34], dtype=torch.uint8)}, tmp_path / "c", header
+    )
+    with pytest.raises(
+        ValueError, match="expected user_ids_lines as JSON strings, one a line; got damaged ones"
+    ):
+        _ = Rankings.load(tmp_path / "c").user_ids

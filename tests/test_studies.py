@@ -411,6 +411,8 @@ def test_a_data_set_that_is_not_downloaded_says_where_it_must_be(tmp_path, monke
     assert (
         "Gowalla is not measured: reproduce: expected a folder with gowalla/train." in capsys.readouterr().out
     )
+    assert main(["reproduce", "scaling", "--sizes=[]", f"--out={tmp_path}", "--progress=false"]) == 1
+    assert "expected sizes of generated catalogues, or Gowalla's data; got neither" in capsys.readouterr().err
 
 
 def test_data_sets_whose_pictures_had_one_name_are_refused(tmp_path, capsys):

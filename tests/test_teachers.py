@@ -14,6 +14,7 @@ from rankdistill.data import Dataset, generate
 from rankdistill.losses import DistillationExperts
 from rankdistill.methods import Given, make_method
 from rankdistill.metrics import evaluate
+from rankdistill.models.teachers import WRITTEN
 from tests.case import randn
 
 U, N, D = 30, 50, 4
@@ -211,7 +212,7 @@ def test_what_is_no_teacher_is_a_clear_error(dataset):
         ((USERS, ITEMS.long()), {}, TypeError, "expected items as a float32, .* tensor; got int64"),
         ((USERS, "items"), {}, TypeError, "expected items as a tensor or an array; got str 'items'"),
         ({"users": USERS, "item": ITEMS}, {}, ValueError, r"expected keys users, items .*; got \['item', 'users'\]"),
-        ((USERS[:9], ITEMS), {}, ValueError, "expected rows of 30 users, as the data set synthetic; got 9"),
+        ((USERS[:9], ITEMS), {}, ValueError, "expected rows of 30 users, as the data set generated; got 9"),
         (BIASED[:, :9], {}, ValueError, "expected scores of 30 users × 50 items, as the data set; got 30 × 9"),
         (BIASED, {"user_ids": range(U)}, ValueError, "expected ids of factors alone"),
         (BIASED[0], {}, ValueError, "expected a matrix of scores with 2 dimensions"),
@@ -251,3 +252,48 @@ def test_item_side_lists_count_the_users_biases(dataset):
     seen = dataset.train.csr().to_dense().bool()
     expected = BIASED.masked_fill(seen, -torch.inf).T.topk(5).indices
     assert torch.equal(listed.indices[:, :5].long(), expected)
+
+
+class RecBole:
+    """A general model of RecBole and its data set: numbers of its own, 0 is padding, scores in one row."""
+
+    USER_ID, uid_field, iid_field = "user_id", "user_id", "item_id"
+
+    def __init__(self, dataset):
+        shuffle = torch.Generator().manual_seed(1)
+        self.orders = {
+            "user_id": torch.randperm(U, generator=shuffle),
+            "item_id": torch.randperm(N, generator=shuffle),
+        }
+        names = {"user_id": dataset.users.ids, "item_id": dataset.items.ids}
+        self.tokens = {
+            field: {str(names[field][place]): 1 + n for n, place in enumerate(order.tolist())}
+            for field, order in self.orders.items()
+        }
+
+    def token2id(self, field, tokens):
+        assert isinstance(tokens, np.ndarray)
+        return np.array([self.tokens[field][token] for token in tokens])
+
+    def full_sort_predict(self, interaction):
+        scores = torch.full((1 + U, 1 + N), 1e9)
+        scores[1:, 1:] = PLAIN[self.orders["user_id"]][:, self.orders["item_id"]]
+        return scores[interaction[self.USER_ID]].view(-1)
+
+
+def test_what_numbers_its_rows_by_itself_is_told_what_to_write(dataset):
+    r = model = RecBole(dataset)
+    with pytest.raises(
+        TypeError, match="expected a function of users: RecBole numbers .*; got a RecBole, which does not say"
+    ):
+        as_teacher(model, dataset)
+    text = WRITTEN["full_sort_predict"]
+    names = {"r": r, "model": model, "dataset": dataset, "torch": torch, "as_teacher": as_teacher}
+    names["uid"] = eval(text[text.index("torch.as_tensor(") : text.index(", iid likewise")], names)
+    names["iid"] = torch.as_tensor(r.token2id(r.iid_field, dataset.items.ids.astype(str)))
+    teacher = eval(text[text.index("as_teacher(lambda") :], names)
+    users = torch.tensor([3, 0, 7])
+    assert torch.equal(teacher.rows(users), PLAIN[users])
+    graph = SimpleNamespace(get_embedding=lambda edge_index: torch.cat([USERS, ITEMS]))
+    with pytest.raises(TypeError, match=r"expected tables, as PyG numbers users .*; got a SimpleNamespace"):
+        as_teacher(graph, dataset)

@@ -32,7 +32,7 @@ from rankdistill.files import AtWork, alone_in
 from rankdistill.losses import Distillation
 from rankdistill.models.saved import build_model
 from rankdistill.sampling import sample_negatives, within_row_positions
-from rankdistill.trainer import LOCK
+from rankdistill.trainer import LOCK, LOG
 
 CONFIG = TrainingConfig(epochs=6, batch_size=256, learning_rate=0.01, evaluate_every=2, metric="recall@20")
 
@@ -177,7 +177,7 @@ def test_two_trainers_do_not_share_a_folder(dataset, tmp_path):
 import sys, time
 from pathlib import Path
 from rankdistill.files import alone_in
-from rankdistill.trainer import LOCK
+from rankdistill.trainer import LOCK, LOG
 with alone_in(Path(sys.argv[1]), "test", "training", LOCK):
     print("held", flush=True)
     time.sleep(120)
@@ -579,3 +579,12 @@ def test_slow_checkpoints_take_a_tenth_of_the_time(dataset, tmp_path, monkeypatc
     trainer.fit()
     # After 60 s, then 630 s after each; and at the end.
     assert saved == [170.0, 890.0, 1610.0, 2280.0]
+
+
+def test_whoever_asks_gets_what_the_log_gets(dataset, tmp_path):
+    told = []
+    make(dataset, folder=tmp_path, after_record=told.append).fit()
+    assert told == [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    assert "valid/recall@20" in told[0]
+    with pytest.raises(ValueError, match="expected terms, or a base_weight other than 0; got neither"):
+        make(dataset, distil=False, base_weight=0.0)

@@ -20,7 +20,7 @@ def save_checkpoint(path: str | os.PathLike, tensors: dict[str, dict[str, Tensor
 
     Args:
         path: replaced once the new file is complete.
-        tensors: group → name → tensor; the group "" is a model's own `state_dict`.
+        tensors: group → name → tensor; the group "model" is a model's own `state_dict`.
         facts: whatever else a resume needs.
 
     Raises:

@@ -1,5 +1,5 @@
 """The command line: `rankdistill run | train | extract | distill | evaluate | recommend | export |
-bench-serving | tune | methods | reproduce`.
+bench-serving | tune | methods | reproduce | doctor`.
 
 Only `rankdistill.config` is imported until a command runs, so `--help` does not wait for torch.
 """
@@ -11,12 +11,26 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn, get_args, get_origin
 
 from rankdistill import __version__
-from rankdistill.config import COMMANDS
+from rankdistill.config import (
+    BenchServingConfig,
+    DistillConfig,
+    DoctorConfig,
+    EvaluateConfig,
+    ExportConfig,
+    ExtractConfig,
+    MethodsConfig,
+    RecommendConfig,
+    ReproduceConfig,
+    RunConfig,
+    TrainConfig,
+    TuneConfig,
+)
 
 try:
     from jsonargparse import ArgumentParser
@@ -25,6 +39,20 @@ except ModuleNotFoundError as error:
         raise
     ArgumentParser = None
 
+COMMANDS = {
+    "run": RunConfig,
+    "train": TrainConfig,
+    "extract": ExtractConfig,
+    "distill": DistillConfig,
+    "evaluate": EvaluateConfig,
+    "recommend": RecommendConfig,
+    "export": ExportConfig,
+    "bench-serving": BenchServingConfig,
+    "tune": TuneConfig,
+    "methods": MethodsConfig,
+    "reproduce": ReproduceConfig,
+    "doctor": DoctorConfig,
+}
 GROUPS = ("training", "student", "model")  # whose keys come first among those of one name
 POSITIONAL = ("reproduce",)  # commands whose required settings are given without a name
 UNKNOWN = re.compile(
@@ -122,7 +150,7 @@ def make_parser(chosen: str | None = None):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a bad command line."""
+    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a bad command line, 130 and 141 for signals."""
     if ArgumentParser is None:
         sys.stderr.write(
             "rankdistill: error: the command line needs jsonargparse: pip install 'rankdistill[train]'\n"
@@ -142,6 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.path.append(os.getcwd())  # where a teacher may be named as module:name
 
         getattr(commands, name.replace("-", "_"))(config)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads the output has enough, as `| head`; the rest of it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         sys.stderr.write(
             "rankdistill: interrupted; the same command goes on from its last checkpoint, if it has one\n"

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rankdistill import __version__
+from rankdistill.machine import CUDA_CURE, NATIVE_CURE, cuda_driver, no_native_reason, processor_name
 
 Lines = Iterator[tuple[str, str]]
 
-NATIVE_CURE = "Reinstall with a C++17 compiler: pip install ."
-CUDA_CURE = "Reinstall where nvcc is found: RANKDISTILL_CUDA=ON says why not."
 FOREIGN_VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TRITON_INTERPRET")
 
 
@@ -31,14 +30,15 @@ def versions() -> Lines:
 
 
 def processor() -> Lines:
-    yield "model", cpu_model()
+    yield "model", processor_name()
     yield "logical processors", f"{os.cpu_count()}, {len(os.sched_getaffinity(0))} of them for this process"
     import torch
 
     yield "torch threads", str(torch.get_num_threads())
     native = module("_native")
     if native is None:
-        yield "native module", f"not built. {NATIVE_CURE}"
+        reason = no_native_reason()
+        yield "native module", f"not built{reason and f': {reason}'}. {NATIVE_CURE}"
         return
     yield "native module", f"{native.__file__}, compiler {native.compiler()}"
     yield "instruction sets", f"{', '.join(native.supported_isas())} supported; {native.isa()} in use"
@@ -75,6 +75,7 @@ def cuda() -> Lines:
                     f"{facts.multi_processor_count} multiprocessors"
                 ),
             )
+    yield "driver", cuda_driver() or "none found"
     compiled = module("_cuda")
     if compiled is None:
         yield "CUDA module", f"not built. {CUDA_CURE}"
@@ -122,16 +123,6 @@ def module(name: str):
         if error.name != f"rankdistill.{name}":
             raise
         return None
-
-
-def cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip().lower() in ("model name", "cpu model"):
-                return value.strip()
-    return platform.processor() or "unknown"
 
 
 def openmp_runtimes() -> list[str]:

@@ -17,10 +17,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rankdistill import seeds, serving, tuning
+from rankdistill import collect_env, seeds, serving, tuning
+from rankdistill.citations import bibtex
 from rankdistill.config import (
     BenchServingConfig,
     DistillConfig,
+    DoctorConfig,
     EvaluateConfig,
     ExportConfig,
     ExtractConfig,
@@ -45,7 +47,7 @@ from rankdistill.fitting import (
     trained_teachers,
     trajectory_for,
 )
-from rankdistill.methods import METHODS, Given, base_weight, described, given_for, with_defaults
+from rankdistill.methods import METHODS, Given, base_weight, described, given_for, remembered
 from rankdistill.metrics import SCORES
 from rankdistill.metrics import evaluate as evaluate_model
 from rankdistill.models import (
@@ -62,7 +64,7 @@ from rankdistill.models.saved import MODEL_FILE, load_teacher, name_of
 from rankdistill.models.trajectory import KeptTrajectory
 from rankdistill.pages import write_pages
 from rankdistill.parallel import torchrun_processes
-from rankdistill.parallel.agreement import facts_of, hashed, teacher_tensors
+from rankdistill.parallel.agreement import facts_of
 from rankdistill.parallel.processes import choose_gpu
 from rankdistill.rankings import Rankings, extract_rankings
 from rankdistill.rankings.distributed import Processes
@@ -151,7 +153,7 @@ def run_alone(config: RunConfig) -> None:
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
     write_text(out / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     whose = f"Metrics of the {part} part. " if part else ""
-    print(f"{markdown(compared(rows, teacher=0, undistilled=1))}\n\n{whose}{lists} Everything is in {out}/")
+    print(f"{markdown(compared(rows))}\n\n{whose}{lists} Everything is in {out}/")
 
 
 @contextmanager
@@ -237,7 +239,8 @@ def extract(config: ExtractConfig) -> None:
         rankings = extract_rankings(
             *tables, config.k, dataset.train.csr(), out=folder, item_bias=item_bias,
             memory_limit=config.memory_limit, shard_size=config.shard_size, divide=config.divide,
-            device=config.device, resume=config.resume, progress=bar("rankings", config.progress), metadata=rankings_metadata(dataset),
+            device=config.device, resume=config.resume, progress=bar("rankings", config.progress),
+            metadata=rankings_metadata(dataset), user_ids=dataset.users.ids, item_ids=dataset.items.ids,
         )  # fmt: skip
         if rank:
             return
@@ -328,30 +331,6 @@ def once_or_by_seed_alone(
     write_text(out / "seeds.json", json.dumps(result | {"compared_with": config.compare}, indent=2) + "\n")
     write_text(out / "seeds.md", f"# {len(runs)} seeds on {dataset.name}\n\n{text}\n")
     print(text)
-
-
-def remembered(config: TrainConfig | DistillConfig | TuneConfig, given: Given | None) -> dict:
-    """A command's settings with those of its methods said in full, and hashes of what it reads its knowledge from."""
-    contents = {}
-    if given is not None:
-        chosen = [config.method, *config.also]
-        if config.rankings is not None:
-            lists = given.rankings
-            contents["contents of rankings"] = hashed(lists.indices, lists.lengths, lists.scores)
-        if config.teacher is not None:
-            contents["contents of teacher"] = hashed(*teacher_tensors(given.teacher))
-        for path, kept in zip(config.trajectories, given.trajectories):
-            lists = [*kept.checkpoints, kept.seen]
-            contents[f"contents of {path}"] = hashed(
-                *(part for r in lists for part in (r.indices, r.lengths))
-            )
-        config = dataclasses.replace(
-            config,
-            method=with_defaults(config.method),
-            also=list(map(with_defaults, config.also)),
-            base_weight=base_weight(chosen, config.base_weight),
-        )
-    return dataclasses.asdict(config) | contents
 
 
 def export(config: ExportConfig) -> None:
@@ -471,10 +450,17 @@ def evaluate(config: EvaluateConfig) -> None:
 
 
 def methods(config: MethodsConfig) -> None:
-    if config.pages is None:
+    if config.bibtex:
+        print(bibtex(METHODS))
+    elif config.pages is None:
         print("\n\n".join(described(name) for name in METHODS))
     else:
         print(f"{len(write_pages(config.pages))} pages: {config.pages}/")
+
+
+def doctor(config: DoctorConfig) -> None:
+    if status := collect_env.main():
+        raise SystemExit(status)
 
 
 def reproduce(config: ReproduceConfig) -> None:

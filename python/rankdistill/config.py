@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-EMBEDDED, EMBEDDED_WEIGHT = "synthetic", 0.01  # the generated data set, and the weight of rrd that suits it
+GENERATED, GENERATED_WEIGHT = "generated", 0.01  # the generated data set, and the weight of rrd that suits it
 
 
 @dataclass
@@ -75,7 +75,7 @@ class DataConfig:
     """Which interactions.
 
     Args:
-        source: "synthetic", a public data set's name, a folder with train/valid/test files, or one file to split.
+        source: "generated", a public data set's name, a folder with train/valid/test files, or one file to split.
         train: a file of train interactions, instead of `source`.
         valid: a file of validation interactions, beside `train`.
         test: a file of test interactions, beside `train`.
@@ -83,13 +83,13 @@ class DataConfig:
         split: how one file is split: random, leave_one_out, leave_last_out, temporal, temporal_global, or none, where
             everything is train: for a final model, when nothing is left to choose.
         ratios: train, valid and test shares of a random or temporal split.
-        seed: of the split, and of "synthetic".
+        seed: of the split, and of "generated".
         options: more of the reader's settings: user_column, item_column, rating_column and timestamp_column (names;
             false leaves ratings or timestamps out), min_rating, and of csv and tsv separator (such as ";") and columns (the
             names, where a file has no header: [user, item]); or of the generator's, such as {n_items: 8000}.
     """
 
-    source: str = EMBEDDED
+    source: str = GENERATED
     train: str | None = None
     valid: str | None = None
     test: str | None = None
@@ -104,7 +104,7 @@ class DataConfig:
         expected = "data.train beside data.valid and data.test, which replace data.source"
         _expect(self.train is not None or not given, expected, given)
         expected = "either data.source or data.train"
-        _expect(self.train is None or self.source == EMBEDDED, expected, f"{self.source} and {self.train}")
+        _expect(self.train is None or self.source == GENERATED, expected, f"{self.source} and {self.train}")
 
 
 @dataclass
@@ -189,7 +189,7 @@ class RunConfig:
         data: the interactions.
         teacher: the large model.
         student: the small one.
-        method: how the student learns from the teacher's rankings. On the embedded data set rrd has weight 0.01 by
+        method: how the student learns from the teacher's rankings. On the generated data set rrd has weight 0.01 by
             default, which suits it.
         also: further methods beside it, each with its weight.
         base_weight: of the distilled student's own loss; by default 1, or 0 with a method that is published without
@@ -218,9 +218,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         _expect_weight("base_weight", self.base_weight)
         _expect_whole("run", teacher=self.teacher, student=self.student)
-        embedded = self.data.source == EMBEDDED and self.data.train is None
-        if embedded and self.method.name == "rrd" and self.method.weight is None:
-            self.method = replace(self.method, weight=EMBEDDED_WEIGHT)
+        generated = self.data.source == GENERATED and self.data.train is None
+        if generated and self.method.name == "rrd" and self.method.weight is None:
+            self.method = replace(self.method, weight=GENERATED_WEIGHT)
 
 
 @dataclass
@@ -270,7 +270,7 @@ class ExtractConfig:
         data: the interactions whose train items are left out.
         model: a model's folder or file, as `train` wrote it, or anything that `distill` takes as a teacher; where
             scores come from a function or have user biases, the rankings are made in memory, for one file.
-        user_vectors: a table of user vectors (.npy, .npz or .safetensors), instead of `model`; "file#name" where
+        user_vectors: a table of user vectors (.npy, .npz, .pt or .safetensors), instead of `model`; "file#name" where
             the file holds several. Only .npz files are read into memory whole. Rows are in the order of the data set's
             ids, ascending, strings by code point (u10 before u2); rows in any other order come with their ids, as `model`.
         item_vectors: a table of item vectors, beside `user_vectors`.
@@ -305,8 +305,8 @@ class DistillConfig:
 
     Args:
         out: the folder for the student, the checkpoint and the log.
-        rankings: the file or folder, as `extract` wrote it; or a table of lists (csv, tsv, parquet: user, item, score), of
-            any recommender; the teacher's, in memory, where none is named and the method reads some.
+        rankings: the file or folder, as `extract` wrote it; or a table of lists (csv, tsv, parquet: user, item, score; or
+            JSON), of any recommender; the teacher's, in memory, where none is named and the method reads some.
         teacher: a model's folder or file; factors, as `export` writes them or as users.npy,items.npy[,item_bias.npy];
             or module:name, an object or a function of users that gives scores. Some methods need its vectors; bd trains a
             copy of a model along.
@@ -535,9 +535,16 @@ class MethodsConfig:
 
     Args:
         pages: a folder to write a page of each into instead, or none.
+        bibtex: print the papers that they come from instead, as BibTeX.
     """
 
     pages: str | None = None
+    bibtex: bool = False
+
+
+@dataclass
+class DoctorConfig:
+    """`rankdistill doctor`: what serves which op on this machine, and why; for a bug report."""
 
 
 @dataclass
@@ -582,18 +589,3 @@ class RecommendConfig:
     k: int = 10
     exclude: Literal["all", "train"] = "all"
     out: str | None = None
-
-
-COMMANDS = {
-    "run": RunConfig,
-    "train": TrainConfig,
-    "extract": ExtractConfig,
-    "distill": DistillConfig,
-    "evaluate": EvaluateConfig,
-    "recommend": RecommendConfig,
-    "export": ExportConfig,
-    "bench-serving": BenchServingConfig,
-    "tune": TuneConfig,
-    "methods": MethodsConfig,
-    "reproduce": ReproduceConfig,
-}

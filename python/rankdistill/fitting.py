@@ -13,7 +13,7 @@ from torch import nn
 
 from rankdistill.checkpoint import FORMAT
 from rankdistill.config import (
-    EMBEDDED,
+    GENERATED,
     DataConfig,
     MethodConfig,
     ModelConfig,
@@ -35,7 +35,7 @@ from rankdistill.trainer import Term, Trainer
 
 def open_dataset(config: DataConfig) -> Dataset:
     options = {**config.options, **({"format": config.format} if config.format else {})}
-    generated = config.train is None and config.source == EMBEDDED
+    generated = config.train is None and config.source == GENERATED
     known = set(inspect.signature(generate if generated else read_interactions).parameters)
     known -= {"path", "ratios", "seed", "name"}
     if config.train is None and config.source in DATASETS:

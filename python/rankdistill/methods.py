@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
 from types import NoneType
 from typing import get_args, get_type_hints
 
 import torch
 
-from rankdistill.config import DistillConfig, MethodConfig, ModelConfig, TuneConfig
+from rankdistill.config import DistillConfig, MethodConfig, ModelConfig, TrainConfig, TuneConfig
 from rankdistill.data import Dataset
 from rankdistill.losses import (
     BidirectionalDistillation,
@@ -41,6 +41,7 @@ from rankdistill.models import as_teacher
 from rankdistill.models.ranked import unseen_rankings
 from rankdistill.models.saved import build_model, load_teacher, warn_of_another_split
 from rankdistill.models.trajectory import KeptTrajectory, evenly
+from rankdistill.parallel.agreement import hashed, teacher_tensors
 from rankdistill.rankings import Rankings, rankings_from_table
 from rankdistill.rankings.ensemble import ensemble_rankings
 from rankdistill.rankings.listed import is_table
@@ -204,6 +205,30 @@ def with_defaults(config: MethodConfig) -> MethodConfig:
     expect_settings_of(config.name, config.options)
     options = {key: value for key, value in settings_of(config.name).items() if key != "seed"}
     return replace(config, weight=weight_of(config), options=options | config.options)
+
+
+def remembered(config: TrainConfig | DistillConfig | TuneConfig, given: Given | None) -> dict:
+    """A command's settings with those of its methods said in full, and hashes of what it reads its knowledge from."""
+    contents = {}
+    if given is not None:
+        chosen = [config.method, *config.also]
+        if config.rankings is not None:
+            lists = given.rankings
+            contents["contents of rankings"] = hashed(lists.indices, lists.lengths, lists.scores)
+        if config.teacher is not None:
+            contents["contents of teacher"] = hashed(*teacher_tensors(given.teacher))
+        for path, kept in zip(config.trajectories, given.trajectories):
+            lists = [*kept.checkpoints, kept.seen]
+            contents[f"contents of {path}"] = hashed(
+                *(part for r in lists for part in (r.indices, r.lengths))
+            )
+        config = replace(
+            config,
+            method=with_defaults(config.method),
+            also=list(map(with_defaults, config.also)),
+            base_weight=base_weight(chosen, config.base_weight),
+        )
+    return asdict(config) | contents
 
 
 def weight_of(config: MethodConfig) -> float:

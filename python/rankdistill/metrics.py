@@ -14,6 +14,7 @@ from rankdistill.rankings.distributed import Processes
 from rankdistill.vector_scores import PAIRS, bias_of, evaluating, ranked_by_vectors, row_scores
 
 CUTOFFS = (10, 20, 50)
+USUAL = ("recall", "ndcg", "hit_rate", "mrr", "precision")
 SCORES = 1 << 24  # of a model that only scores: the largest piece of its [U, N] matrix that exists at a time
 
 
@@ -71,6 +72,24 @@ METRICS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "recall": recall, "ndcg": ndcg, "hit_rate": hit_rate, "mrr": mrr, "precision": precision,
     "capped_recall": capped_recall,
 }  # fmt: skip
+
+
+def taken_apart(metrics: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The names and the cut-offs of "name@cutoff", each once."""
+    parts = [metric.partition("@") for metric in metrics]
+    return list(dict.fromkeys(name for name, _, _ in parts)), sorted({int(cutoff) for _, _, cutoff in parts})
+
+
+def expect_chosen(metric: str) -> None:
+    """A ValueError unless training can choose by the metric."""
+    name = metric.partition("@")[0]
+    if name not in METRICS:
+        raise ValueError(f"config: expected training.metric of {', '.join(METRICS)}; got {name}")
+
+
+def expect_cutoffs(op: str, cutoffs: Sequence[int]) -> None:
+    if min(cutoffs, default=0) < 1:
+        raise ValueError(f"{op}: expected cutoffs above 0; got {min(cutoffs, default='none')}")
 
 
 def area_under_curve(ranks: Tensor, relevant: Tensor, candidates: Tensor) -> Tensor:
@@ -132,8 +151,7 @@ def ranking_metrics(
     for name in metrics:
         if name not in METRICS:
             raise ValueError(f"ranking_metrics: expected metrics of {', '.join(METRICS)}; got {name!r}")
-    if min(cutoffs, default=1) < 1:
-        raise ValueError(f"ranking_metrics: expected cutoffs above 0; got {min(cutoffs)}")
+    expect_cutoffs("ranking_metrics", cutoffs)
     if truth.n_rows != len(indices):
         raise ValueError(
             f"ranking_metrics: expected {len(indices)} rows of truth, as indices; got {truth.n_rows}"
@@ -152,7 +170,7 @@ def evaluate(
     truth: object,
     exclude: object,
     cutoffs: Sequence[int] = CUTOFFS,
-    metrics: Sequence[str] = ("recall", "ndcg", "hit_rate", "mrr", "precision"),
+    metrics: Sequence[str] = USUAL,
     *,
     batch_size: int = 4096,
     seed: int = 0,
@@ -210,7 +228,7 @@ def evaluate_users(
     truth: object,
     exclude: object,
     cutoffs: Sequence[int] = CUTOFFS,
-    metrics: Sequence[str] = ("recall", "ndcg", "hit_rate", "mrr", "precision"),
+    metrics: Sequence[str] = USUAL,
     *,
     batch_size: int = 4096,
     seed: int = 0,
@@ -253,6 +271,8 @@ def _evaluated(
         raise ValueError("evaluate: expected users with relevant items; got none")
     listed = [name for name in metrics if name in METRICS]
     ranked = [name for name in metrics if name in RANK_METRICS]
+    if listed:
+        expect_cutoffs("evaluate", cutoffs)
     n_items = truth.n_columns
     order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed)).to(users.device)
     place = torch.empty_like(order)
@@ -267,14 +287,14 @@ def _evaluated(
     at, parts = part
     for batch in batches[at * len(batches) // parts : (at + 1) * len(batches) // parts]:
         with torch.no_grad(), evaluating(model):
-            relevant = _with_columns(truth.rows(batch), place)
-            excluded = _with_columns(exclude.rows(batch), place)
+            relevant = with_columns(truth.rows(batch), place)
+            excluded = with_columns(exclude.rows(batch), place)
             top, rank = ranking(batch, excluded)
             values = {}
             if listed:
                 values |= ranking_metrics(top(max(cutoffs)), relevant, cutoffs, listed)
             if ranked:
-                ranks, counts = rank(_padded(relevant)), relevant.counts.double()
+                ranks, counts = rank(relevant.padded()), relevant.counts.double()
                 # What is relevant and excluded has no rank, but is one of the candidates.
                 rows, items = relevant.pairs()
                 unranked = torch.bincount(rows[excluded.contains(rows, items)], minlength=len(batch))
@@ -309,17 +329,10 @@ def _score_ranking(model, order: Tensor):
     return ranking
 
 
-def _with_columns(rows: CSR, place: Tensor) -> CSR:
+def with_columns(rows: CSR, place: Tensor) -> CSR:
+    """The same entries with column c called place[c]."""
     row, column = rows.pairs()
     return CSR.from_pairs(row, place[column], rows.n_rows, rows.n_columns)
-
-
-def _padded(rows: CSR) -> Tensor:
-    """[B, K] the columns of each row from the left, -1 past them; K is the longest row's."""
-    longest = int(rows.counts.max()) if rows.n_rows else 0
-    padded = rows.indices.new_full((rows.n_rows, longest), -1)
-    padded[torch.arange(longest, device=padded.device) < rows.counts[:, None]] = rows.indices
-    return padded
 
 
 def candidate_metrics(

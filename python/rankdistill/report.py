@@ -19,22 +19,18 @@ class Row:
     seconds: float
 
 
-def compared(
-    rows: Sequence[Row], teacher: int, undistilled: int, shown: Sequence[str] = SHOWN
-) -> list[list[str]]:
+def compared(rows: Sequence[Row]) -> list[list[str]]:
     """A table's lines: size, metrics, gain over the undistilled student, share of the teacher kept, seconds.
 
     Args:
-        rows: the models.
-        teacher, undistilled: which rows those two are.
-        shown: metrics that get a column; gain and share are those of the first.
+        rows: the teacher, the undistilled student, and the others. Gain and share are those of the first metric shown.
     """
-    shown = [name for name in shown if all(name in row.metrics for row in rows)]
+    shown = [name for name in SHOWN if all(name in row.metrics for row in rows)]
     table = [["model", "parameters", "size", *shown, "gain", "of teacher", "seconds"]]
     for row in rows:
         gain = share = "–"
         if shown:
-            value, base, best = (r.metrics[shown[0]] for r in (row, rows[undistilled], rows[teacher]))
+            value, base, best = (r.metrics[shown[0]] for r in (row, rows[1], rows[0]))
             gain = f"{value / base - 1:+.1%}" if base > 0 else "–"
             share = f"{value / best:.1%}" if best > 0 else "–"
         size = f"{row.parameters * BYTES_PER_PARAMETER / 2**20:.2f} MiB"

@@ -34,7 +34,7 @@ def run_report(
     )  # fmt: skip
     times = {row.model: row.p50_ms for row in served}
     page = Document(f"Distillation on {dataset.name}")
-    page.table(compared(rows, teacher=0, undistilled=1))
+    page.table(compared(rows))
     page.text(lists)
     if part != "test":
         page.text(

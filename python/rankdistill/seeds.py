@@ -16,7 +16,7 @@ from torch import Tensor
 from rankdistill.data import Dataset
 from rankdistill.data.dataset import PARTS
 from rankdistill.files import SETTINGS, expect_settings, replacing
-from rankdistill.metrics import METRICS, evaluate_users
+from rankdistill.metrics import evaluate_users, expect_chosen, taken_apart
 from rankdistill.models.saved import MODEL_FILE, load_teacher
 from rankdistill.rankings.safetensors_files import read_header
 from rankdistill.report import SHOWN, markdown
@@ -54,9 +54,7 @@ class Protocol:
     @classmethod
     def of(cls, dataset: Dataset, metric: str) -> Protocol:
         """The metrics of reports and the one that training chose by."""
-        name = metric.partition("@")[0]
-        if name not in METRICS:
-            raise ValueError(f"config: expected training.metric of {', '.join(METRICS)}; got {name}")
+        expect_chosen(metric)
         return cls(dataset, tuple(dict.fromkeys((metric, *SHOWN))))
 
     @property
@@ -80,12 +78,9 @@ class Protocol:
 
     def values(self, model) -> Values:
         """[n] of every metric: of the users with relevant items, in order."""
-        names = [metric.partition("@") for metric in self.metrics]
-        cutoffs = sorted({int(cutoff) for _, _, cutoff in names})
+        names, cutoffs = taken_apart(self.metrics)
         truth = getattr(self.dataset, self.part).csr()
-        _, found = evaluate_users(
-            model, truth, self.dataset.held_out_exclude(self.part), cutoffs, list(dict.fromkeys(n for n, _, _ in names))
-        )  # fmt: skip
+        _, found = evaluate_users(model, truth, self.dataset.held_out_exclude(self.part), cutoffs, names)
         return {metric: found[metric] for metric in self.metrics}
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from rankdistill import memory
 from rankdistill.data.csr import CSR
+from rankdistill.machine import processor_name
 from rankdistill.models import Factors
 from rankdistill.ops import checks, inner_product_topk
 from rankdistill.ops.native import _native
@@ -187,7 +186,7 @@ def peak_beside(call: Callable[[], Result], on_cuda: bool) -> tuple[int | None, 
 def conditions(device: torch.device, k: int, exclude: CSR | None, prepares: bool) -> dict[str, object]:
     """Under what the numbers were measured."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "torch_threads": torch.get_num_threads(),
         "native_threads": None if _native is None else _native.max_threads(),
         "isa": None if _native is None else _native.isa(),
@@ -196,14 +195,6 @@ def conditions(device: torch.device, k: int, exclude: CSR | None, prepares: bool
         "excluded_items_per_user": None if exclude is None else len(exclude.indices) / max(1, exclude.n_rows),
         "prepared": prepares,
     }
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def as_text(rows: Sequence[Served], facts: dict[str, object]) -> str:

@@ -24,7 +24,7 @@ from rankdistill.denormals import flushed_denormals
 from rankdistill.files import alone_in, remove_partial, write_text
 from rankdistill.losses.batch import Batch, Share
 from rankdistill.losses.distillation import Distillation
-from rankdistill.metrics import CUTOFFS, METRICS
+from rankdistill.metrics import CUTOFFS, USUAL, expect_chosen, taken_apart
 from rankdistill.optim import LazySGD, make_optimizers
 from rankdistill.optim.choice import LAZY
 from rankdistill.parallel.agreement import (
@@ -73,6 +73,8 @@ class Trainer:
         terms: what is added to the model's own loss.
         base_weight: of the model's own loss (0 for methods that learn from the teacher alone).
         after_epoch: called with each epoch's number and the model, after it has learned (such as a `Trajectory`).
+        after_record: called, on rank 0, with what the log gets of an epoch: "epoch", "loss", "seconds" so far, and the metrics
+            of an evaluation by name. A resumed run repeats the epochs since its checkpoint.
         evaluation: model → its numbers, "valid/name@cutoff" and perhaps "test/name@cutoff", instead of ranking the whole
             catalogue.
         watched: the metrics that `patience` waits for, any of them; the one of `config` by default.
@@ -108,6 +110,7 @@ class Trainer:
         *,
         base_weight: float = 1.0,
         after_epoch: Callable[[int, nn.Module], None] | None = None,
+        after_record: Callable[[dict[str, float]], None] | None = None,
         evaluation: Callable[[nn.Module], dict[str, float]] | None = None,
         watched: Sequence[str] = (),
         folder: str | Path | None = None,
@@ -117,7 +120,7 @@ class Trainer:
     ) -> None:
         self.model, self.dataset, self.config = model, dataset, config or TrainingConfig()
         self.terms = [Term(*term) for term in terms]
-        self.base_weight, self.after_epoch = base_weight, after_epoch
+        self.base_weight, self.after_epoch, self.after_record = base_weight, after_epoch, after_record
         self.evaluation, self.watched = evaluation, tuple(watched) or (self.config.metric,)
         self.folder = None if folder is None else Path(folder)
         self.seconds_between_checkpoints = seconds_between_checkpoints
@@ -157,9 +160,8 @@ class Trainer:
 
     def _expect_measurable(self) -> None:
         """Before an epoch is spent."""
-        name = self.config.metric.partition("@")[0]
-        if self.evaluation is None and name not in METRICS:
-            raise ValueError(f"config: expected training.metric of {', '.join(METRICS)}; got {name}")
+        if self.evaluation is None:
+            expect_chosen(self.config.metric)
         if self.evaluation is None and self.config.evaluate_test and not len(self.dataset.test):
             raise ValueError(
                 f"config: expected a test part for evaluate_test; got none in {self.dataset.name}"
@@ -228,6 +230,8 @@ class Trainer:
             with self._control.together():
                 if self._is_first:
                     self._log(record, writer)
+                    if self.after_record is not None:
+                        self.after_record(dict(record))
         if writer is not None:
             writer.close()
         if self.config.keep_best and self.best:
@@ -307,9 +311,8 @@ class Trainer:
         if self.evaluation is not None:
             self.model.eval()
             return self.evaluation(self.model)
-        name, _, cutoff = self.config.metric.partition("@")
-        cutoffs = sorted({*CUTOFFS, int(cutoff)})
-        metrics = list(dict.fromkeys(("recall", "ndcg", "hit_rate", "mrr", "precision", name)))
+        names, cutoffs = taken_apart([self.config.metric])
+        cutoffs, metrics = sorted({*CUTOFFS, *cutoffs}), list(dict.fromkeys((*USUAL, *names)))
         parts = ["valid"] * (len(self.dataset.valid) > 0) + ["test"] * self.config.evaluate_test
         self.model.eval()
         return {

@@ -259,8 +259,11 @@ def test_released_popularity_groups(golden):
 
 
 def test_groups_of_no_interactions():
-    found = popularity_groups(torch.zeros(4, dtype=torch.int64), 2)
-    assert found.group_of_item.tolist() == [-1] * 4
+    for counts in (torch.zeros(4, dtype=torch.int64), torch.empty(0, dtype=torch.int64)):
+        with pytest.raises(
+            ValueError, match=f"expected an item with interactions; got none among {len(counts)}"
+        ):
+            popularity_groups(counts, 2)
     with pytest.raises(ValueError, match="expected n_groups of 1 or more; got 0"):
         popularity_groups(torch.ones(3, dtype=torch.int64), 0)
     with pytest.raises(ValueError, match=r"expected counts \[N\] of integers"):

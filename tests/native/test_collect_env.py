@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import resource
 import sys
 
@@ -70,6 +71,7 @@ def test_one_openmp_runtime(report, native):
 
 
 def test_cuda(report):
+    assert re.fullmatch(r"none found|[\d.]+|([\d.]+, for )?CUDA \d+\.\d or older", report["driver"])
     assert report["torch.cuda.is_available()"] == str(torch.cuda.is_available())
     if "not built" in report["CUDA module"]:
         assert "RANKDISTILL_CUDA=ON" in report["CUDA module"]
@@ -125,11 +127,22 @@ def test_without_compiled_modules():
     done = python("-c", WITHOUT.format(names=["rankdistill._native", "rankdistill._cuda"]))
     assert done.returncode == 0, done.stdout + done.stderr
     report = labelled(done.stdout)
-    assert report["native module"] == "not built. Reinstall with a C++17 compiler: pip install ."
+    assert report["native module"] == "not built. Reinstall with g++ 12 or later (CXX): pip install ."
     assert "not built" in report["CUDA module"]
     for op in ("gathered_inner_product", "position_sample"):
         assert report[f"{op} on CPU"].startswith("reference; not native: no compiled CPU module")
-        assert "Reinstall with a C++17 compiler" in report[f"{op} on CPU"]
+        assert "Reinstall with g++ 12 or later" in report[f"{op} on CPU"]
+
+
+def test_why_there_is_no_compiled_module(tmp_path):
+    """As CMake writes it down in the package."""
+    (tmp_path / "_native_missing.py").write_text('REASON = "the compiler was Clang 14"\n')
+    extended = f"import rankdistill; rankdistill.__path__.append({str(tmp_path)!r})\n"
+    done = python("-c", extended + WITHOUT.format(names=["rankdistill._native", "rankdistill._cuda"]))
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = labelled(done.stdout)
+    assert report["native module"].startswith("not built: the compiler was Clang 14. Reinstall with g++ 12")
+    assert "(rankdistill._native: the compiler was Clang 14)" in report["position_sample on CPU"]
 
 
 RANKINGS = ("inner_product_topk", "masked_topk", "inner_product_rank", "masked_rank")
@@ -172,7 +185,7 @@ def test_an_impossible_backend_names_the_cure():
     assert done.returncode == 1
     error = labelled(done.stdout)["ERROR"]
     assert "expected the native backend on CPU, forced by RANKDISTILL_BACKEND" in error
-    assert "Reinstall with a C++17 compiler: pip install ." in error
+    assert "Reinstall with g++ 12 or later (CXX): pip install ." in error
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512vnni", "avx512bf16"])

@@ -52,9 +52,6 @@ def emulated(built, monkeypatch):
     return Emulated(*built, monkeypatch)
 
 
-# The emulation itself --------------------------------------------------------------------------------------
-
-
 def test_a_missing_barrier_shows(emulated):
     out = (ctypes.c_int * 64)()
     wanted = list(range(63, -1, -1))
@@ -101,9 +98,6 @@ def test_swizzle_by_eye(emulated):
         [1, 0],
         [1, 0],
     ]
-
-
-# Selection -------------------------------------------------------------------------------------------------
 
 
 def keys_of_every_kind(size: int, bits: int):
@@ -160,9 +154,6 @@ def test_thresholds_let_few_more_through(emulated, size):
             exact = np.sort(keys)[-wanted]
             assert max(keys[keys > 0].min(), 1) <= key <= exact, name
             assert (keys >= key).sum() <= max(wanted + wanted // 8, (keys >= exact).sum()), name
-
-
-# inner_product_topk ----------------------------------------------------------------------------------------
 
 
 @KERNELS
@@ -381,9 +372,6 @@ def test_the_faster_filter_is_the_one_measured_to_be(N, D, k, wgmma):
     assert device_topk.prefers_hopper(N, D, device_topk.filter_plan(N, D, k)) == wgmma
 
 
-# masked_topk -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [1, 40, 300, 5000])
 def test_given_scores(emulated, dtype, k):
@@ -475,9 +463,6 @@ def test_rows_of_given_scores_in_turns(emulated, monkeypatch):
     scores = randn(10, 9000, seed=1)
     check_masked(scores, 10, some_excluded(10, 9000, 0.3))
     emulated.rows_redone()
-
-
-# The samplers ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [10.0, 1e-306, 1e-310])  # the last two give keys of -inf

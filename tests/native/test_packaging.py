@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -114,3 +115,39 @@ def test_the_package_holds_kernels_and_nothing_of_the_tree():
     for name in ("csrc", "tests", "python"):
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(f"rankdistill.{name}")
+
+
+def configured(folder: Path, native: str, **variables: str) -> subprocess.CompletedProcess:
+    """CMake's answer to a build without CUDA."""
+    options = [f"-DRANKDISTILL_NATIVE={native}", "-DRANKDISTILL_CUDA=OFF"]
+    if shutil.which("cmake") is None:
+        pytest.skip("no cmake on PATH")
+    return subprocess.run(
+        ["cmake", "-S", ROOT, "-B", folder, *options],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_without_a_compiler_that_can_the_package_installs_and_says_why(tmp_path):
+    """The reference backend serves all ops."""
+    old = tmp_path / "c++"  # has no __builtin_shufflevector, as GCC 11
+    old.write_text(
+        '#!/bin/sh\nfor f in "$@"; do grep -qs shufflevector "$f" && exit 1; done\nexec g++ "$@"\n'
+    )
+    old.chmod(0o755)
+    reasons = {
+        "off": ("OFF", {}, "RANKDISTILL_NATIVE=OFF"),
+        "none": ("AUTO", {"CXX": "/bin/false"}, "no working C++ compiler found"),
+        "old": ("AUTO", {"CXX": str(old)}, "vector builtins of GCC 12 or later, and the compiler was GNU"),
+    }
+    for name, (native, variables, reason) in reasons.items():
+        done = configured(tmp_path / name, native, **variables)
+        assert done.returncode == 0, done.stderr
+        assert f"CPU module off: {reason}" in " ".join(done.stderr.split()) or name == "old"
+        tool("cmake", "--install", tmp_path / name, "--prefix", tmp_path / name / "out")
+        assert reason in (tmp_path / name / "out" / "_native_missing.py").read_text()
+    refused = configured(tmp_path / "on", "ON", CXX="/bin/false")
+    assert refused.returncode == 1
+    assert "RANKDISTILL_NATIVE=ON, but no working C++ compiler found" in " ".join(refused.stderr.split())

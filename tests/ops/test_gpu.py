@@ -58,9 +58,6 @@ def as_tuple(outputs):
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
-# Every op, from its case -----------------------------------------------------------------------------------
-
-
 @sampled()
 def test_value_is_the_oracles(case, dtype, sample):
     expected = case.expected(*sample.args, **sample.kwargs)
@@ -135,9 +132,6 @@ def test_the_best_backend_serves(op):
         assert "no compiled CUDA module" in why.reason or "not installed" in why.reason, (
             f"{name}: {why.reason}"
         )
-
-
-# The samplers ----------------------------------------------------------------------------------------------
 
 
 def csr(n_users: int, n_items: int, density: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -267,9 +261,6 @@ def test_samplers_compile():
     assert all(torch.equal(a, b) for a, b in zip(compiled, draw(users, lengths), strict=True))
 
 
-# One small call of each, for compute-sanitizer -------------------------------------------------------------
-
-
 @pytest.mark.parametrize("op", sorted(CASES))
 def test_smallest_call_of_a_case(op):
     """What it must not do is for the sanitizer to see; values are the other tests'."""
@@ -328,9 +319,6 @@ def test_smallest_call_of_the_samplers():
     listed = torch.tensor([[0, -1], [5, 6], [1, 2]], dtype=torch.int32).to(CUDA)
     assert complement_sample(users, 9, 8, moved(csr(3, 9, 0.5, seed=1)), listed, seed=0).shape == (3, 8)
     torch.cuda.synchronize()
-
-
-# Sparse gradients, and the optimisers that take them --------------------------------------------------------
 
 
 @pytest.mark.parametrize("with_bias", [True, False])

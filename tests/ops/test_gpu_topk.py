@@ -152,9 +152,6 @@ def test_malformed_exclusions_spoil_their_row_alone():
         assert 3 not in ids[0]
 
 
-# Given scores ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [1, 100, 1000, 5000])
 def test_given_scores(dtype, k):
@@ -182,9 +179,6 @@ def test_what_a_poor_plan_leaves_is_selected_from_whole_rows(plan):
     scores = rows_of_scores(2500, torch.float32)
     mask = torch.rand(scores.shape, generator=torch.Generator().manual_seed(2)) < 0.2
     check_masked(scores, 30, mask=mask, device=DEVICE, plan=plan)
-
-
-# For compute-sanitizer -------------------------------------------------------------------------------------
 
 
 def test_smallest_call_of_each_path(hopper):

@@ -117,9 +117,6 @@ def test_thousands_of_random_rows(dtype, seed):
         rows += B
 
 
-# Rows that are built against the kernel ---------------------------------------------------------------------
-
-
 def sampled(N):
     """The columns that the CPU kernel samples (kernels/cpu/masked_topk.h): 16 of each period, at scattered places."""
     period = 32
@@ -176,9 +173,6 @@ def test_orders_built_to_break_a_filter(dtype):
     )
     for k in (1, 100, 4000, 15_001, N):
         check(rows, k)
-
-
-# Layouts, threads, processes --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

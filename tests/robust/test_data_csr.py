@@ -131,3 +131,10 @@ def test_wrong_arguments():
         CSR.from_any("x")
     with pytest.raises(ValueError, match="expected a matrix of 2 × 3"):
         matrix.union(CSR.empty(3, 3))
+
+
+def test_padded_rows():
+    rows = CSR(torch.tensor([0, 2, 2, 3]), torch.tensor([1, 4, 0]), 5)
+    assert rows.padded().tolist() == [[1, 4], [-1, -1], [0, -1]]
+    assert CSR.empty(2, 5).padded().shape == (2, 0)
+    assert CSR.empty(0, 5).padded().shape == (0, 0)

@@ -119,7 +119,9 @@ def test_bad_tables():
         Interactions(torch.tensor([0, 0]), torch.tensor([0, 2]), 1, 2)
     with pytest.raises(TypeError, match=r"expected users as a tensor of int64; got torch\.int32"):
         Interactions(torch.tensor([0]).int(), torch.tensor([0]), 1, 1)
-    with pytest.raises(TypeError, match=r"expected RawInteractions or a pair \(users, items\); got int"):
+    with pytest.raises(
+        TypeError, match=r"expected RawInteractions, a pair \(users, items\) or a data frame; got int"
+    ):
         Dataset.from_arrays(3)
 
 
@@ -147,7 +149,7 @@ class TestLoad:
 
     def test_unknown_names_name_the_nearest(self):
         with pytest.raises(
-            ValueError, match=r"expected one of synthetic, .*; got 'ml100k'; did you mean 'ml-100k'"
+            ValueError, match=r"expected one of generated, .*; got 'ml100k'; did you mean 'ml-100k'"
         ):
             load("ml100k")
 
@@ -155,8 +157,9 @@ class TestLoad:
         ("source", "options", "error", "message"),
         [
             ("x.csv", {"sep": ";"}, ValueError, "load: expected options of format, .*; got 'sep'; did you mean 'separator'"),
-            ("synthetic", {"n_user": 3}, ValueError, "load: expected options of n_users, .*; got 'n_user'; did you mean 'n_users'"),
-            ({"user": [1], "item": [2]}, {}, TypeError, r"got a dict\. .*Dataset\.from_interactions\(\(frame\["),
+            ("generated", {"n_user": 3}, ValueError, "load: expected options of n_users, .*; got 'n_user'; did you mean 'n_users'"),
+            ([[1], [2]], {}, TypeError, "expected a name, a file, a folder, or a data frame of users and items; got a list"),
+            ({"user": [1], "item": [2]}, {"sep": ";"}, ValueError, "load: expected options of format, .*; got 'sep'"),
         ],
     )  # fmt: skip
     def test_what_it_cannot_take_is_told(self, source, options, error, message):
@@ -164,7 +167,7 @@ class TestLoad:
             load(source, **options)
 
     def test_the_generated_data_set_may_have_a_name(self):
-        assert load("synthetic", n_users=30, n_items=20, mean_interactions=6, name="mine").name == "mine"
+        assert load("generated", n_users=30, n_items=20, mean_interactions=6, name="mine").name == "mine"
 
 
 class TestGenerator:

@@ -232,7 +232,7 @@ def test_without_a_group_this_process_has_all_items():
 )
 def test_the_command_line_under_torchrun(tmp_path, divide, suffix):
     """And one file in place of a folder, which rank 0 makes and then removes the folder."""
-    data = ["--data.source=synthetic", "--data.options={n_users: 2100, n_items: 120}"]
+    data = ["--data.source=generated", "--data.options={n_users: 2100, n_items: 120}"]
     for name, rows in (("user", 2100), ("item", 120)):
         in_files(tmp_path, randn(rows, 8, seed=rows), randn(rows, 8, seed=rows))
         (tmp_path / "users.safetensors").rename(tmp_path / f"{name}.safetensors")

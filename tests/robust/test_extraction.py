@@ -525,3 +525,19 @@ def test_progress_tells_all_steps_and_the_time_left(tmp_path, caplog):
         "1 h 0 min",
         "2 h 1 min",
     ]
+
+
+def test_ids_are_kept_beside_the_shards(tmp_path):
+    users, items = tables(torch.float32)
+    ids = {"user_ids": [f"u{i}" for i in range(U)], "item_ids": range(7, 7 + N)}
+    plain = extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD)
+    assert plain.user_ids is None
+    named = extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD, **ids)
+    assert named.user_ids.tolist() == ids["user_ids"]
+    assert named.item_ids.tolist() == list(ids["item_ids"])
+    named.save(tmp_path / "lists.safetensors")
+    assert Rankings.load(tmp_path / "lists.safetensors").user_ids.tolist() == ids["user_ids"]
+    extract_rankings(users, items, K, out=tmp_path / "out", shard_size=SHARD, resume=False)
+    assert Rankings.load(tmp_path / "out").user_ids is None, "those of an earlier extraction are gone"
+    with pytest.raises(ValueError, match=f"extract_rankings: expected {N} item_ids; got 0"):
+        extract_rankings(users, items, K, out=tmp_path / "other", user_ids=ids["user_ids"])

@@ -210,7 +210,7 @@ def broken_files(folder):
         (folder / "bad.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
         yield "bad.safetensors", ValueError, "expected a whole safetensors file; got .*bad.safetensors: "
     yield "absent.npy", FileNotFoundError, "expected items in a file; got .*absent.npy, which is none"
-    yield "table.txt", ValueError, "expected items as .npy, .npz or .safetensors; got .*table.txt"
+    yield "table.txt", ValueError, "expected items as .npy, .npz, .pt or .safetensors; got .*table.txt"
 
 
 def test_files_that_are_not_right_are_clear_errors(tmp_path):

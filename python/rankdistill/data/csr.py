@@ -145,6 +145,10 @@ class CSR:
     def __repr__(self) -> str:
         return f"CSR({self.n_rows} × {self.n_columns}, {len(self)} entries, {self.indices.device})"
 
+    def padded(self) -> Tensor:
+        """[R, K] the columns of each row from the left, -1 past them; K is the longest row's."""
+        return padded_rows(self.indptr, self.indices)[0]
+
     def pairs(self) -> tuple[Tensor, Tensor]:
         """(rows [nnz], columns [nnz]) of the entries, in order."""
         rows = torch.arange(self.n_rows, device=self.indptr.device)
@@ -267,6 +271,15 @@ def _check_indptr(indptr: Tensor, nnz: int) -> None:
         raise ValueError(
             f"CSR: expected indptr to end with the number of indices ({nnz}); got {int(indptr[-1])}"
         )
+
+
+def padded_rows(indptr: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """[R, K] values [n] row by row from the left, -1 past them, and which are values; K is the longest row's."""
+    counts = indptr.diff()
+    listed = torch.arange(int(counts.max()) if len(counts) else 0, device=counts.device) < counts[:, None]
+    padded = values.new_full(listed.shape, -1)
+    padded[listed] = values
+    return padded, listed
 
 
 def _indptr(counts: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from rankdistill.data.csr import CSR
+from rankdistill.data.frames import is_frame
 from rankdistill.data.interactions import Interactions, RawInteractions
 from rankdistill.data.readers import read_interactions
 from rankdistill.data.splits import split_interactions
@@ -127,7 +128,7 @@ class Dataset:
     @classmethod
     def from_interactions(
         cls,
-        interactions: RawInteractions | tuple,
+        interactions: RawInteractions | tuple | object,
         *,
         split: str = "random",
         ratios: Sequence[float] = (0.8, 0.1, 0.1),
@@ -137,7 +138,8 @@ class Dataset:
         """One table, split here.
 
         Args:
-            interactions: `RawInteractions`, or a pair (users [n], items [n]) of integers or strings.
+            interactions: `RawInteractions`; a pair (users [n], items [n]) of integers or strings; or a data frame whose
+                columns have the usual names (`read_interactions` takes any other).
             split, ratios, seed: as for `split_interactions`.
             name: of the data set.
         """
@@ -155,7 +157,8 @@ class Dataset:
         *,
         name: str = "unnamed",
     ) -> Dataset:
-        """Parts as `RawInteractions` or pairs (users [n], items [n]) of integers or strings; None is an empty part."""
+        """Parts as `RawInteractions`, pairs (users [n], items [n]) of integers or strings, or data frames; None is an
+        empty part."""
         raws = [RawInteractions([], []) if part is None else _as_raw(part) for part in (train, valid, test)]
         users = Vocabulary.from_ids(*(raw.user_ids for raw in raws))
         items = Vocabulary.from_ids(*(raw.item_ids for raw in raws))
@@ -206,7 +209,10 @@ def _as_raw(part: object) -> RawInteractions:
         return part
     if isinstance(part, (tuple, list)) and len(part) == 2:
         return RawInteractions(*part)
-    raise TypeError(f"Dataset: expected RawInteractions or a pair (users, items); got {type(part).__name__}")
+    if is_frame(part):
+        return read_interactions(part)
+    expected = "RawInteractions, a pair (users, items) or a data frame"
+    raise TypeError(f"Dataset: expected {expected}; got {type(part).__name__}")
 
 
 def _numbered(raw: RawInteractions, users: Vocabulary, items: Vocabulary) -> Interactions:

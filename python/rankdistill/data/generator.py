@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankdistill.config import GENERATED
 from rankdistill.data.dataset import Dataset
 from rankdistill.data.interactions import Interactions
 from rankdistill.data.splits import random_split
@@ -30,7 +31,7 @@ def generate(
     popularity_exponent: float = 0.9,
     ratios: Sequence[float] = (0.8, 0.1, 0.1),
     seed: int = 0,
-    name: str = "synthetic",
+    name: str = GENERATED,
 ) -> Dataset:
     """A data set whose structure is known: what a wide model can learn from it and a narrow one cannot hold.
 
@@ -60,7 +61,7 @@ def generate(
 
     Example:
         >>> generate(50, 40, mean_interactions=8, min_interactions=5, n_groups=4, groups_per_user=1)
-        Dataset(synthetic: 50 users, 40 items, train 336, valid 56, test 56)
+        Dataset(generated: 50 users, 40 items, train 336, valid 56, test 56)
     """
     numbers = {"mean_interactions": mean_interactions, "group_strength": group_strength}
     numbers |= {"personal_strength": personal_strength, "popularity_exponent": popularity_exponent}

@@ -7,8 +7,10 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rankdistill.config import GENERATED
 from rankdistill.data.dataset import PARTS, Dataset
 from rankdistill.data.download import DATASETS, fetch, nearest
+from rankdistill.data.frames import is_frame
 from rankdistill.data.generator import generate
 from rankdistill.data.readers import guess_format, read_interactions
 
@@ -17,7 +19,7 @@ PART_NAMES |= {"dev": "valid", "test": "test"}
 
 
 def load(
-    name_or_path: str | os.PathLike,
+    name_or_path: str | os.PathLike | object,
     *,
     split: str = "random",
     ratios: Sequence[float] = (0.8, 0.1, 0.1),
@@ -25,32 +27,35 @@ def load(
     cache: str | os.PathLike | None = None,
     **options,
 ) -> Dataset:
-    """The data set of that name, or in that folder or file.
+    """The data set of that name, or in that folder, file or data frame.
 
     Args:
-        name_or_path: "synthetic" (`generate`); a name in `DATASETS` (`fetch`; may download); a folder with a train
-            file and perhaps valid and test files; or one file. A name wins over a path: "./ml-1m" is the folder.
+        name_or_path: "generated" (`generate`); a name in `DATASETS` (`fetch`; may download); a folder with a train
+            file and perhaps valid and test files; or one file, or a table in memory that `read_interactions` takes. A
+            name wins over a path: "./ml-1m" is the folder.
         split, ratios, seed: as for `split_interactions`, where the data come without a split.
         cache: the folder for downloads.
-        options: of `read_interactions` or, for "synthetic", of `generate`.
+        options: of `read_interactions` or, for "generated", of `generate`.
 
     Raises:
-        TypeError: no name or path, such as a data frame: `Dataset.from_interactions` takes its columns.
+        TypeError: no name, path or table.
         ValueError: neither a known name nor a path; options that there are not; a folder without a train file; malformed files.
         OSError: a download failed.
 
     Example:
-        >>> load("synthetic", n_users=200, n_items=100, mean_interactions=20).name
-        'synthetic'
+        >>> load("generated", n_users=200, n_items=100, mean_interactions=20).name
+        'generated'
     """
+    if is_frame(name_or_path):
+        _expect_options(options, read_interactions)
+        raw = read_interactions(name_or_path, **options)
+        return Dataset.from_interactions(raw, split=split, ratios=ratios, seed=seed)
     if not isinstance(name_or_path, (str, os.PathLike)):
-        cure = 'Columns in memory: Dataset.from_interactions((frame["user"], frame["item"]))'
-        raise TypeError(
-            f"load: expected a name, a file or a folder; got a {type(name_or_path).__name__}. {cure}"
-        )
+        expected = "a name, a file, a folder, or a data frame of users and items"
+        raise TypeError(f"load: expected {expected}; got a {type(name_or_path).__name__}")
     name = os.fspath(name_or_path)
-    _expect_options(options, generate if name == "synthetic" else read_interactions)
-    if name == "synthetic":
+    _expect_options(options, generate if name == GENERATED else read_interactions)
+    if name == GENERATED:
         return generate(ratios=ratios, seed=seed, **options)
     if name in DATASETS:
         source = DATASETS[name]
@@ -65,7 +70,7 @@ def load(
         elif path.exists():
             files = {"all": path}
         else:
-            names = ["synthetic", *DATASETS]
+            names = [GENERATED, *DATASETS]
             raise ValueError(
                 f"load: expected one of {', '.join(names)}, a file or a folder; got {os.fspath(name_or_path)!r}"
                 f"{nearest(name, names)}"

@@ -34,6 +34,9 @@ def popularity_groups(counts: Tensor, n_groups: int) -> PopularityGroups:
         PopularityGroups. A group's share is (largest + smallest mean count − its own) over the sum of these, rounded to
         two decimals, at least 0.1.
 
+    Raises:
+        ValueError: counts that are no integers, or all 0; n_groups below 1.
+
     Source:
         Chen et al., UnKD, WSDM 2023, section 4.1, and its released code.
 
@@ -47,6 +50,10 @@ def popularity_groups(counts: Tensor, n_groups: int) -> PopularityGroups:
         )
     if n_groups < 1:
         raise ValueError(f"popularity_groups: expected n_groups of 1 or more; got {n_groups}")
+    if not bool((counts > 0).any()):
+        raise ValueError(
+            f"popularity_groups: expected an item with interactions; got none among {len(counts)}"
+        )
     order = counts.argsort(descending=True, stable=True)
     order = order[counts[order] > 0].tolist()
     numbers, total = counts.tolist(), int(counts.sum())

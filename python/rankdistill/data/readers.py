@@ -9,11 +9,13 @@ import numpy as np
 
 from rankdistill.data.adjacency import read_lightgcn, read_users_dat
 from rankdistill.data.delimited import read_with_header, read_without_header
+from rankdistill.data.frames import frame_name, is_frame, read_frame
 from rankdistill.data.interactions import RawInteractions
 from rankdistill.data.lines import read_text
 from rankdistill.data.parquet import read_parquet
 
 FORMATS = ("csv", "tsv", "parquet", "u.data", "ratings.dat", "inter", "rating", "lightgcn", "users.dat")
+FRAME = "a table in memory"
 SUFFIXES = {
     "csv": "csv",
     "tsv": "tsv",
@@ -31,7 +33,7 @@ def guess_format(path: str | os.PathLike) -> str | None:
 
 
 def read_interactions(
-    path: str | os.PathLike,
+    path: str | os.PathLike | object,
     *,
     format: str | None = None,
     user_column: str | None = None,
@@ -42,7 +44,7 @@ def read_interactions(
     separator: str | None = None,
     columns: Sequence[str] | None = None,
 ) -> RawInteractions:
-    """The interactions in a file, with their ids as they are written there.
+    """The interactions in a file or a data frame, with their ids as they are written there.
 
     Formats: csv and tsv (with a header, or `columns`); parquet (needs the extra `data`); u.data (MovieLens: user, item, rating,
     timestamp, separated by tabs); ratings.dat (the same, separated by ::); inter (RecBole: tabs and a typed header);
@@ -53,7 +55,8 @@ def read_interactions(
     since 1970.
 
     Args:
-        path: the file.
+        path: the file; or a table in memory: a data frame of pandas, polars or pyarrow, another object that streams Arrow
+            (through polars), or a dict of columns.
         format: one of `FORMATS`; None guesses from the name.
         user_column, item_column, rating_column, timestamp_column: names of columns, where they have names. None
             looks for the usual names (user, user_id, userId, …); False leaves ratings or timestamps out.
@@ -67,15 +70,21 @@ def read_interactions(
     Raises:
         ValueError: a malformed line, as "path:line: expected …; got …"; an unknown format or column.
         OSError: the file cannot be read.
-        ImportError: parquet without polars.
+        ImportError: parquet, or an Arrow stream, without polars.
 
     Cost:
         O(size of the file) time and memory, but where ids are strings the characters of the longest for each distinct id.
     """
-    format = guess_format(path) if format is None else format
-    if format not in FORMATS:
+    name = frame_name(path) if is_frame(path) else os.fspath(path)
+    if is_frame(path):
+        if format is not None:
+            raise ValueError(f"read_interactions: expected no format for {name}; got {format!r}")
+        format = FRAME
+    elif format is None:
+        format = guess_format(path)
+    if format not in (*FORMATS, FRAME):
         known = ", ".join(FORMATS)
-        got = f"the name {os.path.basename(os.fspath(path))!r}" if format is None else repr(format)
+        got = f"the name {os.path.basename(name)!r}" if format is None else repr(format)
         raise ValueError(f"read_interactions: expected format as one of {known}; got {got}")
     wanted = {
         "user": user_column,
@@ -83,20 +92,22 @@ def read_interactions(
         "rating": rating_column,
         "timestamp": timestamp_column,
     }
-    if format not in ("csv", "tsv", "inter", "parquet") and (
+    if format not in ("csv", "tsv", "inter", "parquet", FRAME) and (
         named := [role for role, c in wanted.items() if c]
     ):
         raise ValueError(
             f"read_interactions: expected no {named[0]}_column, as {format} has no header; got {wanted[named[0]]!r}"
         )
-    for name, value in (("separator", separator), ("columns", columns)):
+    for option, value in (("separator", separator), ("columns", columns)):
         if value is not None and format not in ("csv", "tsv"):
             raise ValueError(
-                f"read_interactions: expected no {name} for {format}, only for csv and tsv; got {value!r}"
+                f"read_interactions: expected no {option} for {format}, only for csv and tsv; got {value!r}"
             )
     if min_rating is not None and not isinstance(min_rating, (int, float, np.number)):
         raise TypeError(f"read_interactions: expected min_rating as a number; got {min_rating!r}")
-    if format == "parquet":
+    if format == FRAME:
+        table = read_frame(path, wanted)
+    elif format == "parquet":
         table = read_parquet(path, wanted)
     else:
         text = read_text(path)
@@ -111,5 +122,5 @@ def read_interactions(
     if min_rating is None:
         return table
     if table.ratings is None:
-        raise ValueError(f"{os.fspath(path)}: expected ratings, for min_rating={min_rating}; got none")
+        raise ValueError(f"{name}: expected ratings, for min_rating={min_rating}; got none")
     return table.select(table.ratings >= min_rating)

@@ -21,16 +21,14 @@ from torch import Tensor, nn
 
 from rankdistill.checkpoint import FORMAT
 from rankdistill.data.csr import CSR
-from rankdistill.data.ids import as_ids
 from rankdistill.files import json_in, named_lack_of_room, replacing
 from rankdistill.models.factors import Factors
 from rankdistill.models.kinds import MODELS, make_model
-from rankdistill.ops import checks
 from rankdistill.rankings.safetensors_files import Entry, read_header, write_tensors
-from rankdistill.rankings.tables import UNREADABLE, Table, file_and_name
+from rankdistill.rankings.stored_ids import SIDES, id_tensors, ids_as_tensor, ids_of
+from rankdistill.rankings.tables import PICKLED, UNREADABLE, Table, file_and_name, pickled_tensors
 
 TABLES = ("users", "items", "item_bias", "user_bias")
-LINES = "_lines"
 FACTORS = "rankdistill.factors"  # the key of the metadata of a .safetensors file
 OF_TABLES = (
     "mf",
@@ -80,10 +78,10 @@ def export_factors(factors: Factors, path: str | os.PathLike) -> None:
 
 
 def load_factors(path: str | os.PathLike) -> Factors:
-    """Reads factors, whoever wrote them; tables of .npy and .safetensors files are memory-mapped.
+    """Reads factors, whoever wrote them; tables of .npy, .pt and .safetensors files are memory-mapped.
 
     Args:
-        path: a file of named arrays, as above; a run's folder (its model, or else its checkpoint) or one of these files;
+        path: a file of named arrays, as above, or a .pt or .pth file of such a dict of tensors; a run's folder (its model, or else its checkpoint) or one of these files;
             or several files by commas, "users.npy,items.npy[,item_bias.npy]", each "file#name" where it holds
             several arrays.
 
@@ -108,9 +106,12 @@ def load_factors(path: str | os.PathLike) -> Factors:
             f"{OP}: expected a model's folder or file, or a file of factors; got {text}, which does not exist"
         )
     suffix = Path(text).suffix
-    if suffix not in (".npz", ".safetensors"):
-        raise ValueError(f"{OP}: expected a .safetensors or .npz file, or users.npy,items.npy; got {text}")
-    return _of_safetensors(text) if suffix == ".safetensors" else _of_npz(text)
+    readers = {".safetensors": _of_safetensors, ".npz": _of_npz} | dict.fromkeys(PICKLED, _of_pickled)
+    if suffix not in readers:
+        raise ValueError(
+            f"{OP}: expected a .safetensors, .npz or .pt file, or users.npy,items.npy; got {text}"
+        )
+    return readers[suffix](text)
 
 
 def is_model_file(path: str | os.PathLike) -> bool:
@@ -178,6 +179,13 @@ def _of_npz(path: str) -> Factors:
     return Factors(**found, source=path)
 
 
+def _of_pickled(path: str) -> Factors:
+    tensors = pickled_tensors(OP, path)
+    _expect_tables(path, tensors)
+    ids = {name: tensors[name].numpy() for name in SIDES if name in tensors}
+    return Factors(**{name: tensors[name] for name in TABLES if name in tensors}, **ids, source=path)
+
+
 def _of_safetensors(path: str) -> Factors:
     entries, metadata = read_header(OP, path)
     if FORMAT in metadata:
@@ -189,9 +197,8 @@ def _of_safetensors(path: str) -> Factors:
     else:
         _expect_tables(path, entries)
         tables = {name: entries[name].tensor() for name in TABLES if name in entries}
-    ids = {
-        name: found for name in ("user_ids", "item_ids") if (found := ids_of(path, name, entries)) is not None
-    }
+    stored = id_tensors(OP, path, entries)
+    ids = {name: found for name in SIDES if (found := ids_of(OP, path, name, stored)) is not None}
     return Factors(**tables, **ids, source=path)
 
 
@@ -244,29 +251,3 @@ def _expect_tables(path: str, names) -> None:
             f"{OP}: expected arrays named users and items; got {', '.join(sorted(names)) or 'none'} in {path}. "
             f"Others are named as {path}#NAME,{path}#NAME"
         )
-
-
-def ids_as_tensor(name: str, ids: np.ndarray) -> dict[str, Tensor]:
-    """Ids for a .safetensors file, by name."""
-    if ids.dtype.kind == "i":
-        return {name: torch.from_numpy(ids.copy())}
-    text = "".join(f"{json.dumps(value)}\n" for value in ids.tolist())
-    return {name + LINES: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
-
-
-def ids_of(path: str, name: str, entries: dict[str, Entry]) -> np.ndarray | None:
-    """The ids that `ids_as_tensor` named; None where there are none."""
-    if name in entries:
-        checks.expect(
-            entries[name].dtype == torch.int64, OP, f"{name} as int64", f"{entries[name].dtype} in {path}"
-        )
-        return entries[name].tensor().numpy()
-    if name + LINES not in entries:
-        return None
-    try:
-        text = entries[name + LINES].tensor().numpy().tobytes().decode("ascii")
-        return as_ids([json.loads(line) for line in text.splitlines()], OP, name)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{OP}: expected {name}{LINES} as JSON strings, one a line; got {path}: {error}"
-        ) from error

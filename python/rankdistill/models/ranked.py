@@ -43,7 +43,8 @@ def unseen_rankings(
         teacher, batch = as_teacher(model), {}
         if isinstance(teacher, Factors):
             teacher, batch = teacher.to(device or "cpu"), {"batch_size": ROWS_AT_ONCE}
-        return teacher.rankings(k, dataset.train.csr(), progress=progress, metadata=metadata, **batch)
+        made = teacher.rankings(k, dataset.train.csr(), progress=progress, metadata=metadata, **batch)
+    return made.with_ids(dataset.users.ids, dataset.items.ids)
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def placed(model, device: torch.device | str | None) -> Iterator[None]:
     if device is None or not isinstance(model, nn.Module):
         yield
         return
-    before = next((part.device for part in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+    before = device_of(model)
     model.to(device)
     try:
         yield
@@ -70,16 +71,15 @@ def seen_rankings(model, dataset: Dataset, k: int) -> Rankings:
     train, parts = dataset.train.csr(), []
     for users in _blocks(train.counts.clamp_min(k)):
         seen = train.rows(users)
-        row, item = seen.pairs()
-        places = torch.arange(len(item)) - seen.indptr[row]
-        items = torch.full((len(users), max(k, int(seen.counts.max()))), -1)
-        items[row, places] = item
+        items = seen.padded()
+        items = torch.nn.functional.pad(items, (0, max(0, k - items.shape[1])), value=-1)
         scores = model.score(users, items).float()
         best = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
         parts.append((items.gather(1, best).int(), scores.gather(1, best)))
     indices, scores = (torch.cat(part) for part in zip(*parts))
     lengths = (indices >= 0).sum(1).int()
-    return Rankings(indices, scores, lengths, dataset.n_items, rankings_metadata(dataset))
+    made = Rankings(indices, scores, lengths, dataset.n_items, rankings_metadata(dataset))
+    return made.with_ids(dataset.users.ids, dataset.items.ids)
 
 
 def _blocks(widths: Tensor) -> Iterator[Tensor]:

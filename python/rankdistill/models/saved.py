@@ -11,13 +11,14 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from rankdistill.checkpoint import load_checkpoint, save_checkpoint
-from rankdistill.config import EMBEDDED
+from rankdistill.config import GENERATED
 from rankdistill.data.dataset import Dataset
-from rankdistill.models.factor_files import ids_as_tensor, is_model_file, model_of
+from rankdistill.models.factor_files import is_model_file, model_of
 from rankdistill.models.factors import Factors
 from rankdistill.models.kinds import MODELS, make_model, model_settings
 from rankdistill.models.self_attentive_recommendation import LENGTH, histories_of
 from rankdistill.models.teachers import ScoreTeacher, as_teacher
+from rankdistill.rankings.stored_ids import ids_as_tensor
 
 logger = logging.getLogger("rankdistill")
 
@@ -92,7 +93,7 @@ def load_model(path: str | os.PathLike, dataset: Dataset) -> nn.Module:
             raise ValueError(
                 f"load_model: expected a model of this data set's {side}s ({len(vocabulary)} ids, SHA-256 "
                 f"{vocabulary.sha256[:12]}…); got {facts[f'{side}_vocabulary'][:12]}… in {path}"
-                f"{default * (dataset.name == EMBEDDED)}"
+                f"{default * (dataset.name == GENERATED)}"
             )
     warn_of_another_split(str(path), facts.get("train"), dataset)
     return model_of(groups["model"], facts)

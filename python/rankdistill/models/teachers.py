@@ -28,6 +28,20 @@ ACCEPTED = (
     "matrix of scores [U, N]"
 )
 
+# By the method that tells such an object: what its owner writes instead, who knows the numbering.
+WRITTEN = {
+    "full_sort_predict": (  # RecBole's models
+        "a function of users: RecBole numbers users and items by itself, from 1. Of a general model and its data set r: "
+        "uid = torch.as_tensor(r.token2id(r.uid_field, dataset.users.ids.astype(str))), iid likewise of r.iid_field and "
+        "dataset.items; as_teacher(lambda users: model.full_sort_predict({model.USER_ID: uid[users]})"
+        ".view(len(users), -1)[:, iid], dataset)"
+    ),
+    "get_embedding": (  # PyG's LightGCN
+        "tables, as PyG numbers users and items as nodes: e = model.get_embedding(edge_index).detach(); "
+        "as_teacher((e[:n_users], e[n_users:]), dataset)"
+    ),
+}
+
 
 class ScoreTeacher:
     """A teacher that scores whole rows: score(u, i) = function(users)[…, i]. It has no vectors.
@@ -190,6 +204,9 @@ def _of_object(source: object, name: str, dataset: Dataset | None) -> Factors | 
                 "(Rankings.from_score_function takes the numbers)"
             )
         return ScoreTeacher(source, dataset.n_users, dataset.n_items)
+    for method, written in WRITTEN.items():
+        if has(method):
+            raise TypeError(f"{OP}: expected {written}; got a {name}, which does not say whose its rows are")
     tables = [
         part for part in dir(source) if not part.startswith("_") and ("emb" in part or "factor" in part)
     ]

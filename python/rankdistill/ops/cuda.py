@@ -6,6 +6,7 @@ import importlib
 
 import torch
 
+from rankdistill.machine import CUDA_CURE
 from rankdistill.ops.registration import Unavailable
 
 try:
@@ -15,10 +16,7 @@ except ModuleNotFoundError as error:
         raise
     _cuda = None
 
-MISSING = Unavailable(
-    "no compiled CUDA module (rankdistill._cuda)",
-    "Reinstall where nvcc is found: RANKDISTILL_CUDA=ON says why not.",
-)
+MISSING = Unavailable("no compiled CUDA module (rankdistill._cuda)", CUDA_CURE)
 
 
 def cuda_or(functions: dict) -> dict | Unavailable:

@@ -6,6 +6,7 @@ import importlib
 
 import torch
 
+from rankdistill.machine import NATIVE_CURE, no_native_reason
 from rankdistill.ops.registration import Unavailable
 
 try:
@@ -16,7 +17,7 @@ except ModuleNotFoundError as error:
     _native = None
 
 MISSING = Unavailable(
-    "no compiled CPU module (rankdistill._native)", "Reinstall with a C++17 compiler: pip install ."
+    f"no compiled CPU module (rankdistill._native{(why := no_native_reason()) and f': {why}'})", NATIVE_CURE
 )
 
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}

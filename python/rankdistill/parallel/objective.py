@@ -28,6 +28,9 @@ class Objective(nn.Module):
         terms: (weight, method) of each.
         base_weight: of the model's own loss; 0 leaves it out.
 
+    Raises:
+        ValueError: base_weight of 0 without terms.
+
     Example:
         >>> model = MatrixFactorization(n_users=3, n_items=5, width=2)
         >>> batch = Batch(torch.tensor([0, 2]), torch.tensor([4, 1]), torch.tensor([[0], [0]]))
@@ -44,6 +47,8 @@ class Objective(nn.Module):
         base_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        if not base_weight and not terms:
+            raise ValueError("Objective: expected terms, or a base_weight other than 0; got neither, no loss")
         self.model, self.base_weight = model, base_weight
         self.weights = [weight for weight, _ in terms]
         self.methods = nn.ModuleList(method for _, method in terms)

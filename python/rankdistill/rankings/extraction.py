@@ -19,7 +19,9 @@ from rankdistill.rankings.mapping import free_unused_pages
 from rankdistill.rankings.plan import DEFAULT_LIMIT, Plan, bytes_of, device_of, free_bytes, plan_extraction
 from rankdistill.rankings.progress import logged
 from rankdistill.rankings.rankings import Rankings
-from rankdistill.rankings.shards import SHARD_UNIT, Settings, ShardedFolder, default_shard_size
+from rankdistill.rankings.safetensors_files import write_tensors
+from rankdistill.rankings.shards import IDS, SHARD_UNIT, Settings, ShardedFolder, default_shard_size
+from rankdistill.rankings.stored_ids import ids_as_tensors
 from rankdistill.rankings.streaming import Steps, Streaming, expect_tables
 from rankdistill.rankings.tables import Table
 
@@ -44,6 +46,8 @@ def extract_rankings(
     resume: bool = True,
     progress: Callable[[Iterable], Iterator] | None = None,
     metadata: dict[str, str] | None = None,
+    user_ids: object = None,
+    item_ids: object = None,
 ) -> Rankings:
     """The exact top k of users · items (+ item_bias) within a limit of memory, into a folder of shards.
 
@@ -73,6 +77,8 @@ def extract_rankings(
         progress: wraps the steps, an iterable of known length (such as tqdm); None logs a line now and then. On
             several processes that of rank 0 is used.
         metadata: strings by name, kept with the rankings.
+        user_ids, item_ids: the external ids of the rows [U] and of the items [N], kept with the rankings
+            (`Rankings.aligned` reads them); both, or None.
 
     Returns:
         Rankings.load(out): memory-mapped, on every process.
@@ -123,6 +129,11 @@ def extract_rankings(
             _expect_shard_size(shard_size)
             settings = _settings(*tables, k, exclude, bias, shard_size, dict(metadata or {}))
             folder = ShardedFolder(OP, out, settings)
+            ids = (
+                {}
+                if user_ids is item_ids is None
+                else ids_as_tensors(OP, len(tables[0]), N, user_ids, item_ids)
+            )
             chosen = tables[1].device if device is None else device_of(OP, device)
             room = free_bytes(chosen) if chosen != tables[1].device else None
         # Of several devices what the fullest one has, so that all plan alike.
@@ -136,6 +147,8 @@ def extract_rankings(
             if r == 0:
                 stack.enter_context(folder.locked())
                 missing = folder.begin(resume)
+                if ids:
+                    write_tensors(OP, folder.folder / IDS, ids, {})
                 there = settings.n_shards - len(missing or ())
                 if there:
                     logger.info("%s: %d of %d shards are in %s already", OP, there, settings.n_shards, out)

@@ -10,8 +10,12 @@ import torch
 
 from rankdistill.data.csr import CSR
 from rankdistill.data.dataset import Dataset
+from rankdistill.data.frames import frame_name, is_frame
+from rankdistill.data.interactions import RawInteractions
 from rankdistill.data.readers import guess_format, read_interactions
+from rankdistill.rankings.json_lists import SUFFIXES, read_json_lists
 from rankdistill.rankings.rankings import Rankings
+from rankdistill.rankings.shards import INDEX
 
 logger = logging.getLogger("rankdistill")
 
@@ -20,17 +24,26 @@ FORMATS = ("csv", "tsv", "inter", "parquet")
 
 
 def is_table(path: str | os.PathLike) -> bool:
-    """Whether a file's name is that of a table of lists."""
-    return guess_format(path) in FORMATS
+    """Whether a file's name is that of a table of lists; `rankings.json` is that of an extraction's index."""
+    if os.path.basename(path) == INDEX:
+        return False
+    return guess_format(path) in FORMATS or os.fspath(path).removesuffix(".gz").endswith(SUFFIXES)
 
 
 def rankings_from_table(
-    path: str | os.PathLike, dataset: Dataset, *, score_column: str = "score", leave_out_train: bool = True
+    path: str | os.PathLike | object,
+    dataset: Dataset,
+    *,
+    score_column: str = "score",
+    leave_out_train: bool = True,
 ) -> Rankings:
-    """A teacher's lists from a csv, tsv or parquet file with a row for every user and item listed.
+    """A teacher's lists from a file or data frame with a row for every user and item listed, or from JSON.
 
     Args:
-        path: with a header; users and items in the columns of the usual names, as external ids.
+        path: a csv, tsv or parquet file with a header, or a table in memory that `read_interactions` takes; users and items
+            in the columns of the usual names, as external ids. Or a .jsonl file, {"user": id, "items": [ids], "scores":
+            [numbers]} a line, perhaps without scores; or a .json file, {user: [items, the best first]} or {user: {item:
+            score}}. Text may be gzip'd (.gz).
         dataset: whose users and items they are.
         score_column: of the scores, which order each list: the rows may come in any order. Ties go to the item that the
             data set has first.
@@ -56,23 +69,15 @@ def rankings_from_table(
         >>> rankings_from_table(path, dataset).indices.tolist()
         [[1], [0]]
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{OP}: expected a table of lists; got {os.fspath(path)}, which is no file")
-    try:
-        raw = read_interactions(path, rating_column=score_column, timestamp_column=False)
-    except ValueError as error:  # what a reader calls a rating is a score here
-        place, colon, text = str(error).partition(": expected ")
-        expected, got, found = text.partition("; got ")
-        raise ValueError(f"{place}{colon}{expected.replace('rating', score_column)}{got}{found}") from error
-    if raw.ratings is None:
-        raise ValueError(f"{OP}: expected a column {score_column}; got none in {os.fspath(path)}")
+    name = frame_name(path) if is_frame(path) else os.fspath(path)
+    raw = _read(path, name, score_column)
     try:
         users, items = dataset.users.encode(raw.user_ids), dataset.items.encode(raw.item_ids)
     except KeyError as error:
         raise ValueError(
-            f"{OP}: expected users and items of {dataset.name}; got others in {os.fspath(path)}: {error.args[0]}"
+            f"{OP}: expected users and items of {dataset.name}; got others in {name}: {error.args[0]}"
         ) from None
-    U, N, name = dataset.n_users, dataset.n_items, os.fspath(path)
+    U, N = dataset.n_users, dataset.n_items
     keys, counts = torch.unique(users * N + items, return_counts=True)
     if len(keys) < len(users):
         key = int(keys[counts.argmax()])
@@ -101,4 +106,21 @@ def rankings_from_table(
         "item_vocabulary": dataset.items.sha256,
         "data": dataset.name,
     }
-    return Rankings(indices, best, lists.counts.int(), N, metadata)
+    made = Rankings(indices, best, lists.counts.int(), N, metadata)
+    return made.with_ids(dataset.users.ids, dataset.items.ids)
+
+
+def _read(path: str | os.PathLike | object, name: str, score_column: str) -> RawInteractions:
+    if not is_frame(path) and not os.path.isfile(path):
+        raise FileNotFoundError(f"{OP}: expected a table of lists; got {name}, which is no file")
+    if not is_frame(path) and name.removesuffix(".gz").endswith(SUFFIXES):
+        return read_json_lists(path)
+    try:
+        raw = read_interactions(path, rating_column=score_column, timestamp_column=False)
+    except ValueError as error:  # what a reader calls a rating is a score here
+        place, colon, text = str(error).partition(": expected ")
+        expected, got, found = text.partition("; got ")
+        raise ValueError(f"{place}{colon}{expected.replace('rating', score_column)}{got}{found}") from error
+    if raw.ratings is None:
+        raise ValueError(f"{OP}: expected a column {score_column}; got none in {name}")
+    return raw

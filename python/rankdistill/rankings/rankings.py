@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rankdistill.data.csr import CSR
+from rankdistill.data.dataset import Dataset
 from rankdistill.data.vocabulary import Vocabulary
 from rankdistill.ops import checks, masked_topk
+from rankdistill.rankings.alignment import aligned_rankings
+from rankdistill.rankings.at_hand import lists_at_hand
 from rankdistill.rankings.plan import Plan
-from rankdistill.rankings.safetensors_files import TensorFile
-from rankdistill.rankings.shards import INDEX, file_metadata, open_folder, read_rankings_header, tensors_of
+from rankdistill.rankings.safetensors_files import TensorFile, read_header
+from rankdistill.rankings.shards import (
+    IDS,
+    INDEX,
+    file_metadata,
+    open_folder,
+    read_rankings_header,
+    tensors_of,
+)
+from rankdistill.rankings.stored_ids import are_row_numbers, id_tensors, ids_as_tensors, ids_of
 from rankdistill.rankings.streaming import LARGEST_ITEM, Steps, Streaming, expect_tables
 from rankdistill.rankings.tables import Table
 
 CHECKED = 8192  # users at a time
+ALIKE = 0.5  # of users and of items, for a file's lists to be aligned unasked
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +45,7 @@ class Rankings:
         n_items: N, the size of the catalogue.
         metadata: strings by name, kept with the file; "item_vocabulary" and "user_vocabulary" hold the SHA-256
             of the id lists that the rows and items are numbered by.
+        ids: the external ids of rows and items as a file keeps them, see `with_ids`; empty where they are unknown.
 
     Source:
         The list that every ranking method starts from; the released code of RRD keeps K = 500.
@@ -43,6 +56,7 @@ class Rankings:
     lengths: Tensor
     n_items: int
     metadata: dict[str, str] = field(default_factory=dict)
+    ids: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checks.expect_tensor("Rankings", "indices", self.indices, 2, (torch.int32,))
@@ -70,6 +84,47 @@ class Rankings:
     @property
     def k(self) -> int:
         return self.indices.shape[1]
+
+    @property
+    def user_ids(self) -> np.ndarray | None:
+        """[U] the external ids of the rows, or None. O(U) time where they are strings."""
+        return self._ids("user_ids", self.n_users)
+
+    @property
+    def item_ids(self) -> np.ndarray | None:
+        """[N] the external ids of the items, or None. O(N) time where they are strings."""
+        return self._ids("item_ids", self.n_items)
+
+    def _ids(self, name: str, count: int) -> np.ndarray | None:
+        found = ids_of("Rankings", "damaged ones", name, self.ids)
+        if found is not None and len(found) != count:
+            raise ValueError(f"Rankings: expected {count} {name}; got {len(found)}, a damaged file")
+        return found
+
+    def with_ids(self, user_ids: object, item_ids: object) -> Rankings:
+        """The same lists with the external ids of their rows [U] and items [N], which `save` keeps and `aligned` reads."""
+        return replace(self, ids=ids_as_tensors("Rankings", self.n_users, self.n_items, user_ids, item_ids))
+
+    def aligned(self, dataset: Dataset) -> Rankings:
+        """The lists of a data set's users, in its numbering, found by the ids that the rankings keep.
+
+        A user whom they do not know gets an empty list; an item that the data set does not know is left out of the
+        lists, whose order stays. A warning counts both. So lists outlive their teacher when users and items come and go.
+
+        Raises:
+            ValueError: rankings without ids; no common user, or no common item.
+
+        Cost:
+            O(U·K) time, 8·U·K bytes of result.
+
+        Example:
+            >>> from rankdistill import data
+            >>> rankings = Rankings.from_lists([[0, 1], [1]], n_items=2).with_ids(["ann", "bob"], ["fig", "plum"])
+            >>> rankings.aligned(data.Dataset.from_arrays((["bob", "eve"], ["plum", "pear"]))).indices
+            tensor([[ 1, -1],
+                    [-1, -1]], dtype=torch.int32)
+        """
+        return aligned_rankings("Rankings.aligned", self, dataset.users, dataset.items)
 
     def __repr__(self) -> str:
         return f"Rankings({self.n_users} users, {self.k} of {self.n_items} items each)"
@@ -99,6 +154,41 @@ class Rankings:
         """`lists` of all users, some at a time."""
         for start in range(0, self.n_users, CHECKED):
             self.lists(slice(start, start + CHECKED))
+
+    @classmethod
+    def from_lists(
+        cls,
+        indices: object,
+        scores: object = None,
+        lengths: object = None,
+        *,
+        n_items: int,
+        metadata: dict[str, str] | None = None,
+    ) -> Rankings:
+        """Lists that are at hand, of any recommender.
+
+        Args:
+            indices: U lists of items in [0, n_items), the best first: nested lists or arrays of unequal lengths, or a
+                matrix [U, K] of integers of any dtype, -1 past a list's end.
+            scores: of the same form, not ascending in a list; None for minus the place: 0, -1, ….
+            lengths: [U] integers, how many of each row of a matrix count; None for what is before its first -1.
+            n_items: N.
+            metadata: kept with the rankings.
+
+        Raises:
+            TypeError: indices that are no integers, scores that are no numbers.
+            ValueError: an item out of range or twice in a list, scores that ascend or are NaN, sizes that differ.
+
+        Cost:
+            O(U·K·log K) time, O(U·K) memory.
+
+        Example:
+            >>> Rankings.from_lists([[2, 0], [1]], n_items=3).indices
+            tensor([[ 2,  0],
+                    [ 1, -1]], dtype=torch.int32)
+        """
+        lists = lists_at_hand(indices, scores, lengths, n_items)
+        return cls(*lists, n_items, dict(metadata or {}))
 
     @classmethod
     def from_vectors(
@@ -221,10 +311,14 @@ class Rankings:
         torch.sum(self.indices[rows] >= 0, 1, dtype=torch.int32, out=self.lengths[rows])
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes a safetensors file: indices, scores, lengths and the metadata as JSON. All of it, or nothing."""
-        file = TensorFile(path, tensors_of(self.n_users, self.k), file_metadata(self.n_items, self.metadata))
+        """Writes a safetensors file: indices, scores, lengths, the ids and the metadata as JSON. All of it, or nothing."""
+        shapes = tensors_of(self.n_users, self.k) | {n: (t.dtype, t.shape) for n, t in self.ids.items()}
+        shapes = dict(
+            sorted(shapes.items(), key=lambda entry: -entry[1][0].itemsize)
+        )  # each where its size divides
+        file = TensorFile(path, shapes, file_metadata(self.n_items, self.metadata))
         try:
-            file.put(0, indices=self.indices, lengths=self.lengths, scores=self.scores)
+            file.put(0, indices=self.indices, lengths=self.lengths, scores=self.scores, **self.ids)
         except BaseException as error:
             file.abandon(error)
             raise
@@ -250,7 +344,9 @@ class Rankings:
         Args:
             path: the file, or the folder.
             n_users, n_items: checked against the file, where given.
-            user_vocabulary, item_vocabulary: the ids that rows and items should be numbered by; checked by hash.
+            user_vocabulary, item_vocabulary: the ids that rows and items should be numbered by; checked by hash. Given
+                both, a file that keeps its ids is `aligned` to them where half of the users and items are the same, unless
+                the ids that differ are but row numbers, 0 … n-1, in both.
 
         Raises:
             FileNotFoundError: no such file; a folder that lacks a shard.
@@ -265,10 +361,21 @@ class Rankings:
             )
         if os.path.isdir(path):
             tensors, header = open_folder(op, path)
+            kept = os.path.join(path, IDS)
+            entries = read_header(op, kept)[0] if os.path.exists(kept) else {}
         else:
             entries, header = read_rankings_header(op, path)
             tensors = {name: entries[name].tensor() for name in tensors_of(0, 0)}
-        rankings = cls(**tensors, n_items=header["n_items"], metadata=header["metadata"])
+        ids = id_tensors(op, path, entries)
+        rankings = cls(**tensors, n_items=header["n_items"], metadata=header["metadata"], ids=ids)
+        if ids and user_vocabulary is not None and item_vocabulary is not None:
+            changed = [
+                (getattr(rankings, f"{side}_ids"), vocabulary.ids)
+                for side, vocabulary in (("user", user_vocabulary), ("item", item_vocabulary))
+                if rankings.metadata.get(f"{side}_vocabulary") != vocabulary.sha256
+            ]
+            if changed and not any(are_row_numbers(known) and are_row_numbers(ids) for known, ids in changed):
+                return aligned_rankings(f"{op}({path})", rankings, user_vocabulary, item_vocabulary, ALIKE)
         for side, count, wanted, vocabulary in (
             ("user", rankings.n_users, n_users, user_vocabulary),
             ("item", rankings.n_items, n_items, item_vocabulary),

@@ -3,6 +3,7 @@
     rankings-00000-of-00031.safetensors …   the lists of `shard_size` users each (the last: of the rest)
     rankings.json                           the index; written last, so a folder with it is whole
     rankings.begun.json                     until then: the settings; a run with others is refused
+    ids.safetensors                         the external ids of users and items, where they were given
 
 A shard is a rankings file of its users. Names and bytes depend on the settings and the tables alone.
 """
@@ -27,7 +28,7 @@ from rankdistill.rankings.safetensors_files import Entry, TensorFile, read_heade
 
 FORMAT = "rankdistill.rankings"
 FORMAT_VERSION = 1
-INDEX, BEGUN = "rankings.json", "rankings.begun.json"
+INDEX, BEGUN, IDS = "rankings.json", "rankings.begun.json", "ids.safetensors"
 SHARD_UNIT = 1024  # users; lists of so many fill whole pages, so that shards can be mapped as one table
 SHARD_BYTES = 32 << 20
 
@@ -226,7 +227,7 @@ def read_shard_header(op: str, path: Path) -> tuple[dict[str, Entry], dict]:
 
 def clear_folder(folder: str | os.PathLike) -> None:
     """Removes what an extraction leaves in a folder, the index first."""
-    for pattern in (INDEX, BEGUN, "rankings-*-of-*.safetensors", ".rankings*.partial"):
+    for pattern in (INDEX, BEGUN, IDS, "rankings-*-of-*.safetensors", ".rankings*.partial"):
         for path in Path(folder).glob(pattern):
             path.unlink(missing_ok=True)
 

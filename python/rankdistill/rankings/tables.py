@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import struct
 import zipfile
 import zlib
@@ -20,7 +21,8 @@ from rankdistill.rankings.mapping import Stretch, drop_pages, mapped
 from rankdistill.rankings.safetensors_files import read_header
 
 NPY_DTYPES = {"<f2": torch.float16, "<f4": torch.float32, "<f8": torch.float64}
-SUFFIXES = (".npy", ".npz", ".safetensors")
+PICKLED = (".pt", ".pth")
+SUFFIXES = (".npy", ".npz", ".safetensors", *PICKLED)
 READ_BYTES = 16 << 20
 # What numpy and zipfile raise where a .npz file is damaged, or another kind of file.
 UNREADABLE = (
@@ -48,8 +50,8 @@ class Table:
         Args:
             op, name: whom errors speak of.
             source: a [rows, width] float tensor; or a file: .npy and .safetensors (float16, float32, float64;
-                bfloat16 in the latter) are mapped and read by rows, .npz is loaded whole. The file holds one such
-                table, or `source` ends with "#name of the tensor".
+                bfloat16 in the latter) are mapped and read by rows, .npz is loaded whole, .pt and .pth are what
+                `torch.save` wrote of a tensor or a dict of them, mapped. The file holds one such table, or `source` ends with "#name of the tensor".
             dim: 2; or 1, a file's column [rows], as a table of width 1.
         """
         if isinstance(source, Table):
@@ -63,13 +65,17 @@ class Table:
         path, wanted = file_and_name(text)
         suffix = Path(path).suffix
         if suffix not in SUFFIXES:
-            raise ValueError(f"{op}: expected {name} as .npy, .npz or .safetensors; got {path}")
+            raise ValueError(f"{op}: expected {name} as .npy, .npz, .pt or .safetensors; got {path}")
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{op}: expected {name} in a file; got {path}, which is none")
         if suffix == ".npy":
             return cls._mapped(op, name, *_npy(op, name, path, dim))
         if suffix == ".safetensors":
             return cls._safetensors(op, name, path, wanted, dim)
+        if suffix in PICKLED:
+            tensors = pickled_tensors(op, path)
+            key = _chosen(op, name, path, wanted, {k: t.dim() for k, t in tensors.items()}, dim)
+            return cls.of(op, name, tensors[key], dim)
         tables = _npz(op, name, path)
         key = _chosen(op, name, path, wanted, {k: v.ndim for k, v in tables.items()}, dim)
         checks.expect(
@@ -187,6 +193,27 @@ def file_and_name(text: str) -> tuple[str, str]:
 
 
 _FLOATS = "{} as little-endian float16, float32 or float64 (bfloat16: a .safetensors file)"
+
+
+def pickled_tensors(op: str, path: str) -> dict[str, Tensor]:
+    """The tensors of a dict that `torch.save` wrote, mapped where they can be; a tensor alone is called "tensor".
+
+    Nothing but tensors and plain containers is read (weights_only): a file cannot run code.
+    """
+    try:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # written before torch 1.6, or with the old format: it cannot be mapped
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{op}: expected tensors that torch.save wrote; got {path}: {text}") from error
+    found = {"tensor": found} if isinstance(found, Tensor) else found
+    if not isinstance(found, dict):
+        raise ValueError(  # noqa: TRY004 (of the file's contents, not of an argument)
+            f"{op}: expected a tensor or a dict of tensors; got {type(found).__name__} in {path}"
+        )
+    return {str(name): value.detach() for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def _npz(op: str, name: str, path: str) -> dict[str, np.ndarray]:

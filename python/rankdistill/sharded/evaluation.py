@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rankdistill import ops
 from rankdistill.data.csr import CSR
-from rankdistill.metrics import CUTOFFS, METRICS, ranking_metrics
+from rankdistill.metrics import CUTOFFS, METRICS, USUAL, expect_cutoffs, ranking_metrics, with_columns
 from rankdistill.ops import checks
 from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.sharded.catalogue import gathered
@@ -22,7 +22,7 @@ def evaluate(
     truth: CSR,
     exclude: CSR,
     cutoffs: Sequence[int] = CUTOFFS,
-    metrics: Sequence[str] = ("recall", "ndcg", "hit_rate", "mrr", "precision"),
+    metrics: Sequence[str] = USUAL,
     *,
     batch_size: int = 4096,
     seed: int = 0,
@@ -63,6 +63,7 @@ def evaluate(
     for name in metrics:
         if name not in METRICS:
             raise ValueError(f"{op}: expected metrics of {', '.join(METRICS)}; got {name!r}")
+    expect_cutoffs(op, cutoffs)
     checks.expect(len(users) > 0, op, "users with relevant items", "none")
     places = Places(table, seed)
     steps = -(-len(users) // (batch_size * ranks.size))
@@ -98,8 +99,7 @@ class Places:
         table, ranks, B = self.table, self.table.ranks, len(vectors)
         everyone = gathered("evaluate", vectors, table, exclude, None)
         indptr, positions = everyone.exclude
-        rows = torch.arange(len(indptr) - 1, device=indptr.device).repeat_interleave(indptr.diff())
-        columns = CSR.from_pairs(rows, self.column[positions], len(indptr) - 1, len(table.rows))
+        columns = with_columns(CSR(indptr, positions, len(table.rows)), self.column)
         found = ops.inner_product_topk(everyone.users, self.items, k, columns)
         beyond = torch.full_like(found.indices, table.n_rows)  # the place of no item, behind all others
         if len(self.places):

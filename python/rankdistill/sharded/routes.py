@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rankdistill.data.csr import padded_rows
 from rankdistill.sharded.exchange import Ranks
 from rankdistill.sharded.layout import Layout
 
@@ -23,12 +24,7 @@ class Entries:
 
     def padded(self) -> tuple[Tensor, Tensor]:
         """[R, K] positions row by row from the left, -1 past them, and which are entries; K is the longest row's."""
-        counts = self.indptr.diff()
-        longest = int(counts.max()) if len(counts) else 0
-        counted = torch.arange(longest, device=counts.device) < counts[:, None]
-        padded = self.positions.new_full(counted.shape, -1)
-        padded[counted] = self.positions
-        return padded, counted
+        return padded_rows(self.indptr, self.positions)
 
 
 class Route:

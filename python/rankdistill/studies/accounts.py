@@ -11,6 +11,7 @@ import torch
 from rankdistill import __version__, serving
 from rankdistill.document import Document
 from rankdistill.files import json_in, write_text
+from rankdistill.machine import processor_name
 from rankdistill.models.teachers import as_teacher
 from rankdistill.pictures import WITHOUT_MATPLOTLIB, Point, draw_costs, has_matplotlib
 from rankdistill.seeds import Spread
@@ -34,7 +35,7 @@ def begun(title: str, what: Sequence[str], results: Results, chosen: Sequence[in
     page.text(
         f"{sizes.name}: {sizes.n_users:,} users, {sizes.n_items:,} items, {len(sizes.train):,} train interactions. "
         f"Seeds {', '.join(map(str, chosen))}; {done} of {wanted} models are trained. "
-        f"{serving.processor()}, threads: {torch.get_num_threads()}, rankdistill {__version__}, torch {torch.__version__}. "
+        f"{processor_name()}, threads: {torch.get_num_threads()}, rankdistill {__version__}, torch {torch.__version__}. "
         "Seconds are those of a machine that may have done other work too."
     )
     on_gpus: dict[str, list[str]] = {}

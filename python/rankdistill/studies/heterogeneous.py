@@ -15,7 +15,7 @@ from rankdistill.config import MethodConfig, ModelConfig, ReproduceConfig, Train
 from rankdistill.data import CSR
 from rankdistill.document import Document
 from rankdistill.files import json_in, write_text
-from rankdistill.metrics import ranking_metrics
+from rankdistill.metrics import ranking_metrics, taken_apart
 from rankdistill.models.teachers import as_teacher
 from rankdistill.models.trajectory import KeptTrajectory
 from rankdistill.pictures import Curve, Panel, Point, draw_costs, draw_panels
@@ -135,13 +135,8 @@ def ensemble_values(results: Results, runner: Runner, seed: int) -> Values:
     merged = ensemble_rankings(torch.stack(lists), min(2 * length, dataset.n_items))
     truth = getattr(dataset, part).csr()
     users = (truth.counts > 0).nonzero().flatten()
-    names = [metric.partition("@") for metric in results.plan.protocol.metrics]
-    found = ranking_metrics(
-        merged[users],
-        truth.rows(users),
-        sorted({int(c) for _, _, c in names}),
-        sorted({n for n, _, _ in names}),
-    )
+    names, cutoffs = taken_apart(results.plan.protocol.metrics)
+    found = ranking_metrics(merged[users], truth.rows(users), cutoffs, names)
     return {metric: found[metric] for metric in results.plan.protocol.metrics}
 
 

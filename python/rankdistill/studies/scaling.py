@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rankdistill import memory, serving
+from rankdistill import memory
 from rankdistill.config import ReproduceConfig, TrainingConfig
 from rankdistill.data import Dataset
 from rankdistill.document import Document
 from rankdistill.files import SETTINGS, alone_in, expect_settings, json_in, write_text
 from rankdistill.losses import RelaxedRankingDistillation
 from rankdistill.losses.distillation import Batch
+from rankdistill.machine import processor_name
 from rankdistill.models import MatrixFactorization
 from rankdistill.models.ranked import unseen_rankings
 from rankdistill.pictures import Curve, Panel, draw_panels
@@ -149,6 +150,10 @@ def reproduce(config: ReproduceConfig, out: Path) -> dict[str, list[Cost]]:
                 write_text(path, json.dumps({"sizes": sizes, "costs": costs}, indent=1) + "\n")
             kept = json_in("reproduce", path)
             found[name] = kept["sizes"], [Cost(**cost) for cost in kept["costs"]]
+        if not found:
+            raise ValueError(
+                f"reproduce: expected sizes of generated catalogues, or Gowalla's data; got neither. {missing}"
+            )
         report(found, width, missing).write(out)
     return {name: costs for name, (_, costs) in found.items()}
 
@@ -158,7 +163,7 @@ def report(found: dict[str, tuple[dict, list[Cost]]], width: int, missing: str =
     page.text(
         f"RRD on matrix factorisation: teacher D = {TEACHER_WIDTH}, student D = {width}, lists of {LISTED}, K = L = 40, batches "
         f"of {BATCH}. Generated catalogues have {N_USERS:,} users of {PER_USER} items or fewer each. Seconds are those of an "
-        f"epoch; losses and optimisers are measured on {STEPS} batches. {serving.processor()}, threads: "
+        f"epoch; losses and optimisers are measured on {STEPS} batches. {processor_name()}, threads: "
         f"{torch.get_num_threads()}, torch {torch.__version__}."
     )
     if missing:
