@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import numpy as np
 import torch
@@ -28,6 +29,14 @@ def evaluating(*models: object) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def device_of(model: object) -> torch.device:
+    """Where a model's parameters, buffers or tables are; the CPU where that is not known."""
+    held = [getattr(model, "users", None)]
+    if isinstance(model, nn.Module):
+        held = chain(model.parameters(), model.buffers())
+    return next((part.device for part in held if isinstance(part, Tensor)), torch.device("cpu"))
 
 
 def bias_of(model: object, side: str) -> Tensor | None:
@@ -58,8 +67,9 @@ def row_scores(model: object, users: Tensor, items: Tensor) -> Tensor:
     """[B, n] a model's `score` of the same items [n] int64 for users [B] int64, asked for 2^20 pairs (or a row) at a time.
 
     Of a model whose `scores_in_pieces` is True, since its `score` bounds its memory by itself, all at once. Ids are handed over
-    contiguous, as those of a batch's lists are.
+    where the model is, contiguous, as those of a batch's lists are.
     """
+    users, items = (ids.to(device_of(model)) for ids in (users, items))
     at_once = max(1, PAIRS // max(1, len(items)))
     if getattr(model, "scores_in_pieces", False):
         at_once = max(1, len(users))
@@ -72,13 +82,13 @@ def ranked_by_vectors(model: object, users: Tensor, n_items: int) -> bool:
     """Whether a model's scores are inner products of its vectors, and its `item_bias` and `user_bias` where it has these.
 
     Of a model whose `scores_are_inner_products` is True, or that has no `score`, vectors and biases are taken to be what it
-    ranks by; of another the scores of a few of `users` (ids on its device) for a few of its items are compared with them.
+    ranks by; of another the scores of a few of `users` for a few of its items are compared with them.
     """
     if not (hasattr(model, "user_vectors") and hasattr(model, "item_vectors")):
         return False
     if getattr(model, "scores_are_inner_products", False) or not hasattr(model, "score") or not len(users):
         return True
-    users = users[:COMPARED]
+    users = users[:COMPARED].to(device_of(model))
     ids = torch.arange(0, n_items, max(1, n_items // COMPARED), device=users.device)
     with evaluating(model):
         rows, columns = model.user_vectors(users), model.item_vectors(ids)

@@ -12,7 +12,7 @@ from rankdistill.functional.checkpoints import GAINS
 from rankdistill.losses.batch import unique_users
 from rankdistill.losses.checkpoint_knowledge import CheckpointKnowledge
 from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import device_of, unique_rows
+from rankdistill.losses.list_scores import unique_rows
 from rankdistill.losses.settings import (
     expect_above_zero,
     expect_at_least,
@@ -120,7 +120,7 @@ class HeterogeneousCompression(Distillation):
 
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Goes on to later checkpoints after every `period` epochs."""
-        expect_scoring_vectors(type(self).__name__, student, self.exclude.n_columns, device_of(student))
+        expect_scoring_vectors(type(self).__name__, student, self.exclude.n_columns)
         done = epoch - 1
         if done >= self.period and done % self.period == 0 and not self.knowledge.is_last:
             self.knowledge.advance(student, done // self.period, self.looseness, self.decay, self.gain)

@@ -10,10 +10,9 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Student
-from rankdistill.losses.list_scores import device_of
 from rankdistill.ops import catalogue_plackett_luce, inner_product_topk, masked_topk
 from rankdistill.ops.inner_product_topk import InnerProductTopK
-from rankdistill.vector_scores import bias_of, evaluating, ranked_by_vectors, row_scores
+from rankdistill.vector_scores import bias_of, device_of, evaluating, ranked_by_vectors, row_scores
 
 SCORES = 1 << 24  # of a student without vectors that exist at a time
 Ranker = Callable[..., InnerProductTopK]
@@ -47,9 +46,9 @@ def list_above_the_catalogue(
     return functional.reduce_rows(op, losses, lengths > 0, "sum") / total.clamp_min(1)
 
 
-def expect_scoring_vectors(method: str, student: Student, n_items: int, device: torch.device | str) -> None:
+def expect_scoring_vectors(method: str, student: Student, n_items: int) -> None:
     """The student's scores are inner products of its vectors, but for biases."""
-    if not ranked_by_vectors(student, torch.arange(1, device=device), n_items):
+    if not ranked_by_vectors(student, torch.arange(1), n_items):
         expected = (
             "a student whose scores are inner products of its user_vectors and item_vectors, but for biases"
         )
@@ -86,7 +85,7 @@ def catalogue_ranker(student: Student, k: int, n_items: int) -> Ranker:
             )
 
         return by_itself
-    if ranked_by_vectors(student, torch.arange(1, device=device), n_items):
+    if ranked_by_vectors(student, torch.arange(1), n_items):
         with evaluating(student):
             bias, items = bias_of(student, "item"), student.item_vectors().cpu()
         bias = None if bias is None else bias.cpu()
@@ -104,7 +103,7 @@ def catalogue_ranker(student: Student, k: int, n_items: int) -> Ranker:
     def by_scores(users: Tensor, exclude: CSR | None = None) -> InnerProductTopK:
         parts = []
         for rows in torch.arange(len(users)).split(max(1, SCORES // max(1, len(items)))):
-            scores = row_scores(student, users[rows].to(device), items).cpu()
+            scores = row_scores(student, users[rows], items).cpu()
             parts.append(masked_topk(scores, k, None if exclude is None else exclude.rows(rows)))
         return InnerProductTopK(*(torch.cat(part) for part in zip(*parts)))
 
