@@ -188,6 +188,7 @@ def catalogue_log_mass(
         >>> catalogue_log_mass(users, items, exclude=(torch.tensor([0, 1]), torch.tensor([2])))  # log 3
         tensor([1.0986])
     """
+    users, items, item_bias = checks.alike_under_autocast(users, items, item_bias)
     check_tables(OP, users, items, item_bias)
     indptr, indices = exclusion_lists(OP, exclude, users, items.shape[0])
     check_share(OP, skipped_mass)

@@ -283,6 +283,7 @@ def catalogue_plackett_luce(
         >>> catalogue_plackett_luce(users, items, torch.tensor([[2, 0]])).exp()  # 3·2 orders of the first two
         tensor([6.])
     """
+    users, items, item_bias = checks.alike_under_autocast(users, items, item_bias)
     check_tables(OP, users, items, item_bias)
     checks.expect_tensor(OP, "item_ids", item_ids, 2, (torch.int64,))
     checks.expect(item_ids.device == users.device, OP, f"item_ids on {users.device}", item_ids)

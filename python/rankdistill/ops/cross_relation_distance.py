@@ -94,6 +94,8 @@ def cross_relation_distance(
         >>> cross_relation_distance(rows, rows, torch.ones(2, 3), torch.ones(2, 3), left_out=torch.tensor([1, -1]))
         tensor(1.)
     """
+    teacher_rows, teacher_columns = checks.alike_under_autocast(teacher_rows, teacher_columns)
+    student_rows, student_columns = checks.alike_under_autocast(student_rows, student_columns)
     tables = {
         "teacher_rows": teacher_rows,
         "teacher_columns": teacher_columns,

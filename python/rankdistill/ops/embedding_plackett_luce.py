@@ -237,6 +237,7 @@ def embedding_plackett_luce(
         >>> embedding_plackett_luce(users, items, torch.tensor([[0, 1]]), list_size=1)
         tensor([0.6931])
     """
+    users, items, item_bias = checks.alike_under_autocast(users, items, item_bias)
     check_arguments(OP, users, items, item_ids, user_ids, item_bias)
     listed = item_ids.shape[1]
     checks.expect(

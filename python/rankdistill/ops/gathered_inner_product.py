@@ -269,6 +269,7 @@ def gathered_inner_product(
         >>> gathered_inner_product(users, items, torch.tensor([[2, 0]]))
         tensor([[3., 1.]])
     """
+    users, items, item_bias = checks.alike_under_autocast(users, items, item_bias)
     check_arguments(OP, users, items, item_ids, user_ids, item_bias)
     sparse_grad = sparse_grad and asks_gradients(users, items, item_bias)
     return call(f"{OP}_forward", users, user_ids, items, item_ids, item_bias, sparse_grad)

@@ -98,12 +98,13 @@ def inner_product_rank(
         >>> inner_product_rank(users, items, torch.tensor([[0, 2, 1]]))
         tensor([[2, 0, 1]])
     """
-    checks.expect_tensor(OP, "users", users, 2)
     if isinstance(items, PreparedItems):
         checks.expect(
             item_bias is None, OP, "no item_bias beside prepared items, which have theirs", item_bias
         )
         items, item_bias = items.tables()
+    users, items, item_bias = checks.alike_under_autocast(users, items, item_bias)
+    checks.expect_tensor(OP, "users", users, 2)
     checks.expect_tensor(OP, "items", items, 2)
     checks.expect_same(OP, "users", users, "items", items)
     checks.expect(items.shape[1] == users.shape[1], OP, f"items of width {users.shape[1]}, as users", items)

@@ -189,6 +189,7 @@ def plackett_luce(scores: Tensor, tail: Tensor | None = None, lengths: Tensor | 
         >>> plackett_luce(torch.zeros(1, 3)).exp()  # 3! orders, equally likely
         tensor([6.])
     """
+    scores, tail = checks.alike_under_autocast(scores, tail)
     checks.expect_tensor(OP, "scores", scores, 2)
     B, _K = scores.shape
     if tail is None:

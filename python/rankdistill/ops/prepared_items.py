@@ -92,6 +92,7 @@ def prepare_items(items: Tensor, item_bias: Tensor | None = None) -> PreparedIte
         >>> inner_product_topk(torch.tensor([[1., 2.]]), items, 2).indices
         tensor([[2, 1]])
     """
+    items, item_bias = checks.alike_under_autocast(items, item_bias)
     checks.expect_tensor(OP, "items", items, 2)
     checked_bias(OP, items, item_bias)
     items = items.detach()
