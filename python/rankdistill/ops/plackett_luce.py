@@ -195,7 +195,7 @@ def plackett_luce(scores: Tensor, tail: Tensor | None = None, lengths: Tensor | 
     if tail is None:
         tail = scores.new_empty((B, 0))
     elif isinstance(tail, Tensor) and tail.dim() == 1:
-        tail = tail[:, None]
+        tail = tail.unsqueeze(1)
     checks.expect_tensor(OP, "tail", tail, 2)
     checks.expect_same(OP, "scores", scores, "tail", tail)
     checks.expect(tail.shape[0] == B, OP, f"tail with {B} rows, as scores", tail)
