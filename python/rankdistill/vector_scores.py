@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -56,10 +57,22 @@ def bias_of(model: object, side: str) -> Tensor | None:
     return torch.as_tensor(held).reshape(-1)
 
 
+def has_whole_table(model: object, side: str) -> bool:
+    """Whether a model's `user_vectors` or `item_vectors` may be called without ids, for the whole table."""
+    parameters = inspect.signature(getattr(model, f"{side}_vectors")).parameters.values()
+    return all(part.default is not part.empty for part in parameters)
+
+
+def all_vectors(model: object, side: str, count: int) -> Tensor:
+    """[count, D] a model's vectors of all users or items: its whole table where it gives that, else those of all ids."""
+    read = getattr(model, f"{side}_vectors")
+    return read() if has_whole_table(model, side) else read(torch.arange(count, device=device_of(model)))
+
+
 def scores_are_products(model: object) -> bool:
-    """Whether a model says that its vectors' inner products are its scores, and has no bias that these would leave out."""
+    """Whether a model says that the inner products of its whole tables are its scores, and has no bias that these would leave out."""
     return getattr(model, "scores_are_inner_products", False) and all(
-        bias_of(model, side) is None for side in ("item", "user")
+        bias_of(model, side) is None and has_whole_table(model, side) for side in ("item", "user")
     )
 
 

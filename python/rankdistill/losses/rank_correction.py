@@ -14,7 +14,7 @@ from rankdistill.losses.whole_catalogue import expect_scoring_vectors
 from rankdistill.ops import inner_product_rank, weighted_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS, rank_discrepancy_weights, ranks_among_themselves
-from rankdistill.vector_scores import bias_of, device_of
+from rankdistill.vector_scores import all_vectors, bias_of, device_of
 
 ROWS_AT_ONCE = 16384
 
@@ -43,8 +43,9 @@ class RankCorrection(nn.Module):
         if self.among == "catalogue":
             n_items = lists.n_users if self.swapped else lists.n_items
             expect_scoring_vectors("DualCorrection", student, n_items)
-            tables = student.user_vectors(), student.item_vectors()
-            mine, others = tables[::-1] if self.swapped else tables
+            own, other = ("item", "user") if self.swapped else ("user", "item")
+            mine = all_vectors(student, own, lists.n_users)
+            others = all_vectors(student, other, lists.n_items)
             bias = bias_of(student, "user" if self.swapped else "item")
         for rows in torch.arange(lists.n_users).split(ROWS_AT_ONCE):
             columns = lists.indices[rows].long()

@@ -95,7 +95,8 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
         expect_within(name, "n_ranked", n_ranked, n_listed, full_rankings.n_items)
         expect_within(name, "n_sampled", n_sampled, 1, n_ranked)
         expect_reduction(name, reduction)
-        expect_above_zero(name, temperature=temperature, position_temperature=position_temperature)
+        temperatures = {"temperature": temperature, "position_temperature": position_temperature}
+        expect_above_zero(name, **temperatures, sharpness=sharpness)
         object.__setattr__(
             self, "teacher", teacher
         )  # not a part of this module: neither trained nor saved with it

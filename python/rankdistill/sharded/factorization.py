@@ -152,6 +152,6 @@ class ShardedFactorization(nn.Module):
 
     def loss(self, batch: Batch) -> Tensor:
         """BPR over the batch's pairs, summed; pairs whose negative is -1 do not count."""
-        negatives = batch.negatives if batch.negatives.dim() == 2 else batch.negatives[:, None]
-        scores = self.score(batch.users, torch.cat([batch.positives[:, None], negatives], dim=1))
-        return functional.bayesian_personalized_ranking(scores[:, :1].expand_as(negatives), scores[:, 1:])
+        scores = self.score(batch.users, batch.listed("ShardedFactorization"))
+        positive, negative = scores[:, :1], scores[:, 1:]
+        return functional.bayesian_personalized_ranking(positive.expand_as(negative), negative)
