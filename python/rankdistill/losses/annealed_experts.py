@@ -6,7 +6,8 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts
-from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.losses.batch import Batch
+from rankdistill.losses.distillation import Student, VectorDistillation
 from rankdistill.losses.settings import expect_above_zero, expect_at_least, expect_begun
 from rankdistill.ops import gumbel_noise
 from rankdistill.sampling import STREAMS, role_seed

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
-from rankdistill.losses.batch import expect_interactions
+from rankdistill.losses.batch import Batch, expect_interactions
 from rankdistill.losses.discrepant_negatives import DiscrepantNegatives
-from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.settings import expect_above_zero, expect_at_least, expect_begun, expect_choice
 
 TRAIN_ITEMS = ("ranked", "excluded")

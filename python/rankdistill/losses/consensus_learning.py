@@ -7,9 +7,9 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
-from rankdistill.losses.batch import share_of
+from rankdistill.losses.batch import Batch, share_of
 from rankdistill.losses.consensus_queue import ConsensusQueue
-from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.dropout import EpochDropout
 from rankdistill.losses.head_balance import HeadBalance, gradient_norms
 from rankdistill.losses.head_objectives import HEADS, listed_scores, own_loss, touched

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rankdistill.losses.batch import expect_interactions, share_of, unique_users
-from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.batch import Batch, expect_interactions, share_of, unique_users
+from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.rank_correction import RankCorrection
 from rankdistill.losses.settings import (
     expect_above_zero,

@@ -9,9 +9,10 @@ from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.data.graphs import co_occurrence_graph, sparse
 from rankdistill.experts import Experts, filtered_mean
-from rankdistill.losses.batch import expect_interactions, share_of
-from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
+from rankdistill.losses.batch import Batch, expect_interactions, share_of
+from rankdistill.losses.distillation import Student, VectorDistillation
 from rankdistill.losses.dropout import EpochDropout
+from rankdistill.losses.entities import Entities
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_sizes, expect_within
 from rankdistill.ops import dropout_mask
 from rankdistill.ops.dropout_mask import in_sixteen_bits
@@ -90,9 +91,8 @@ class FrequencyDistillation(VectorDistillation):
         widths = student_width, self.teacher_width, self.teacher_width
         own = (role_seed(seed, f"{side} experts") for side in ("user", "item"))
         self.user, self.item = (Experts(n_experts, *widths, seed=of) for of in own)
-        self.alpha, self.normalized = alpha, normalized
-        self.graph_dropout, self.dropout = graph_dropout, dropout
-        self.seed, self._calls, self._dropout = seed, 0, EpochDropout(seed)
+        self.alpha, self.normalized, self.seed, self._calls = alpha, normalized, seed, 0
+        self.graph_dropout, self.dropout, self._dropout = graph_dropout, dropout, EpochDropout(seed)
         self._epoch: int | None = None
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:

@@ -10,8 +10,8 @@ from torch.nn.functional import softplus
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
-from rankdistill.losses.batch import expect_interactions
-from rankdistill.losses.distillation import Batch, Student
+from rankdistill.losses.batch import Batch, expect_interactions
+from rankdistill.losses.distillation import Student
 from rankdistill.ops import gathered_inner_product
 
 HEADS = ("ranking", "metric", "binary", "squared", "multinomial", "item_multinomial")

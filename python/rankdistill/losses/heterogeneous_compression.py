@@ -10,9 +10,9 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.functional.checkpoints import GAINS
-from rankdistill.losses.batch import unique_users
+from rankdistill.losses.batch import Batch, unique_users
 from rankdistill.losses.checkpoint_knowledge import CheckpointKnowledge
-from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.list_scores import unique_rows
 from rankdistill.losses.settings import (
     expect_above_zero,

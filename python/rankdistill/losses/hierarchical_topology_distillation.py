@@ -8,8 +8,8 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts
 from rankdistill.losses.annealed_experts import AnnealedExperts
-from rankdistill.losses.batch import counted_once, share_of
-from rankdistill.losses.distillation import Batch, Student
+from rankdistill.losses.batch import Batch, counted_once, share_of
+from rankdistill.losses.distillation import Student
 from rankdistill.losses.settings import expect_at_least, expect_choice, expect_within
 
 # positive_only, leave_out_own, detach_means of `functional.hierarchical_topology_distillation`

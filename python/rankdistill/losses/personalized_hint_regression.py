@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from rankdistill import functional
 from rankdistill.experts import linear_parameters
-from rankdistill.losses.batch import expect_interactions
-from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
+from rankdistill.losses.batch import Batch, expect_interactions
+from rankdistill.losses.distillation import Student, VectorDistillation
+from rankdistill.losses.entities import Entities
 from rankdistill.losses.settings import expect_at_least, expect_choice
 
 

@@ -9,8 +9,8 @@ from rankdistill import functional
 from rankdistill.experts import SelectedExperts
 from rankdistill.functional.responses import CONSISTENCY_FORMS
 from rankdistill.losses.annealed_experts import AnnealedExperts
-from rankdistill.losses.batch import share_of, unique_users
-from rankdistill.losses.distillation import Batch, Student
+from rankdistill.losses.batch import Batch, share_of, unique_users
+from rankdistill.losses.distillation import Student
 from rankdistill.losses.settings import (
     expect_above_zero,
     expect_begun,

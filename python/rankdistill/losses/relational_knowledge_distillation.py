@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
-from rankdistill.losses.batch import counted_once
-from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.losses.batch import Batch, counted_once
+from rankdistill.losses.distillation import Student, VectorDistillation
 from rankdistill.losses.settings import expect_at_least, expect_begun
 from rankdistill.sampling import epoch_seed
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rankdistill.data.csr import CSR
-from rankdistill.losses.distillation import Batch
+from rankdistill.losses.batch import Batch
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_share
 from rankdistill.models.recommender import normal, once_each
 from rankdistill.models.train_matrix import Encoder, row_sums, unit_rows

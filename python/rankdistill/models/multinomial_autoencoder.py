@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
-from rankdistill.losses.distillation import Batch
+from rankdistill.losses.batch import Batch
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_share, expect_within
 from rankdistill.models.recommender import linear, normal
 from rankdistill.models.train_matrix import Encoder, row_sums, unit_rows

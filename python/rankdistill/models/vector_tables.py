@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
-from rankdistill.losses.distillation import Batch
+from rankdistill.losses.batch import Batch
 from rankdistill.losses.settings import expect_at_least
 from rankdistill.models.recommender import Recommender, normal
 

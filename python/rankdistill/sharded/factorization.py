@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rankdistill import functional, ops
 from rankdistill.data.csr import CSR
-from rankdistill.losses.distillation import Batch
+from rankdistill.losses.batch import Batch
 from rankdistill.ops.inner_product_topk import InnerProductTopK
 from rankdistill.rankings.distributed import distributed_inner_product_topk
 from rankdistill.sharded.catalogue import catalogue_plackett_luce
