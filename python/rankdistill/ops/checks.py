@@ -48,6 +48,23 @@ def expect_tensor(
         expect(False, op, f"{name} with {dim} dimensions", value)
 
 
+def expect_beside(
+    op: str,
+    name: str,
+    value: object,
+    dim: int,
+    first_name: str,
+    first: Tensor,
+    dtypes: tuple[torch.dtype, ...] = (torch.int64,),
+) -> None:
+    """`expect_tensor`, on the device of another tensor and of as many rows."""
+    expect_tensor(op, name, value, dim, dtypes)
+    if value.device != first.device:
+        expect(False, op, f"{name} on the device of {first_name} ({first.device})", value)
+    if value.shape[0] != first.shape[0]:
+        expect(False, op, f"{name} with {first.shape[0]} rows, as {first_name}", value)
+
+
 def expect_same(op: str, first_name: str, first: Tensor, name: str, value: Tensor) -> None:
     """The same device and dtype."""
     if value.device != first.device:
