@@ -14,7 +14,7 @@ import torch
 from benchmarks.harness import Options, device, environment, in_files
 from rankdistill.config import MethodConfig, TrainingConfig
 from rankdistill.data import Dataset, generate
-from rankdistill.losses.distillation import Batch
+from rankdistill.losses.batch import Batch
 from rankdistill.methods import METHODS, Given, base_weight, make_method, student_of
 from rankdistill.models import MatrixFactorization
 from rankdistill.models.ranked import seen_rankings, unseen_rankings

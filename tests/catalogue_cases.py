@@ -195,9 +195,7 @@ def luce_bad_samples():
     )
     yield BadSample("ids of others", (*tables, ids[:1]), ValueError, "item_ids with 2 rows")
     yield BadSample("ids of int32", (*tables, ids.int()), TypeError, "item_ids as a int64")
-    yield BadSample(
-        "lengths of others", (*tables, ids, torch.tensor([1])), ValueError, "lengths with 2 entries"
-    )
+    yield BadSample("lengths of others", (*tables, ids, torch.tensor([1])), ValueError, "lengths with 2 rows")
 
 
 def luce_oracle(users, items, item_ids, lengths=None, exclude=None, item_bias=None):

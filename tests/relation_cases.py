@@ -214,7 +214,7 @@ def grouped_samples(dtype):
 def grouped_bad_samples():
     teacher, student, groups = randn(3, 4), randn(3, 2), torch.tensor([0, 1, 0])
     yield BadSample("rows differ", (teacher[:2], student, groups), ValueError, "teacher with 3 rows")
-    yield BadSample("groups of others", (teacher, student, groups[:2]), ValueError, "groups with 3 entries")
+    yield BadSample("groups of others", (teacher, student, groups[:2]), ValueError, "groups with 3 rows")
     yield BadSample("groups of int32", (teacher, student, groups.int()), TypeError, "groups as a int64")
 
 

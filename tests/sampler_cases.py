@@ -48,7 +48,7 @@ def position_bad_samples():
     )
     yield BadSample("negative K", (users, lengths, -2, 1.0), ValueError, "n_samples of 0 or more", draw)
     yield BadSample(
-        "lengths of others", (users, lengths[:1], 2, 1.0), ValueError, "lengths for 2 users", draw
+        "lengths of others", (users, lengths[:1], 2, 1.0), ValueError, "lengths with 2 rows, as users", draw
     )
     yield BadSample(
         "float users", (users.float(), lengths, 2, 1.0), TypeError, "users as a int64 tensor", draw
@@ -95,7 +95,9 @@ def gumbel_bad_samples():
     parts = torch.tensor([0, 1, 2])
     yield BadSample("negative id", (ids - 1, 4), IndexError, r"ids in .*got -1 at position \[0\]", draw)
     yield BadSample("part 2", (ids, 4), IndexError, "parts in .*got 2", draw | {"parts": parts})
-    yield BadSample("fewer parts", (ids, 4), ValueError, "parts for 3 ids", draw | {"parts": parts[:2]})
+    yield BadSample(
+        "fewer parts", (ids, 4), ValueError, "parts with 3 rows, as ids", draw | {"parts": parts[:2]}
+    )
     yield BadSample("negative count", (ids, -1), ValueError, "count of 0 to 4194304; got int -1", draw)
     yield BadSample("float ids", (ids.float(), 4), TypeError, "ids as a int64 tensor", draw)
     yield BadSample("stream 256", (ids, 4), ValueError, "stream in", draw | {"stream": 256})
@@ -304,7 +306,9 @@ def pair_bad_samples():
         "temperature inf", (users, lengths, 2, float("inf")), ValueError, "finite temperature", draw
     )
     yield BadSample("negative K", (users, lengths, -2, 1.0), ValueError, "n_samples of 0 or more", draw)
-    yield BadSample("others' lengths", (users, lengths[:1], 2, 1.0), ValueError, "lengths for 2 users", draw)
+    yield BadSample(
+        "others' lengths", (users, lengths[:1], 2, 1.0), ValueError, "lengths with 2 rows, as users", draw
+    )
     yield BadSample("no lengths", (users, None, 2, 1.0), TypeError, "lengths as a int64 tensor", draw)
     yield BadSample("stream -1", (users, lengths, 2, 1.0), ValueError, "stream in", {"seed": 0, "stream": -1})
 
@@ -367,7 +371,7 @@ def weighted_bad_samples():
             draw,
         )
     yield BadSample("negative user", (users - 1, weights, 2), IndexError, "users in", draw)
-    yield BadSample("rows differ", (users, weights[:1], 2), ValueError, "weights of 2 rows", draw)
+    yield BadSample("rows differ", (users, weights[:1], 2), ValueError, "weights with 2 rows", draw)
     yield BadSample("fp16 weights", (users, weights.half(), 2), TypeError, "weights as a float32 or", draw)
     yield BadSample("one dimension", (users, weights[0], 2), ValueError, "weights with 2 dimensions", draw)
     yield BadSample("negative K", (users, weights, -1), ValueError, "n_samples of 0 or more", draw)

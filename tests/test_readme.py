@@ -14,6 +14,7 @@ from torch import nn
 from rankdistill import Factors, MatrixFactorization, Rankings, export_program
 from rankdistill.data import CSR, generate
 from tests.case import generator, randn
+from tests.cases import CASES
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -99,3 +100,16 @@ def test_a_program_is_served(tmp_path, monkeypatch):
     names = {"users": torch.tensor([3, 3]), **seen}
     exec(code("program"), names)  # noqa: S102
     assert torch.equal(names["items"], factors.topk(torch.tensor([3, 3]), 5, tuple(seen.values())).indices)
+
+
+def test_the_table_of_ops_says_what_serves_each():
+    rows = re.findall(r"^\| (`[^|]*`) \| (C\+\+|torch) \| ([^|]*) \|$", README, re.MULTILINE)
+    said = {op: row[1:] for row in rows for op in re.findall(r"`(\w+)`", row[0])}
+    found = {}
+    for op, case in CASES.items():
+        served = [name for name in ("NATIVE", "CUDA", "TRITON") if hasattr(case.module, name)]
+        of_cuda = {"CUDA": "CUDA C++", "TRITON": "Triton"}
+        device = [of_cuda[name] for name in served if name in of_cuda] or ["torch"]
+        rest = ["torch"] if device == ["CUDA C++"] else []
+        found[op] = ("C++" if "NATIVE" in served else "torch", ", or ".join(device + rest))
+    assert said == found

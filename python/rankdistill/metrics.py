@@ -11,7 +11,7 @@ from rankdistill.data.csr import CSR
 from rankdistill.ops import checks, inner_product_rank, inner_product_topk, masked_rank, masked_topk
 from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.rankings.distributed import Processes
-from rankdistill.vector_scores import PAIRS, bias_of, evaluating, ranked_by_vectors, row_scores
+from rankdistill.vector_scores import PAIRS, bias_of, device_of, evaluating, ranked_by_vectors, row_scores
 
 CUTOFFS = (10, 20, 50)
 USUAL = ("recall", "ndcg", "hit_rate", "mrr", "precision")
@@ -184,7 +184,8 @@ def evaluate(
     Args:
         model: with `user_vectors(ids)` and `item_vectors(ids)` (and `item_bias`, [N] or an embedding layer of width 1, or None), or with
             `score(users [B], items [B, N])`.
-        truth: [U, N] relevant items, as a CSR or anything that `CSR.from_any` takes; users without any do not count.
+        truth: [U, N] relevant items, as a CSR or anything that `CSR.from_any` takes, on any device; users
+            without any do not count.
         exclude: [U, N] items that are not ranked (train items; for test, validation items too), likewise.
         cutoffs: as in `ranking_metrics`.
         metrics: names in `METRICS`, which are taken at every cut-off, or in `RANK_METRICS`, which have none.
@@ -262,8 +263,8 @@ def _evaluated(
         if name not in METRICS and name not in RANK_METRICS:
             known = ", ".join((*METRICS, *RANK_METRICS))
             raise ValueError(f"evaluate: expected metrics of {known}; got {name!r}")
-    truth = CSR.from_any(truth)
-    exclude = CSR.from_any(exclude, truth.n_columns)
+    truth = CSR.from_any(truth).to(device_of(model))
+    exclude = CSR.from_any(exclude, truth.n_columns).to(device_of(model))
     if exclude.n_rows != truth.n_rows:
         raise ValueError(f"evaluate: expected exclude of {truth.n_rows} rows, as truth; got {exclude.n_rows}")
     users = (truth.counts > 0).nonzero().flatten()
@@ -385,7 +386,7 @@ def evaluate_candidates(
 
     Args:
         model: with `score(users [B], items [B, K])` → [B, K].
-        users: [n] int64.
+        users: [n] int64, on any device, as the ids below.
         held_out: [n, H] int64, such as each user's validation and test item; -1 for none.
         candidates: [n, C] int64; -1 for none. A user's held-out items among them do not count.
         cutoffs: positions, > 0.
@@ -407,6 +408,7 @@ def evaluate_candidates(
             "evaluate_candidates: expected users [n], held_out [n, H] and candidates [n, C]; got "
             f"{list(users.shape)}, {list(held_out.shape)} and {list(candidates.shape)}"
         )
+    users, held_out, candidates = (ids.to(device_of(model)) for ids in (users, held_out, candidates))
     items, width = torch.cat([held_out, candidates], dim=1), held_out.shape[1]
     for column in range(width):  # none of the held-out items is another one's rival
         items[:, width:].masked_fill_(candidates == held_out[:, column, None], -1)

@@ -129,11 +129,9 @@ def tournament_positions(
     lengths: Tensor,
     n_samples: int,
     temperature: float,
-    positions: Tensor | None = None,
     *,
     seed: int,
     epoch: int = 0,
-    stream: int = STREAMS["tournament"],
 ) -> Tensor:
     """Positions of ranked lists, each the better of two draws with weights exp(−(i + 1)/temperature).
 
@@ -147,10 +145,8 @@ def tournament_positions(
     Source:
         Lee et al., CD, ICDM 2019, as released: temperature = 20 · list length.
     """
-    pairs = pair_sample(
-        users, lengths, n_samples, temperature, False, positions, seed=seed, epoch=epoch, stream=stream
-    )
-    return pairs[..., 0]
+    draw = {"seed": seed, "epoch": epoch, "stream": STREAMS["tournament"]}
+    return pair_sample(users, lengths, n_samples, temperature, False, **draw)[..., 0]
 
 
 def within_group_pairs(
@@ -163,7 +159,6 @@ def within_group_pairs(
     *,
     seed: int,
     epoch: int = 0,
-    stream: int = STREAMS["pairs"],
 ) -> Tensor:
     """Pairs of items of one popularity group each, the one that the teacher ranks higher first.
 
@@ -177,7 +172,7 @@ def within_group_pairs(
         n_pairs: G numbers, how many pairs of each group.
         temperature: of positions within a group, dimensionless, > 0.
         form: "paper", or "released": a swap through a view leaves, with probability 1/2, the better item twice.
-        seed, epoch, stream: name the draw.
+        seed, epoch: name the draw.
 
     Returns:
         items [R, Σ n_pairs, 2] int64, group by group; (-1, -1) where a user's list has fewer than two items of a group.
@@ -207,7 +202,7 @@ def within_group_pairs(
     for g, (start, end) in enumerate(pairwise(starts)):
         drawn = pair_sample(
             users, counts[:, g], end - start, temperature, True, torch.full_like(users, start),
-            seed=seed, epoch=epoch, stream=stream,
+            seed=seed, epoch=epoch, stream=STREAMS["pairs"],
         )  # fmt: skip
         if ranked.shape[1]:
             columns = (firsts[:, g, None, None] + drawn.clamp_min(0)).clamp_max(ranked.shape[1] - 1)

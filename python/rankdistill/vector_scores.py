@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import numpy as np
 import torch
@@ -30,6 +32,14 @@ def evaluating(*models: object) -> Iterator[None]:
             part.training = training
 
 
+def device_of(model: object) -> torch.device:
+    """Where a model's parameters, buffers or tables are; the CPU where that is not known."""
+    held = [getattr(model, "users", None)]
+    if isinstance(model, nn.Module):
+        held = chain(model.parameters(), model.buffers())
+    return next((part.device for part in held if isinstance(part, Tensor)), torch.device("cpu"))
+
+
 def bias_of(model: object, side: str) -> Tensor | None:
     """[N] a model's `item_bias` (`side` "item"), or [U] its `user_bias`: a vector, a column, an embedding layer of width 1; or
     None."""
@@ -47,10 +57,22 @@ def bias_of(model: object, side: str) -> Tensor | None:
     return torch.as_tensor(held).reshape(-1)
 
 
+def has_whole_table(model: object, side: str) -> bool:
+    """Whether a model's `user_vectors` or `item_vectors` may be called without ids, for the whole table."""
+    parameters = inspect.signature(getattr(model, f"{side}_vectors")).parameters.values()
+    return all(part.default is not part.empty for part in parameters)
+
+
+def all_vectors(model: object, side: str, count: int) -> Tensor:
+    """[count, D] a model's vectors of all users or items: its whole table where it gives that, else those of all ids."""
+    read = getattr(model, f"{side}_vectors")
+    return read() if has_whole_table(model, side) else read(torch.arange(count, device=device_of(model)))
+
+
 def scores_are_products(model: object) -> bool:
-    """Whether a model says that its vectors' inner products are its scores, and has no bias that these would leave out."""
+    """Whether a model says that the inner products of its whole tables are its scores, and has no bias that these would leave out."""
     return getattr(model, "scores_are_inner_products", False) and all(
-        bias_of(model, side) is None for side in ("item", "user")
+        bias_of(model, side) is None and has_whole_table(model, side) for side in ("item", "user")
     )
 
 
@@ -58,8 +80,9 @@ def row_scores(model: object, users: Tensor, items: Tensor) -> Tensor:
     """[B, n] a model's `score` of the same items [n] int64 for users [B] int64, asked for 2^20 pairs (or a row) at a time.
 
     Of a model whose `scores_in_pieces` is True, since its `score` bounds its memory by itself, all at once. Ids are handed over
-    contiguous, as those of a batch's lists are.
+    where the model is, contiguous, as those of a batch's lists are.
     """
+    users, items = (ids.to(device_of(model)) for ids in (users, items))
     at_once = max(1, PAIRS // max(1, len(items)))
     if getattr(model, "scores_in_pieces", False):
         at_once = max(1, len(users))
@@ -72,13 +95,13 @@ def ranked_by_vectors(model: object, users: Tensor, n_items: int) -> bool:
     """Whether a model's scores are inner products of its vectors, and its `item_bias` and `user_bias` where it has these.
 
     Of a model whose `scores_are_inner_products` is True, or that has no `score`, vectors and biases are taken to be what it
-    ranks by; of another the scores of a few of `users` (ids on its device) for a few of its items are compared with them.
+    ranks by; of another the scores of a few of `users` for a few of its items are compared with them.
     """
     if not (hasattr(model, "user_vectors") and hasattr(model, "item_vectors")):
         return False
     if getattr(model, "scores_are_inner_products", False) or not hasattr(model, "score") or not len(users):
         return True
-    users = users[:COMPARED]
+    users = users[:COMPARED].to(device_of(model))
     ids = torch.arange(0, n_items, max(1, n_items // COMPARED), device=users.device)
     with evaluating(model):
         rows, columns = model.user_vectors(users), model.item_vectors(ids)

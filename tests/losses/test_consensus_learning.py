@@ -338,7 +338,7 @@ def test_wrong_students(train):
     with pytest.raises(RuntimeError, match="expected begin_epoch before the first batch"):
         method(make_student(), make_batch(train))
     with pytest.raises(ValueError, match="head as one of ranking, metric, .*; got 'best'"):
-        make(train, recommends="best").begin_epoch(0, make_student())
+        make_student().recommend_by("best")
     with pytest.raises(ValueError, match="expected width of 4 or more; got 3"):
         MultiHeadFactorization(2, 2, 3)
 

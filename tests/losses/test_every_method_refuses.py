@@ -135,8 +135,8 @@ def test_a_batch_of_another_kind_says_what_is_expected(name):
         )
 
 
-@pytest.mark.parametrize("name", ["de", "htd", "pckd"])
-def test_experts_that_have_not_begun_are_refused(name):
+@pytest.mark.parametrize("name", ["de", "htd", "pckd", "rkd", "freqd"])
+def test_methods_of_vectors_that_have_not_begun_are_refused(name):
     student, method = make_student(name), make(name)
     with pytest.raises(RuntimeError, match="expected begin_epoch before the first batch; got none"):
         method(student, make_batch(method, 0))
@@ -161,6 +161,21 @@ def test_items_without_a_teachers_row_are_refused(name):
         IndexError, match=rf"{type(method).__name__}: expected items in \[0, {N - 5}\), as teacher_items; got"
     ):
         method(student, batch._replace(positives=positives))
+
+
+@pytest.mark.parametrize("name", OF_TABLES)
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_only_negatives_may_be_none(name, side):
+    student, method = make_student(name), make(name)
+    batch = begin(method, student, 1)
+    part = "users" if side == "user" else "positives"
+    ids = getattr(batch, part).clone()
+    ids[3] = -1
+    message = rf"^{type(method).__name__}: expected {side}s in \[0, \d+\), as teacher_{side}s; got -1$"
+    with pytest.raises(IndexError, match=message):
+        method(student, batch._replace(**{part: ids}))
+    none = batch._replace(negatives=torch.full_like(batch.negatives, -1))
+    assert method(student, none).isfinite()
 
 
 @pytest.mark.parametrize(

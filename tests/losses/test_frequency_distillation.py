@@ -104,6 +104,7 @@ def test_module_is_its_definition_over_the_whole_tables(normalized):
     method = FrequencyDistillation(
         *tables, train, D_S, normalized=normalized, graph_dropout=0, dropout=0, alpha=0.3
     )
+    method.begin_epoch(0)
     loss = method(student, batch)
     items = CSR.from_pairs(*reversed(train.pairs()), N, U)
     expected = 0.0
@@ -152,6 +153,7 @@ def test_parts_are_stored_and_bad_input_is_refused():
     method = FrequencyDistillation(*teacher_tables(), random_train(), D_S)
     assert sorted({name.split(".")[0] for name in method.state_dict()}) == ["item", "user"]
     assert method.user.weight_in.shape == (5, D_T, D_S)
+    method.begin_epoch(0)
     assert method(make_student(), Batch(torch.tensor([1]))).item() > 0
     with pytest.raises(ValueError, match=r"expected alpha in \[0, 1\]; got 2"):
         FrequencyDistillation(*teacher_tables(), random_train(), D_S, alpha=2)

@@ -406,3 +406,21 @@ def test_dual_correction_draws_what_is_ranked_wrongly(rankings, item_rankings, t
 def test_bad_settings(rankings, make, message):
     with pytest.raises(ValueError, match=message):
         make(rankings)
+
+
+@pytest.mark.parametrize("first", [1, 10])
+def test_ranks_are_compared_in_a_first_epoch_that_is_no_multiple_of_the_period(rankings, first):
+    """In a loop that counts from 1, or where the method is switched on later; from then on every `period` epochs."""
+    method, student = (
+        DualCorrection(rankings, n_samples=5, period=3),
+        Tables(randn(U, 4, seed=1), randn(N, 4, seed=2)),
+    )
+    method.begin_epoch(first, student)
+    assert method(student, torch.arange(3)) > 0
+    measured = method.user_side.signed_weights.clone()
+    with torch.no_grad():
+        student.user_table.neg_()
+    method.begin_epoch(first + 1, student)
+    assert torch.equal(method.user_side.signed_weights, measured)
+    method.begin_epoch(12, student)
+    assert not torch.equal(method.user_side.signed_weights, measured)

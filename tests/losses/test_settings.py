@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+import rankdistill
 from rankdistill import (
     Batch,
+    BidirectionalDistillation,
     CollaborativeDistillation,
+    CollaborativeMetricLearning,
     ConsensusLearning,
+    DistillationExperts,
     DualCorrection,
     FrequencyDistillation,
+    FullTopologyDistillation,
     HeterogeneousCompression,
+    HierarchicalTopologyDistillation,
     HintRegression,
     ListwiseDistillation,
+    MatrixFactorization,
     MultiHeadFactorization,
+    NeuralMatrixFactorization,
+    PersonalizedHintRegression,
+    PreferenceConsistentDistillation,
+    RankingDistillation,
     Rankings,
     RejuvenatedCrossEntropyDistillation,
+    RelaxedRankingDistillation,
     functional,
 )
 from rankdistill.data import CSR
+from rankdistill.losses import Distillation
 from rankdistill.ops import weighted_sample
 from rankdistill.sampling import shared_position_weights
 from tests.case import randn
@@ -49,14 +63,63 @@ REFUSED = {
     "freqd, train": (
         lambda: FrequencyDistillation(*teacher_tables(), OTHER, D_S), f"train of {U} users × {N} items, as the teacher's tables",
     ),
+    "ftd, kind": (lambda: FullTopologyDistillation(*teacher_tables(), kind="cos"), "kind as one of cosine, inner_product, squared_distance; got 'cos'"),
+    "pckd, form": (
+        lambda: PreferenceConsistentDistillation(*teacher_tables(), RANKINGS, D_S, form="x"), "form as one of list, pair; got 'x'",
+    ),
+    "concf, head": (lambda: ConsensusLearning(CSR.empty(U, N), recommends="x"), "recommends as one of ranking, metric, .*; got 'x'"),
+    "bd, sharpness": (
+        lambda: BidirectionalDistillation(make_student(), CSR.empty(U, N), teacher_sharpness=-1.0), "teacher_sharpness above 0; got -1.0",
+    ),
+    "hetcomp, looseness": (lambda: compression(looseness=None), "looseness as a number; got None"),
+    "rd, start": (lambda: RankingDistillation(RANKINGS, 4, start_epoch=None), "start_epoch as a whole number; got None"),
+    "rce_kd, sharpness": (
+        lambda: RejuvenatedCrossEntropyDistillation(RANKINGS, make_student(), 4, 4, 8, sharpness=None),
+        "sharpness as a number; got None",
+    ),
+    "phr, width": (
+        lambda: PersonalizedHintRegression(*teacher_tables(), D_S, hidden_width=-1), "hidden_width of 1 or more; got -1",
+    ),
+    "de, half an expert": (
+        lambda: DistillationExperts(*teacher_tables(), D_S, n_experts=2.5), "n_experts as a whole number; got 2.5",
+    ),
+    "de, no experts": (lambda: DistillationExperts(*teacher_tables(), D_S, n_experts=0), "n_experts of 1 or more; got 0"),
+    "de, no epochs": (lambda: DistillationExperts(*teacher_tables(), D_S, n_epochs=0), "n_epochs of 1 or more; got 0"),
+    "htd, no groups": (
+        lambda: HierarchicalTopologyDistillation(*teacher_tables(), D_S, n_groups=0), "n_groups of 1 or more; got 0",
+    ),
+    "listwise, no temperature": (
+        lambda: ListwiseDistillation(RANKINGS, 4, temperature=None), "temperature as a number; got None",
+    ),
+    "rrd, a word": (
+        lambda: RelaxedRankingDistillation(RANKINGS, CSR.empty(U, N), n_interesting="3"), "n_interesting as a whole number; got '3'",
+    ),
+    "rrd, a truth": (
+        lambda: RelaxedRankingDistillation(RANKINGS, CSR.empty(U, N), n_interesting=True), "n_interesting as a whole number; got True",
+    ),
+    "freqd, a word": (
+        lambda: FrequencyDistillation(*teacher_tables(), CSR.empty(U, N), D_S, alpha="1"), "alpha as a number; got '1'",
+    ),
 }  # fmt: skip
+
+
+def compression(observed=None, **settings):
+    observed = torch.full((U, 1), -1) if observed is None else observed
+    return HeterogeneousCompression([[RANKINGS]], CSR.empty(U, N), observed, 4, 3, **settings)
 
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_refused_where_it_is_made(what):
+    """By the method itself, not by what it is made of."""
     make, told = REFUSED[what]
-    with pytest.raises(ValueError, match=rf"\w+: expected {told}"):
+    with pytest.raises((TypeError, ValueError), match=rf"^(\w+): expected {told}") as caught:
         make()
+    assert issubclass(getattr(rankdistill, str(caught.value).split(":")[0]), Distillation)
+
+
+def test_observed_items_may_be_an_array():
+    observed = np.full((U, 1), 2)
+    assert torch.equal(compression(observed).observed, compression(torch.from_numpy(observed)).observed)
 
 
 def heads(dtype=torch.float32):
@@ -85,10 +148,27 @@ def test_heads_have_dropout_in_training_alone():
         assert len({method(student, BATCH).item() for _ in range(3)}) == 1
 
 
-def test_heads_need_negatives():
-    student, method = heads()
-    with pytest.raises(ValueError, match="ConsensusLearning: expected a batch with negatives"):
-        method(student, BATCH._replace(negatives=None))
+MODELS = (MatrixFactorization, CollaborativeMetricLearning, NeuralMatrixFactorization)
+
+
+@pytest.mark.parametrize("who", [*MODELS, BidirectionalDistillation, ConsensusLearning])
+def test_a_batch_without_negatives_is_refused(who):
+    if who in MODELS:
+        loss = who(2, 5, width=8).loss
+    elif who is ConsensusLearning:
+        student, method = heads()
+        loss = lambda batch: method(student, batch)
+    else:
+        student, method = MatrixFactorization(2, 5, 4), who(MatrixFactorization(2, 5, 8), CSR.empty(2, 5))
+        method.begin_epoch(0, student)
+        loss = lambda batch: method(student, batch)
+    with pytest.raises(ValueError, match=f"^{who.__name__}: expected a batch with negatives, .*; got none$"):
+        loss(BATCH._replace(negatives=None))
+    if who in MODELS:
+        with pytest.raises(
+            ValueError, match=f"^{who.__name__}: expected a batch with positives, .*; got none$"
+        ):
+            loss(BATCH._replace(positives=None))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

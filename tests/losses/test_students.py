@@ -363,6 +363,32 @@ def test_a_student_may_be_of_bfloat16(name):
     assert losses[1] == pytest.approx(losses[0], rel=3e-2)
 
 
+class OfIds(Student):
+    """Its vectors are asked for by ids alone."""
+
+    def user_vectors(self, ids):
+        return self.users(ids)
+
+    def item_vectors(self, ids):
+        return self.items(ids)
+
+
+OF_IDS = [
+    *((name, {}, says_so) for name in (*OF_RANKINGS, "bd", "ftd") for says_so in (False, True)),
+    *((name, {key: value}, True) for name, key, value in (
+        ("cd", "guide", "student"), ("dcd", "among", "catalogue"), ("rrd", "n_uninteresting", None),
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options", "says_so"), OF_IDS)
+def test_vectors_may_be_asked_for_by_ids_alone(name, options, says_so):
+    student, plain = OfIds(says_so=says_so), Student(says_so=says_so)
+    assert_taught_alike(taught(name, student, **options), taught(name, plain, **options))
+    parts = world().valid.csr(), world().train.csr()
+    assert evaluate(student, *parts) == evaluate(plain, *parts)
+
+
 def made_directly(name: str, **options):
     """By the constructor, as a user's own loop makes it."""
     made = make(name)

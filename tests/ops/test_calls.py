@@ -14,6 +14,7 @@ from rankdistill.ops import registration
 from tests.case import randint, randn
 from tests.cases import CASES
 from tests.ops.test_properties import differentiable, float_outputs
+from tests.process import output
 
 CALLED = sorted(
     op for op in CASES if registration.SHORTCUTS.get(f"{op}_forward") and not op.startswith("catalogue_")
@@ -237,3 +238,49 @@ def test_hooks_on_what_is_saved_see_it(direct):
     )
     assert torch.equal(again, scores.grad)
     assert direct.count("plackett_luce_forward") == 3
+
+
+@pytest.mark.parametrize("missing", [*registration.PRIVATE, "_profiler_enabled"])
+def test_a_torch_without_a_private_name_is_noticed(missing, monkeypatch):
+    assert registration.may_be_direct()
+    monkeypatch.delattr(torch.autograd if missing == "_profiler_enabled" else torch._C, missing)
+    assert not registration.may_be_direct()
+
+
+def test_a_torch_that_does_not_tell_of_transforms_may_have_one(monkeypatch):
+    assert not registration.within_transform()
+    monkeypatch.delattr(torch._C._functorch, "peek_interpreter_stack")
+    assert registration.within_transform()
+    assert registration.asks_gradients(randn(2))
+
+
+WITHOUT = """
+import builtins, types, torch
+real, names = builtins.__import__, {names!r}
+
+class Without:
+    def __getattr__(self, name):
+        if name in names:
+            raise AttributeError(name)
+        return getattr(torch._C, name)
+
+def imported(name, globals=None, locals=None, fromlist=(), level=0):
+    if name == "torch" and fromlist == ("_C",) and globals["__name__"] == "rankdistill.ops.registration":
+        return types.SimpleNamespace(_C=Without())
+    return real(name, globals, locals, fromlist, level)
+
+builtins.__import__ = imported
+from rankdistill import plackett_luce
+from rankdistill.ops import registration
+assert not registration.DIRECT
+scores = torch.tensor([[1.0, 2.0, 3.0]], requires_grad=True)
+plackett_luce(scores).sum().backward()
+print(scores.grad.tolist(), [known.functions for known in registration.SHORTCUTS.values() if known.functions])
+"""
+
+
+def test_without_private_names_calls_go_by_the_dispatcher():
+    scores = torch.tensor([[1.0, 2.0, 3.0]], requires_grad=True)
+    plackett_luce(scores).sum().backward()
+    code = WITHOUT.format(names=(*registration.PRIVATE, "_functorch"))
+    assert output(code).strip() == f"{scores.grad.tolist()} []"

@@ -22,7 +22,7 @@ from rankdistill import (
     routed_experts,
 )
 from rankdistill.ops.registration import CHOICES, Unavailable
-from tests.case import randint, randn, widened
+from tests.case import Sample, randint, randn, widened
 from tests.cases import CASES
 from tests.ops.test_properties import assert_within, differentiable, float_outputs, sampled
 from tests.process import output
@@ -465,3 +465,52 @@ def test_experts_in_blocks_are_those_in_one(monkeypatch):
     )
     for one, several in zip(whole, outputs(), strict=True):
         torch.testing.assert_close(several, one)
+
+
+# TF32, where the caller has asked torch for it ------------------------------------------------------------
+
+OF_TORCH_IN_FLOAT64 = ("relation", "relation_distance", "cross_relation_distance")
+RANKED = ("inner_product_topk", "inner_product_rank", "masked_topk", "masked_rank")
+
+
+@pytest.fixture
+def precision():
+    kept = torch.get_float32_matmul_precision()
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision(kept)
+
+
+def outputs_and_gradients(case, sample) -> list[Tensor]:
+    args, leaves = differentiable(sample, case)
+    outputs = case.outputs(*args, **sample.kwargs)
+    asked = [o for o in float_outputs(outputs) if o.requires_grad]
+    grads = torch.autograd.grad(asked, leaves, [torch.ones_like(o) for o in asked], True) if asked else ()
+    return [o.detach() for o in (*outputs, *grads) if o is not None]
+
+
+@pytest.mark.parametrize("op", [*OF_TORCH_IN_FLOAT64, *RANKED])
+def test_tf32_changes_no_bit_of_relations_and_ranks(op, precision):
+    for sample in CASES[op].samples(torch.float32):
+        sample = Sample(sample.name, moved(sample.args), moved(sample.kwargs))
+        precision("highest")
+        wanted = outputs_and_gradients(CASES[op], sample)
+        precision("high")  # TF32
+        found = outputs_and_gradients(CASES[op], sample)
+        assert all(map(same_bits, found, wanted)), sample.name
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_tf32_costs_experts_its_rounding(chosen, precision):
+    """A factor keeps 10 bits: a product is off by 2⁻⁹ of its size at most, and what two layers sum by 2⁻⁸ of all sizes."""
+    M, H, D, O, B = 5, 64, 48, 40, 300
+    parts = randn(M, H, D, seed=1), randn(M, H, seed=2), randn(M, O, H, seed=3), randn(M, O, seed=4)
+    routing = randint(0, M, (B,), seed=5) if chosen else randn(B, M, seed=6).softmax(1)
+    given = randn(B, D, seed=7), routing, *parts
+    case = CASES["routed_experts"]
+    exact, sizes = (case.expected(*args)[0] for args in (given, [part.abs() for part in given]))
+    errors = []
+    for kept in ("highest", "high"):
+        precision(kept)
+        errors.append((routed_experts(*moved(given)).cpu().double() - exact).abs())
+    assert bool((errors[0] <= 1e-5 * sizes).all())
+    assert bool((errors[1] <= 2**-8 * sizes).all())

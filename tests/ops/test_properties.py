@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from rankdistill import ops
+from rankdistill import ops, prepare_items
 from rankdistill.ops.registration import CHOICES
 from tests.case import Case, Sample, randn, widened
 from tests.cases import CASES
@@ -210,3 +210,67 @@ def test_tables_of_no_columns_and_lists_of_no_scores(dtype):
     assert ops.catalogue_log_mass(users, items).tolist() == pytest.approx([math.log(50)] * 3, rel=1e-6)
     empty, tail = torch.zeros(3, 0, dtype=dtype), torch.ones(3, 5, dtype=dtype)
     assert ops.plackett_luce(empty, tail).tolist() == [0.0] * 3 == ops.plackett_luce(empty, empty).tolist()
+
+
+def mixes():
+    """(case, arguments, position): float tensors beside one another, and which of them is to be of half precision."""
+    for case in CASES.values():
+        for sample in list(case.samples(torch.float32))[:3]:
+            floats = [
+                at for at, a in enumerate(sample.args) if isinstance(a, Tensor) and a.is_floating_point()
+            ]
+            for at in floats if len(floats) > 1 else ():
+                yield pytest.param(case, sample, at, id=f"{case.op}-{sample.name}-{at}")
+
+
+@pytest.mark.parametrize(("case", "sample", "at"), list(mixes()))
+def test_autocast_gives_half_precision_beside_a_table(case, sample, at):
+    """As torch's own operations, an op then takes both in the wider dtype; gradients come back in each one's own."""
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        args = list(sample.args)
+        args[at] = args[at].bfloat16().to(dtype)
+        args, leaves = differentiable(Sample("", tuple(args)), case)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = case.outputs(*args, **sample.kwargs)
+        asked = [o for o in float_outputs(outputs) if o.requires_grad]
+        grads = torch.autograd.grad(asked, leaves, [torch.ones_like(o) for o in asked], True) if asked else ()
+        assert [g.dtype for g in grads] == [leaf.dtype for leaf in leaves][: len(grads)]
+        found.append([*outputs, *(g.to(leaf.dtype) for g, leaf in zip(grads, leaves))])
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a.nan_to_num(7.0), b.to(a.dtype).nan_to_num(7.0))
+
+
+OF_ONE_DTYPE = (
+    "catalogue_log_mass", "catalogue_plackett_luce", "cross_relation_distance", "embedding_plackett_luce",
+    "gathered_inner_product", "inner_product_rank", "inner_product_topk", "plackett_luce", "relation",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("op", OF_ONE_DTYPE)
+def test_without_autocast_two_dtypes_stay_an_error(op):
+    case = CASES[op]
+    sample = next(s for s in case.samples(torch.float32) if isinstance(s.args[1], Tensor))
+    at = max(at for at, a in enumerate(sample.args) if isinstance(a, Tensor) and a.is_floating_point())
+    args = [a.bfloat16() if i == at else a for i, a in enumerate(sample.args)]
+    with pytest.raises(TypeError, match=f"^{op}: expected .* with the dtype of"):
+        case.function(*args, **sample.kwargs)
+    with torch.autocast("cpu", torch.bfloat16):
+        compiled = torch.compile(case.function, fullgraph=True, backend="aot_eager")
+        torch._dynamo.reset()
+        for a, b in zip(
+            as_tuple(compiled(*args, **sample.kwargs)), case.outputs(*args, **sample.kwargs), strict=True
+        ):
+            assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("narrow", ["users", "items"])
+def test_autocast_gives_half_precision_beside_prepared_items(narrow):
+    users, items = randn(4, 8, seed=1), randn(300, 8, seed=2)
+    half = {"users": users.bfloat16(), "items": items.bfloat16()}
+    given = {"users": users, "items": items, narrow: half[narrow]}
+    wanted = ops.inner_product_topk(given["users"].float(), given["items"].float(), 5)
+    prepared = prepare_items(given["items"])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ops.inner_product_topk(given["users"], prepared, 5)
+    assert all(map(torch.equal, found, wanted))

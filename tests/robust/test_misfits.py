@@ -112,12 +112,8 @@ def test_nothing_of_no_width():
 def test_tables_are_prepared_where_they_are():
     """Whatever device new tensors go to."""
     users, items = randn(3, 4, seed=1), randn(600, 4, seed=2)
-    before = torch.get_default_device()
-    torch.set_default_device("meta")
-    try:
+    with torch.device("meta"):
         prepared = prepare_items(items)
-    finally:
-        torch.set_default_device(before)
     assert inner_product_topk(users, prepared, 5).indices.equal(inner_product_topk(users, items, 5).indices)
 
 

@@ -13,6 +13,7 @@ from rankdistill.ops import (
     relation_distance,
     triplet_angle_huber,
 )
+from rankdistill.ops.native import accumulator_dtype
 
 GROUP_TERMS = ("entities", "groups")
 
@@ -180,9 +181,7 @@ def relational_knowledge_distillation(
         >>> bool(relational_knowledge_distillation(rows, 3 * rows) < 1e-12)
         True
     """
-    loss = 0 * student.sum(dtype=torch.float64).to(
-        torch.float64 if student.dtype == torch.float64 else torch.float32
-    )
+    loss = 0 * student.sum(dtype=torch.float64).to(accumulator_dtype(student.dtype))
     if distance_weight:
         loss = loss + distance_weight / max(student.shape[0] ** 2, 1) * pair_distance_huber(teacher, student)
     if angle_weight:

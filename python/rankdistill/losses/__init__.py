@@ -1,10 +1,10 @@
 """The methods as modules, one file each; `Distillation` is what they share."""
 
-from rankdistill.losses.batch import Share
+from rankdistill.losses.batch import Batch, Share
 from rankdistill.losses.bidirectional_distillation import BidirectionalDistillation
 from rankdistill.losses.collaborative_distillation import CollaborativeDistillation
 from rankdistill.losses.consensus_learning import ConsensusLearning
-from rankdistill.losses.distillation import Batch, Distillation, VectorDistillation
+from rankdistill.losses.distillation import Distillation, VectorDistillation
 from rankdistill.losses.distillation_experts import DistillationExperts
 from rankdistill.losses.dual_correction import DualCorrection
 from rankdistill.losses.frequency_distillation import FrequencyDistillation

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts
-from rankdistill.losses.distillation import Batch, Student, VectorDistillation
-from rankdistill.losses.settings import expect_begun
+from rankdistill.losses.batch import Batch
+from rankdistill.losses.distillation import Student, VectorDistillation
+from rankdistill.losses.settings import expect_above_zero, expect_at_least, expect_begun
 from rankdistill.ops import gumbel_noise
 from rankdistill.sampling import STREAMS, role_seed
 
@@ -34,7 +35,9 @@ class AnnealedExperts(VectorDistillation):
         between: bool = False,
     ) -> None:
         super().__init__(teacher_users, teacher_items, student_width)
-        functional.annealed_temperature(0, *schedule)  # complains
+        n_epochs, start, end = schedule
+        expect_at_least(type(self).__name__, 1, n_experts=n_experts, n_epochs=n_epochs)
+        expect_above_zero(type(self).__name__, start=start, end=end)
         self.schedule, self.seed = schedule, seed
         hidden_width = (self.teacher_width + student_width) // 2 if between else None
         self.user, self.item = (

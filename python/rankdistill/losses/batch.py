@@ -52,6 +52,18 @@ class Batch(NamedTuple):
             return self
         return Batch(*(None if part is None else self.share.take(part) for part in self[:3]))
 
+    def negative_columns(self, name: str) -> Tensor:
+        """[B, J] the negatives of each interaction; ValueError, in the name of who reads them, where there are none."""
+        if self.negatives is None:
+            raise ValueError(f"{name}: expected a batch with negatives, which it learns from; got none")
+        return self.negatives if self.negatives.dim() == 2 else self.negatives[:, None]
+
+    def listed(self, name: str) -> Tensor:
+        """[B, 1 + J] each interaction's positive and its negatives; ValueError likewise."""
+        if self.positives is None:
+            raise ValueError(f"{name}: expected a batch with positives, which it learns from; got none")
+        return torch.cat([self.positives[:, None], self.negative_columns(name)], 1)
+
 
 def as_ids(name: str, ids: Tensor) -> Tensor:
     """int64, of whole numbers of any size."""
@@ -83,6 +95,14 @@ def expect_interactions(name: str, batch: Batch) -> Batch:
         raise TypeError(f"{name}: expected {expected}; got {type(batch).__name__}")
     parts = zip(batch._fields, batch[:3])
     return Batch(*(None if part is None else as_ids(of, part) for of, part in parts), batch.share)
+
+
+def real_interactions(name: str, batch: Batch) -> Batch:
+    """`expect_interactions`, of whose negatives, flat, those that are none (-1) are left out."""
+    batch = expect_interactions(name, batch)
+    if batch.negatives is None:
+        return batch
+    return batch._replace(negatives=batch.negatives[batch.negatives >= 0])
 
 
 def share_of(batch: Batch | Tensor) -> Share:

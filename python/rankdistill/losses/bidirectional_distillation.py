@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
-from rankdistill.losses.batch import expect_interactions
+from rankdistill.losses.batch import Batch, expect_interactions
 from rankdistill.losses.discrepant_negatives import DiscrepantNegatives
-from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.settings import expect_above_zero, expect_at_least, expect_begun, expect_choice
 
 TRAIN_ITEMS = ("ranked", "excluded")
@@ -88,13 +88,14 @@ class BidirectionalDistillation(Distillation):
             "teacher_temperature": teacher_temperature,
             "student_temperature": student_temperature,
         }
-        expect_above_zero(name, **temperatures)
+        sharpness = {"teacher_sharpness": teacher_sharpness, "student_sharpness": student_sharpness}
+        expect_above_zero(name, **temperatures, **sharpness)
         expect_choice(name, "train_items", train_items, TRAIN_ITEMS)
         self.teacher, self.teacher_weight = teacher, teacher_weight
         self.teacher_temperature, self.student_temperature = teacher_temperature, student_temperature
-        sharpness = teacher_sharpness, student_sharpness
+        train, ranked = CSR.from_any(train).to("cpu"), train_items == "ranked"
         self.draws = DiscrepantNegatives(
-            name, CSR.from_any(train).to("cpu"), n_negatives, period, sharpness, train_items == "ranked", seed
+            name, train, n_negatives, period, tuple(sharpness.values()), ranked, seed
         )
         self._epoch: int | None = None
 
@@ -134,7 +135,7 @@ class BidirectionalDistillation(Distillation):
 
 def towards(partner: Student, learner: Student, batch: Batch, temperature: float) -> Tensor:
     """What the learner has to learn from its partner's scores of the batch's negatives, summed."""
-    negatives = batch.negatives if batch.negatives.dim() == 2 else batch.negatives[:, None]
+    negatives = batch.negative_columns("BidirectionalDistillation")
     items = negatives.clamp_min(0)
     with torch.no_grad():
         wanted = partner.score(batch.users, items)

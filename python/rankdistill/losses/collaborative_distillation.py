@@ -7,7 +7,8 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
-from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.batch import Batch
+from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.list_scores import list_scores, n_interactions, teacher_scores, unique_rows
 from rankdistill.losses.settings import (
     expect_above_zero,
@@ -34,8 +35,7 @@ class CollaborativeDistillation(Distillation):
     (`functional.collaborative_distillation`).
 
     Args:
-        rankings: the teacher's lists with its scores, train items excluded (re-implementations keep 3000 items, the command
-            line as many as its list_length).
+        rankings: the teacher's lists with its scores, train items excluded (3000 items in re-implementations).
         exclude: every user's train items; needed by the student's guide.
         n_samples: draws per user and epoch.
         guide: whose ranking positions are drawn from: "teacher", or "student", ranked anew every epoch.

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
-from rankdistill.losses.batch import share_of
+from rankdistill.losses.batch import Batch, share_of
 from rankdistill.losses.consensus_queue import ConsensusQueue
-from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.dropout import EpochDropout
 from rankdistill.losses.head_balance import HeadBalance, gradient_norms
-from rankdistill.losses.head_objectives import listed_scores, own_loss, touched
+from rankdistill.losses.head_objectives import HEADS, listed_scores, own_loss, touched
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice, expect_within
 
 FORMS = ("released", "paper")
@@ -34,8 +34,7 @@ class ConsensusLearning(Distillation):
         period: epochs between two rankings, the first after epoch 0.
         n_states: over how many rankings deviations are taken.
         position_temperature, deviation_temperature: of `consensus_rankings`.
-        form: "paper" (the latest ranks and their deviations) or "released" (those of the ranking before; no deviations at
-            first, then always those of rankings 1 to n_states).
+        form: "paper" (the latest ranks and their deviations) or "released" (those before, see Forms).
         balance_learning_rate: of the heads' weights; published: that of the model.
         asymmetry: of their `functional.balanced_gradient_norms`.
         reference_until: the last epoch whose losses may be its reference.
@@ -52,7 +51,8 @@ class ConsensusLearning(Distillation):
         State: n_states + 1 times the model. A batch: O((users + items)·(N + U)·D/4) for the multinomials, and 11 backwards.
 
     Forms:
-        The released consensus lags one ranking behind, has no deviations at first and frozen ones later: `form`.
+        The released consensus lags one ranking behind; its deviations are none at first, later always those of rankings 1 to
+        n_states: `form`.
 
     Source:
         Kang et al., Consensus Learning from Heterogeneous Objectives for One-Class Collaborative Filtering, WWW 2022, where
@@ -91,12 +91,12 @@ class ConsensusLearning(Distillation):
         expect_at_least(name, 1, period=period, n_states=n_states)
         expect_at_least(name, 2, n_listed=n_listed)
         expect_choice(name, "form", form, FORMS)
+        expect_choice(name, "recommends", recommends, HEADS)
         expect_within(name, "dropout", dropout, 0, 1)
         train = CSR.from_any(train).to("cpu")
-        self.train_sides = train, train.transposed()
-        temperatures = position_temperature, deviation_temperature
-        self.queue = ConsensusQueue(train, n_listed, n_states, *temperatures, form == "released")
-        self.balance = HeadBalance(6, balance_learning_rate, asymmetry, reference_until)
+        settings = n_listed, n_states, position_temperature, deviation_temperature, form == "released"
+        self.train_sides, self.queue = (train, train.transposed()), ConsensusQueue(train, *settings)
+        self.balance = HeadBalance(len(HEADS), balance_learning_rate, asymmetry, reference_until)
         self.n_interesting, self.consensus_weight, self.period = n_listed // 2, consensus_weight, period
         self.dropout, self.recommends, self._dropout = dropout, recommends, EpochDropout(seed)
         self._epoch: int | None = None

@@ -14,7 +14,7 @@ from rankdistill.sampling import (
     sample_with_replacement,
     within_row_positions,
 )
-from rankdistill.vector_scores import evaluating, row_scores, scores_are_products
+from rankdistill.vector_scores import device_of, evaluating, row_scores, scores_are_products
 
 CELLS = 1 << 21  # users × items at a time
 LEARNERS = ("teacher", "student")
@@ -57,7 +57,7 @@ class DiscrepantNegatives(nn.Module):
             entries = slice(int(self.train_items.indptr[first]), int(self.train_items.indptr[last]))
             rows, _ = seen.pairs()
             with evaluating(teacher, student):
-                ranks = [self.ranks(model, users, seen) for model in (teacher, student)]
+                ranks = [self.ranks(model, users, seen).to(device) for model in (teacher, student)]
             slots = within_row_positions(rows)[:, None] * self.n_negatives
             slots = slots + torch.arange(self.n_negatives, device=device)  # [n, J]
             # [period, n, J], each entry's counter
@@ -72,16 +72,17 @@ class DiscrepantNegatives(nn.Module):
         self.since.fill_(epoch)
 
     def ranks(self, model: Student, users: Tensor, seen: CSR) -> Tensor:
-        """[B, N] int64 of all items; train items stand at score 0, or have rank -1."""
+        """[B, N] int64 of all items, where the model scores; train items stand at score 0, or have rank -1."""
         if scores_are_products(model):
-            scores = model.user_vectors(users) @ model.item_vectors().T
+            scores = model.user_vectors(users.to(device_of(model))) @ model.item_vectors().T
         else:
-            scores = row_scores(model, users, torch.arange(seen.n_columns, device=users.device))
+            scores = row_scores(model, users, torch.arange(seen.n_columns))
         # A sort: every item's rank is asked for, while `masked_rank` searches for each of some.
-        scores[seen.pairs()] = 0 if self.ranked else -torch.inf
+        pairs = seen.to(scores.device).pairs()
+        scores[pairs] = 0 if self.ranked else -torch.inf
         ranks = ranks_among_themselves(scores)
         if not self.ranked:
-            ranks[seen.pairs()] = -1
+            ranks[pairs] = -1
         return ranks
 
     def of(self, learner: str, epoch: int, users: Tensor, positives: Tensor) -> Tensor:

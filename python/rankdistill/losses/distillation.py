@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from rankdistill.losses.batch import Batch, Share, expect_interactions
+from rankdistill.losses.batch import Batch, Share, real_interactions
 from rankdistill.losses.entities import Entities, expect_tables, learning_own
 from rankdistill.losses.settings import expect_ids, expect_vectors
 
@@ -111,11 +111,11 @@ class VectorDistillation(Distillation):
         share: Share | None = None,
         whole: bool = False,
     ) -> Entities:
-        """The vectors of one side, of one or two sets of ids that are made unique each; ids below 0 are none.
+        """The vectors of one side, of one or two sets of ids that are made unique each.
 
         Of a share its rows alone; or, where `whole`, all of them, of which the share's have gradients.
         """
-        unique = [torch.unique(part[part >= 0]) for part in ids if part is not None]
+        unique = [torch.unique(part) for part in ids if part is not None]
         found = torch.cat(unique) if unique else self.teacher_users.new_empty(0, dtype=torch.int64)
         parts = torch.cat([torch.full_like(u, at) for at, u in enumerate(unique)]) if unique else found
         teacher = self.teacher_users if side == "user" else self.teacher_items
@@ -138,13 +138,13 @@ class VectorDistillation(Distillation):
 
     def sides(self, student: Student, batch: Batch) -> tuple[Entities, Entities]:
         """Users once, positives and negatives with half weight each, as the losses of vectors are released."""
-        users, *items, share = expect_interactions(type(self).__name__, batch)
+        users, *items, share = real_interactions(type(self).__name__, batch)
         found = self.rows(student, "item", *items, weight=0.5, share=share)
         return self.rows(student, "user", users, share=share), found
 
     def together(self, student: Student, batch: Batch) -> tuple[Entities, Entities]:
         """Users, and items positive and negative together, as the losses of relations are released; all of a batch's."""
-        users, *items, _ = expect_interactions(type(self).__name__, batch)
+        users, *items, _ = real_interactions(type(self).__name__, batch)
         parts = [part.flatten() for part in items if part is not None]
         sides = ("user", users), ("item", torch.cat(parts) if parts else None)
         return tuple(self.rows(student, *side, share=batch.share, whole=True) for side in sides)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from rankdistill.losses.annealed_experts import AnnealedExperts
-from rankdistill.losses.distillation import Batch, Student
+from rankdistill.losses.batch import Batch
+from rankdistill.losses.distillation import Student
 from rankdistill.losses.settings import expect_choice
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rankdistill.losses.batch import expect_interactions, share_of, unique_users
-from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.batch import Batch, expect_interactions, share_of, unique_users
+from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.rank_correction import RankCorrection
 from rankdistill.losses.settings import (
     expect_above_zero,
@@ -100,16 +100,19 @@ class DualCorrection(Distillation):
         self.n_samples, self.item_weight, self.period = n_samples, item_weight, period
         self.reduction, self.seed = reduction, seed
         self._epoch: int | None = None
-        self._step = 0
+        self._step, self._measured = 0, False
 
     @property
     def reads_whole(self) -> str | None:
         return "both tables, for ranks among the catalogue" if self.user_side.among == "catalogue" else None
 
     def begin_epoch(self, epoch: int, student: Student) -> None:
-        """Compares rankings, every `period` epochs."""
+        """Compares rankings, every `period` epochs, and where none have been: a first epoch need not be one of these."""
         self._epoch, self._step = epoch, 0
-        if epoch % self.period == 0:
+        # What a state has brought back has been measured too.
+        self._measured = self._measured or bool(self.user_side.signed_weights.any())
+        if epoch % self.period == 0 or not self._measured:
+            self._measured = True
             with evaluating(student):
                 for side in (self.user_side, self.item_side):
                     if side is not None:

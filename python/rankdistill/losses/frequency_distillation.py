@@ -9,10 +9,11 @@ from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.data.graphs import co_occurrence_graph, sparse
 from rankdistill.experts import Experts, filtered_mean
-from rankdistill.losses.batch import expect_interactions, share_of
-from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
+from rankdistill.losses.batch import Batch, expect_interactions, share_of
+from rankdistill.losses.distillation import Student, VectorDistillation
 from rankdistill.losses.dropout import EpochDropout
-from rankdistill.losses.settings import expect_sizes, expect_within
+from rankdistill.losses.entities import Entities
+from rankdistill.losses.settings import expect_at_least, expect_begun, expect_sizes, expect_within
 from rankdistill.ops import dropout_mask
 from rankdistill.ops.dropout_mask import in_sixteen_bits
 from rankdistill.ops.native import accumulator_dtype
@@ -76,6 +77,7 @@ class FrequencyDistillation(VectorDistillation):
         seed: int = 0,
     ) -> None:
         super().__init__(teacher_users, teacher_items, student_width)
+        expect_at_least(type(self).__name__, 1, n_experts=n_experts)
         for setting, value in {"alpha": alpha, "graph_dropout": graph_dropout, "dropout": dropout}.items():
             expect_within(type(self).__name__, setting, value, 0, 1)
         train = CSR.from_any(train).to("cpu")
@@ -89,10 +91,9 @@ class FrequencyDistillation(VectorDistillation):
         widths = student_width, self.teacher_width, self.teacher_width
         own = (role_seed(seed, f"{side} experts") for side in ("user", "item"))
         self.user, self.item = (Experts(n_experts, *widths, seed=of) for of in own)
-        self.alpha, self.normalized = alpha, normalized
-        self.graph_dropout, self.dropout = graph_dropout, dropout
-        self.seed, self._epoch, self._calls = seed, 0, 0
-        self._dropout = EpochDropout(seed)
+        self.alpha, self.normalized, self.seed, self._calls = alpha, normalized, seed, 0
+        self.graph_dropout, self.dropout, self._dropout = graph_dropout, dropout, EpochDropout(seed)
+        self._epoch: int | None = None
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
         """Begins the epoch's dropout."""
@@ -100,8 +101,7 @@ class FrequencyDistillation(VectorDistillation):
         self._dropout.begin(epoch, self.teacher_users.device)
 
     def filter_rows(self, rows: Entities, own: slice) -> tuple[Tensor, Tensor]:
-        """H's rows `own` [n, m] (torch.sparse_csr) over the entities that they touch, and those entities' ids [m]. What
-        dropout leaves out is not touched."""
+        """H's rows `own` [n, m] (torch.sparse_csr) over the entities that they touch after dropout, and their ids [m]."""
         indptr = getattr(self, f"{rows.side}_indptr")
         begins, counts = indptr[rows.ids], indptr[rows.ids + 1] - indptr[rows.ids]
         n, device = len(rows.ids), rows.ids.device
@@ -126,8 +126,7 @@ class FrequencyDistillation(VectorDistillation):
         experts: Experts = getattr(self, near.side)
         if not self.training or self.dropout == 0:
             return filtered_mean(experts, near.student, matrix)
-        M, H = experts.bias_in.shape
-        draw = {"seed": self.seed, "epoch": self._epoch, "step": self._calls}
+        (M, H), draw = experts.bias_in.shape, {"seed": self.seed, "epoch": self._epoch, "step": self._calls}
         kept = tuple(
             dropout_mask(near.ids, M, width, self.dropout, stream=STREAMS[f"{near.side}_{of}"], **draw)
             for of, width in (("inputs", near.student.shape[1]), ("hidden", H))
@@ -136,6 +135,7 @@ class FrequencyDistillation(VectorDistillation):
         return filtered_mean(experts, near.student, matrix, kept, in_sixteen_bits(self.dropout))
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
+        expect_begun(type(self).__name__, self._epoch)
         loss, whole = 0.0, expect_interactions(type(self).__name__, batch)._replace(share=None)
         for rows in self.sides(student, whole):
             own = share_of(batch).of(len(rows.ids))
@@ -145,6 +145,6 @@ class FrequencyDistillation(VectorDistillation):
             # Sparse products know no half precision.
             with torch.autocast(matrix.device.type, enabled=False):
                 wanted = matrix @ near.teacher.to(matrix.dtype)
-            weighted = {"normalized": self.normalized, "weights": rows.weights[own]}
-            loss = loss + functional.frequency_distillation(wanted, found, **weighted)
+            weights = rows.weights[own]
+            loss = loss + functional.frequency_distillation(wanted, found, self.normalized, weights=weights)
         return loss

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
-from rankdistill.losses.batch import counted_once
-from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.losses.batch import Batch, counted_once
+from rankdistill.losses.distillation import Student, VectorDistillation
 from rankdistill.losses.settings import expect_reduction
+from rankdistill.ops.relation import check_kind
 
 
 class FullTopologyDistillation(VectorDistillation):
@@ -54,6 +55,7 @@ class FullTopologyDistillation(VectorDistillation):
         exact_value: bool = True,
     ) -> None:
         super().__init__(teacher_users, teacher_items)
+        check_kind(type(self).__name__, kind)
         expect_reduction(type(self).__name__, reduction)
         self.kind, self.reduction, self.exact_value = kind, reduction, exact_value
 

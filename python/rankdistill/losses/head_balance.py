@@ -36,7 +36,7 @@ class HeadBalance(nn.Module):
 
         losses [H]; norms [H], of the weighted gradients, and their derivatives by the weights, slopes [H].
         """
-        losses, norms, slopes = losses.double(), norms.double(), slopes.double()
+        losses, norms, slopes = (part.to(self.weights) for part in (losses, norms, slopes))
         if epoch <= self.reference_until:
             self.reference.copy_(
                 torch.where(losses > LEAST_OF_REFERENCE * self.reference, losses, self.reference)

@@ -10,10 +10,11 @@ from torch.nn.functional import softplus
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
-from rankdistill.losses.batch import expect_interactions
-from rankdistill.losses.distillation import Batch, Student
+from rankdistill.losses.batch import Batch, expect_interactions
+from rankdistill.losses.distillation import Student
 from rankdistill.ops import gathered_inner_product
 
+HEADS = ("ranking", "metric", "binary", "squared", "multinomial", "item_multinomial")
 CLAMPED, CLAMP = ("ranking", "multinomial"), 40.0  # scores of listed items, as released
 
 
@@ -39,13 +40,9 @@ class Touched(NamedTuple):
 def touched(student: Student, batch: Batch, lists: Tensor) -> Touched:
     """`lists` [U, K] are the items that each user's scores are asked for."""
     batch = expect_interactions("ConsensusLearning", batch)
-    if batch.negatives is None:
-        raise ValueError(
-            "ConsensusLearning: expected a batch with negatives, which its heads learn from; got none"
-        )
     users, at = torch.unique(batch.users, return_inverse=True)
     listed = lists.to(users.device)[users].long()
-    negatives = batch.negatives if batch.negatives.dim() == 2 else batch.negatives[:, None]
+    negatives = batch.negative_columns("ConsensusLearning")
     pair, column = (negatives >= 0).nonzero(as_tuple=True)
     negatives = negatives[pair, column]
     items = torch.unique(torch.cat([batch.positives, negatives, listed[listed >= 0]]))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.functional.checkpoints import GAINS
-from rankdistill.losses.batch import unique_users
+from rankdistill.losses.batch import Batch, unique_users
 from rankdistill.losses.checkpoint_knowledge import CheckpointKnowledge
-from rankdistill.losses.distillation import Batch, Distillation, Student
-from rankdistill.losses.list_scores import device_of, unique_rows
+from rankdistill.losses.distillation import Distillation, Student
+from rankdistill.losses.list_scores import unique_rows
 from rankdistill.losses.settings import (
     expect_above_zero,
     expect_at_least,
@@ -35,7 +36,7 @@ class HeterogeneousCompression(Distillation):
         checkpoints: for each teacher its rankings at V moments of its training, the last one converged; train items
             excluded, K items or more each.
         exclude: every user's train items.
-        observed: [U, P] int64, train items in the teachers' order, of which the first K/10 count; -1 for none.
+        observed: [U, P] int64, a tensor or an array, train items in the teachers' order, of which the first K/10 count; -1 for none.
         n_listed: K.
         n_compared: k of the discrepancy D@k.
         period: epochs between two comparisons, the first after epoch `period`.
@@ -97,7 +98,7 @@ class HeterogeneousCompression(Distillation):
         reduction: str = "sum",
     ) -> None:
         super().__init__()
-        self.exclude = CSR.from_any(exclude).to("cpu")
+        self.exclude, observed = CSR.from_any(exclude).to("cpu"), torch.as_tensor(observed)
         if observed.shape[:1] != (self.exclude.n_rows,) or observed.dim() != 2:
             raise ValueError(
                 f"{type(self).__name__}: expected observed of {self.exclude.n_rows} rows, as exclude; "
@@ -106,7 +107,8 @@ class HeterogeneousCompression(Distillation):
         expect_reduction(type(self).__name__, reduction)
         expect_choice(type(self).__name__, "gain", gain, GAINS)
         expect_at_least(type(self).__name__, 1, period=period, n_listed=n_listed, n_compared=n_compared)
-        expect_above_zero(type(self).__name__, position_temperature=position_temperature)
+        numbers = {"looseness": looseness, "decay": decay, "position_temperature": position_temperature}
+        expect_above_zero(type(self).__name__, **numbers)
         self.knowledge = CheckpointKnowledge(checkpoints, self.exclude, n_listed, n_compared)
         self.observed = observed[:, : n_listed // 10].long()
         self.period, self.looseness, self.decay = period, looseness, decay
@@ -120,7 +122,7 @@ class HeterogeneousCompression(Distillation):
 
     def begin_epoch(self, epoch: int, student: Student) -> None:
         """Goes on to later checkpoints after every `period` epochs."""
-        expect_scoring_vectors(type(self).__name__, student, self.exclude.n_columns, device_of(student))
+        expect_scoring_vectors(type(self).__name__, student, self.exclude.n_columns)
         done = epoch - 1
         if done >= self.period and done % self.period == 0 and not self.knowledge.is_last:
             self.knowledge.advance(student, done // self.period, self.looseness, self.decay, self.gain)
@@ -137,7 +139,7 @@ class HeterogeneousCompression(Distillation):
         if hasattr(student, "reading"):  # a table's rows may have decay to catch up
             student.reading(users, top)
         loss = functional.heterogeneous_compression(
-            *scoring_vectors(student, users), self.observed[rows].to(device), top,
+            *scoring_vectors(student, users, self.exclude.n_columns), self.observed[rows].to(device), top,
             self.exclude.rows(rows).to(device), ordered, "sum",
         )  # fmt: skip
         if self.reduction == "mean":

@@ -8,9 +8,9 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts
 from rankdistill.losses.annealed_experts import AnnealedExperts
-from rankdistill.losses.batch import counted_once, share_of
-from rankdistill.losses.distillation import Batch, Student
-from rankdistill.losses.settings import expect_choice, expect_within
+from rankdistill.losses.batch import Batch, counted_once, share_of
+from rankdistill.losses.distillation import Student
+from rankdistill.losses.settings import expect_at_least, expect_choice, expect_within
 
 # positive_only, leave_out_own, detach_means of `functional.hierarchical_topology_distillation`
 FORMS = {"released": (True, False, True), "masked": (True, True, True), "paper": (False, True, False)}
@@ -71,6 +71,7 @@ class HierarchicalTopologyDistillation(AnnealedExperts):
         end: float = 1e-10,
         seed: int = 0,
     ) -> None:
+        expect_at_least(type(self).__name__, 1, n_groups=n_groups)
         schedule = (n_epochs, start, end)
         super().__init__(teacher_users, teacher_items, student_width, n_groups, schedule, seed, between=True)
         name = type(self).__name__

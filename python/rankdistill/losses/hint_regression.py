@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from rankdistill import functional
 from rankdistill.experts import linear_parameters
 from rankdistill.functional.reduction import widened
-from rankdistill.losses.distillation import Batch, Student, VectorDistillation
+from rankdistill.losses.batch import Batch
+from rankdistill.losses.distillation import Student, VectorDistillation
 
 
 class HintRegression(VectorDistillation):

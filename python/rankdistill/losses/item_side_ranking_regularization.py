@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from rankdistill.data.csr import CSR
-from rankdistill.losses.batch import share_of, unique_users
-from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.batch import Batch, share_of, unique_users
+from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.drawn_lists import DrawnLists
 from rankdistill.losses.settings import expect_at_least
 from rankdistill.rankings import Rankings

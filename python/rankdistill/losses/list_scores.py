@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.losses.batch import Batch, share_of, users_of
 from rankdistill.losses.distillation import Student
 from rankdistill.losses.settings import expect_rows
 from rankdistill.ops import embedding_plackett_luce, gathered_inner_product
-from rankdistill.vector_scores import evaluating, scores_are_products
+from rankdistill.vector_scores import device_of, evaluating, scores_are_products
 
 
 def unique_rows(batch: Batch | Tensor, method: str, n_users: int) -> tuple[Tensor, Tensor]:
@@ -34,12 +34,6 @@ def reduce_interactions(losses: Tensor, counts: Tensor, reduction: str, total: T
     `total` of the whole batch's interactions ("mean")."""
     found = (losses * counts).sum()
     return found if reduction == "sum" else found / torch.as_tensor(total, device=found.device).clamp_min(1)
-
-
-def device_of(model: Student) -> torch.device | str:
-    """Where a model's parameters or tables are; the CPU where that is not known."""
-    held = next(model.parameters(), None) if isinstance(model, nn.Module) else getattr(model, "users", None)
-    return held.device if isinstance(held, Tensor) else "cpu"
 
 
 def teacher_scores(teacher: Student, users: Tensor, items: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
-from rankdistill.losses.batch import share_of, users_of
-from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.batch import Batch, share_of, users_of
+from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.list_scores import list_scores, reduce_interactions, unique_rows
 from rankdistill.losses.settings import (
     expect_above_zero,
@@ -34,7 +34,7 @@ class ListwiseDistillation(Distillation):
         form: "list_net", "list_net_2" or "list_mle".
         temperature: of both softmaxes, dimensionless, > 0; nothing is multiplied by its square.
         unique: whether a user of the batch counts once, or as often as it occurs (as released).
-        reduction: "sum" (as released) or "mean" over users with a list.
+        reduction: "sum" (as released) or "mean" over interactions of users with a list, or where `unique` over those users.
 
     Cost:
         A batch: K scores per unique user.

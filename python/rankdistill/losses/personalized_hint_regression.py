@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from rankdistill import functional
 from rankdistill.experts import linear_parameters
-from rankdistill.losses.batch import expect_interactions
-from rankdistill.losses.distillation import Batch, Entities, Student, VectorDistillation
-from rankdistill.losses.settings import expect_choice
+from rankdistill.losses.batch import Batch, expect_interactions
+from rankdistill.losses.distillation import Student, VectorDistillation
+from rankdistill.losses.entities import Entities
+from rankdistill.losses.settings import expect_at_least, expect_choice
 
 
 class PersonalizedHintRegression(VectorDistillation):
@@ -55,6 +56,8 @@ class PersonalizedHintRegression(VectorDistillation):
     ) -> None:
         super().__init__(teacher_users, teacher_items, student_width)
         expect_choice(type(self).__name__, "form", form, ("released", "paper"))
+        if hidden_width is not None:
+            expect_at_least(type(self).__name__, 1, hidden_width=hidden_width)
         self.form = form
         D_t = self.teacher_width
         H = D_t + D_t * student_width if hidden_width is None else hidden_width

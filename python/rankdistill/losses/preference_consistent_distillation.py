@@ -7,12 +7,14 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.experts import SelectedExperts
+from rankdistill.functional.responses import CONSISTENCY_FORMS
 from rankdistill.losses.annealed_experts import AnnealedExperts
-from rankdistill.losses.batch import share_of, unique_users
-from rankdistill.losses.distillation import Batch, Student
+from rankdistill.losses.batch import Batch, share_of, unique_users
+from rankdistill.losses.distillation import Student
 from rankdistill.losses.settings import (
     expect_above_zero,
     expect_begun,
+    expect_choice,
     expect_sizes,
     expect_whole,
     expect_within,
@@ -94,6 +96,7 @@ class PreferenceConsistentDistillation(AnnealedExperts):
             position_temperature=position_temperature,
             consistency_temperature=consistency_temperature,
         )
+        expect_choice(type(self).__name__, "form", form, CONSISTENCY_FORMS)
         most = min(list_length, rankings.k)
         expect_within(
             type(self).__name__, "n_preferred", n_preferred, 1, most, ", as list_length and rankings"

@@ -14,7 +14,7 @@ from rankdistill.losses.whole_catalogue import expect_scoring_vectors
 from rankdistill.ops import inner_product_rank, weighted_sample
 from rankdistill.rankings import Rankings
 from rankdistill.sampling import STREAMS, rank_discrepancy_weights, ranks_among_themselves
-from rankdistill.vector_scores import bias_of
+from rankdistill.vector_scores import all_vectors, bias_of, device_of
 
 ROWS_AT_ONCE = 16384
 
@@ -39,12 +39,13 @@ class RankCorrection(nn.Module):
 
     @torch.no_grad()
     def measure(self, student: Student) -> None:
-        device, lists = self.signed_weights.device, self.rankings
+        device, lists = device_of(student), self.rankings
         if self.among == "catalogue":
             n_items = lists.n_users if self.swapped else lists.n_items
-            expect_scoring_vectors("DualCorrection", student, n_items, device)
-            tables = student.user_vectors(), student.item_vectors()
-            mine, others = tables[::-1] if self.swapped else tables
+            expect_scoring_vectors("DualCorrection", student, n_items)
+            own, other = ("item", "user") if self.swapped else ("user", "item")
+            mine = all_vectors(student, own, lists.n_users)
+            others = all_vectors(student, other, lists.n_items)
             bias = bias_of(student, "user" if self.swapped else "item")
         for rows in torch.arange(lists.n_users).split(ROWS_AT_ONCE):
             columns = lists.indices[rows].long()
@@ -54,9 +55,8 @@ class RankCorrection(nn.Module):
                 scores = list_scores(student, rows.to(device), columns.to(device), self.swapped)
                 ranks = ranks_among_themselves(scores)
             under, over = rank_discrepancy_weights(ranks, self.sharpness)
-            self.signed_weights[rows.to(device)] = (
-                (under - over).masked_fill_((columns < 0).to(device), 0).to(self.signed_weights.dtype)
-            )
+            found = (under - over).to(self.signed_weights)
+            self.signed_weights[rows.to(found.device)] = found.masked_fill_((columns < 0).to(found.device), 0)
 
     def weights(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Of under- and over-estimated entries, [n, k] each; 0 where there is no entry."""

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
-from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.batch import Batch
+from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.list_scores import list_scores, n_interactions, reduce_interactions, unique_rows
 from rankdistill.losses.settings import (
     expect_above_zero,
@@ -76,7 +77,8 @@ class RankingDistillation(Distillation):
         expect_whole(name, n_listed=n_listed)
         expect_within(name, "n_listed", n_listed, 1, rankings.k, ", as rankings")
         expect_at_least(name, 1, n_sampled=n_sampled)
-        expect_above_zero(name, temperature=temperature)
+        expect_at_least(name, 0, start_epoch=start_epoch, first_rank=first_rank)
+        expect_above_zero(name, temperature=temperature, sharpness=sharpness)
         expect_reduction(name, reduction)
         self.rankings, self.n_listed, self.n_sampled = rankings, n_listed, n_sampled
         self.position_weights = functional.position_weights(n_listed, temperature, torch.float64)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from rankdistill import functional
 from rankdistill.functional.membership import is_in
-from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.batch import Batch
+from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.list_scores import (
     list_scores,
     n_interactions,
@@ -95,10 +96,9 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
         expect_within(name, "n_ranked", n_ranked, n_listed, full_rankings.n_items)
         expect_within(name, "n_sampled", n_sampled, 1, n_ranked)
         expect_reduction(name, reduction)
-        expect_above_zero(name, temperature=temperature, position_temperature=position_temperature)
-        object.__setattr__(
-            self, "teacher", teacher
-        )  # not a part of this module: neither trained nor saved with it
+        temperatures = {"temperature": temperature, "position_temperature": position_temperature}
+        expect_above_zero(name, **temperatures, sharpness=sharpness)
+        object.__setattr__(self, "teacher", teacher)  # no part of the module: neither trained nor saved
         self.rankings, self.n_listed = full_rankings, n_listed
         self.n_sampled, self.n_ranked = n_sampled, n_ranked
         self.temperature, self.position_temperature = temperature, position_temperature

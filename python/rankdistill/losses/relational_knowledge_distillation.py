@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
-from rankdistill.losses.batch import counted_once
-from rankdistill.losses.distillation import Batch, Student, VectorDistillation
-from rankdistill.losses.settings import expect_at_least
+from rankdistill.losses.batch import Batch, counted_once
+from rankdistill.losses.distillation import Student, VectorDistillation
+from rankdistill.losses.settings import expect_at_least, expect_begun
 from rankdistill.sampling import epoch_seed
 
 
@@ -57,13 +57,14 @@ class RelationalKnowledgeDistillation(VectorDistillation):
         expect_at_least(type(self).__name__, 0, n_angle_entities=n_angle_entities or 0)
         self.distance_weight, self.angle_weight = distance_weight, angle_weight
         self.n_angle_entities, self.seed = n_angle_entities, seed
-        self._generator = torch.Generator()
+        self._generator: torch.Generator | None = None
 
     def begin_epoch(self, epoch: int, student: Student | None = None) -> None:
         """Begins the epoch's samples."""
-        self._generator.manual_seed(epoch_seed(self.seed, epoch))
+        self._generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
 
     def forward(self, student: Student, batch: Batch) -> Tensor:
+        expect_begun(type(self).__name__, self._generator)
         sides = self.together(student, batch)
         vectors = torch.cat([rows.student for rows in sides])
         sample = None

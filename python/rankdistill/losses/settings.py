@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -37,23 +37,31 @@ def expect_options(op: str, what: str, options: Iterable[str], known: Iterable[s
             raise ValueError(f"{op}: expected {what} of {', '.join(known)}{whose}; got {option!r}{hint}")
 
 
-def expect_at_least(method: str, least: int, **settings: int) -> None:
-    """Whole numbers by name, each `least` or more."""
-    for setting, value in settings.items():
-        if value is None or value < least:
-            raise ValueError(f"{method}: expected {setting} of {least} or more; got {value}")
-    expect_whole(method, **settings)
-
-
 def expect_whole(method: str, **settings: int) -> None:
     """Whole numbers by name, of Python or of NumPy."""
     for setting, value in settings.items():
-        if not isinstance(value, Integral):
+        if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"{method}: expected {setting} as a whole number; got {value!r}")
+
+
+def expect_at_least(method: str, least: int, **settings: int) -> None:
+    """Whole numbers by name, each `least` or more."""
+    expect_whole(method, **settings)
+    for setting, value in settings.items():
+        if value < least:
+            raise ValueError(f"{method}: expected {setting} of {least} or more; got {value}")
+
+
+def expect_numbers(method: str, **settings: float) -> None:
+    """Numbers by name, of Python or of NumPy."""
+    for setting, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{method}: expected {setting} as a number; got {value!r}")
 
 
 def expect_above_zero(method: str, **settings: float) -> None:
     """Numbers by name, each above 0."""
+    expect_numbers(method, **settings)
     for setting, value in settings.items():
         if not value > 0:
             raise ValueError(f"{method}: expected {setting} above 0; got {value}")
@@ -61,6 +69,7 @@ def expect_above_zero(method: str, **settings: float) -> None:
 
 def expect_share(method: str, **settings: float) -> None:
     """Shares by name, each in [0, 1)."""
+    expect_numbers(method, **settings)
     for setting, value in settings.items():
         if not 0 <= value < 1:
             raise ValueError(f"{method}: expected {setting} in [0, 1); got {value}")
@@ -70,6 +79,7 @@ def expect_within(
     method: str, setting: str, value: float, least: float, most: float, whose: str = ""
 ) -> None:
     """`whose` says where `most` comes from, such as ", as rankings"."""
+    expect_numbers(method, **{setting: value})
     if not least <= value <= most:
         raise ValueError(f"{method}: expected {setting} in [{least}, {most}]{whose}; got {value}")
 

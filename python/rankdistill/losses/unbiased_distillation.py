@@ -8,7 +8,8 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.data.popularity import popularity_groups
-from rankdistill.losses.distillation import Batch, Distillation, Student
+from rankdistill.losses.batch import Batch
+from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.list_scores import list_scores, n_interactions, reduce_interactions, unique_rows
 from rankdistill.losses.settings import (
     expect_above_zero,

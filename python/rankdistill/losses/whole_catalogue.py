@@ -10,10 +10,16 @@ from torch import Tensor
 from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.distillation import Student
-from rankdistill.losses.list_scores import device_of
 from rankdistill.ops import catalogue_plackett_luce, inner_product_topk, masked_topk
 from rankdistill.ops.inner_product_topk import InnerProductTopK
-from rankdistill.vector_scores import bias_of, evaluating, ranked_by_vectors, row_scores
+from rankdistill.vector_scores import (
+    all_vectors,
+    bias_of,
+    device_of,
+    evaluating,
+    ranked_by_vectors,
+    row_scores,
+)
 
 SCORES = 1 << 24  # of a student without vectors that exist at a time
 Ranker = Callable[..., InnerProductTopK]
@@ -36,7 +42,7 @@ def list_above_the_catalogue(
     if hasattr(student, "catalogue_list_losses"):
         losses = student.catalogue_list_losses(users, items, lengths, exclude)
     elif getattr(student, "scores_are_inner_products", False):
-        vectors = student.user_vectors(users), student.item_vectors()
+        vectors = student.user_vectors(users), all_vectors(student, "item", exclude.n_columns)
         bias = bias_of(student, "item")
         losses = catalogue_plackett_luce(*vectors, items, lengths, exclude, bias)
     else:
@@ -47,18 +53,18 @@ def list_above_the_catalogue(
     return functional.reduce_rows(op, losses, lengths > 0, "sum") / total.clamp_min(1)
 
 
-def expect_scoring_vectors(method: str, student: Student, n_items: int, device: torch.device | str) -> None:
+def expect_scoring_vectors(method: str, student: Student, n_items: int) -> None:
     """The student's scores are inner products of its vectors, but for biases."""
-    if not ranked_by_vectors(student, torch.arange(1, device=device), n_items):
+    if not ranked_by_vectors(student, torch.arange(1), n_items):
         expected = (
             "a student whose scores are inner products of its user_vectors and item_vectors, but for biases"
         )
         raise TypeError(f"{method}: expected {expected}; got {type(student).__name__}")
 
 
-def scoring_vectors(student: Student, users: Tensor) -> tuple[Tensor, Tensor]:
+def scoring_vectors(student: Student, users: Tensor, n_items: int) -> tuple[Tensor, Tensor]:
     """Vectors of users [n], and of all items, whose inner products are the student's scores, but for a bias of the user's."""
-    vectors, items = student.user_vectors(users), student.item_vectors()
+    vectors, items = student.user_vectors(users), all_vectors(student, "item", n_items)
     bias = bias_of(student, "item")
     if bias is None:
         return vectors, items
@@ -86,9 +92,9 @@ def catalogue_ranker(student: Student, k: int, n_items: int) -> Ranker:
             )
 
         return by_itself
-    if ranked_by_vectors(student, torch.arange(1, device=device), n_items):
+    if ranked_by_vectors(student, torch.arange(1), n_items):
         with evaluating(student):
-            bias, items = bias_of(student, "item"), student.item_vectors().cpu()
+            bias, items = bias_of(student, "item"), all_vectors(student, "item", n_items).cpu()
         bias = None if bias is None else bias.cpu()
 
         @torch.no_grad()
@@ -104,7 +110,7 @@ def catalogue_ranker(student: Student, k: int, n_items: int) -> Ranker:
     def by_scores(users: Tensor, exclude: CSR | None = None) -> InnerProductTopK:
         parts = []
         for rows in torch.arange(len(users)).split(max(1, SCORES // max(1, len(items)))):
-            scores = row_scores(student, users[rows].to(device), items).cpu()
+            scores = row_scores(student, users[rows], items).cpu()
             parts.append(masked_topk(scores, k, None if exclude is None else exclude.rows(rows)))
         return InnerProductTopK(*(torch.cat(part) for part in zip(*parts)))
 

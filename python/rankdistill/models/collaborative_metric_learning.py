@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rankdistill.losses.distillation import Batch
+from rankdistill.losses.batch import Batch
 from rankdistill.models.recommender import once_each
 from rankdistill.models.vector_tables import VectorTables
 from rankdistill.ops import gathered_inner_product

@@ -122,7 +122,7 @@ class Factors:
         """The exact top k of every user, biases included; options as in `Rankings.from_vectors`."""
         made = Rankings.from_vectors(self.users, self.items, k, exclude, item_bias=self.item_bias, **options)
         if self.user_bias is not None:
-            made.scores.add_(self.user_bias[:, None])
+            made.scores.add_(self.user_bias[:, None].to(made.scores.device))
         return made
 
     def swapped(self) -> Factors:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from rankdistill.data.csr import CSR
-from rankdistill.losses.distillation import Batch
+from rankdistill.losses.batch import Batch
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_share
 from rankdistill.models.recommender import normal, once_each
-from rankdistill.models.train_matrix import Encoder, row_sums, unit_rows
+from rankdistill.models.train_matrix import Encoder, row_sums, unit_row_weights
 from rankdistill.ops import gathered_inner_product
 
 
@@ -61,7 +61,7 @@ class ItemAutoencoder(Encoder):
 
     def encoded(self, rows: CSR, dropout: Tensor | None = None) -> Tensor:
         """h [K, D] of rows of users."""
-        return (row_sums(self.input_table, rows, unit_rows(rows, dropout)) + self.input_bias).tanh()
+        return (row_sums(self.input_table, rows, unit_row_weights(rows, dropout)) + self.input_bias).tanh()
 
     def user_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[B, D] of users [B] int64, or of all; `user_bias` [U] belongs to them."""

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from rankdistill.experts import linear_parameters
+from rankdistill.losses.head_objectives import HEADS
 from rankdistill.models.vector_tables import VectorTables
 from rankdistill.ops import gathered_inner_product
-
-HEADS = ("ranking", "metric", "binary", "squared", "multinomial", "item_multinomial")
 
 
 class MultiHeadFactorization(VectorTables):

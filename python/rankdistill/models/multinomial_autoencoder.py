@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from rankdistill import functional
 from rankdistill.data.csr import CSR
-from rankdistill.losses.distillation import Batch
+from rankdistill.losses.batch import Batch
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_share, expect_within
 from rankdistill.models.recommender import linear, normal
-from rankdistill.models.train_matrix import Encoder, row_sums, unit_rows
+from rankdistill.models.train_matrix import Encoder, row_sums, unit_row_weights
 from rankdistill.ops import gathered_inner_product
 
 
@@ -82,7 +82,7 @@ class MultinomialAutoencoder(Encoder):
 
     def encoded(self, rows: CSR, dropout: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """μ and log σ² [B, latent] of rows of items."""
-        shown = row_sums(self.input_table, rows, unit_rows(rows, dropout))
+        shown = row_sums(self.input_table, rows, unit_row_weights(rows, dropout))
         return self.moments((shown + self.input_bias).tanh()).chunk(2, dim=1)
 
     def user_vectors(self, ids: Tensor | None = None) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from rankdistill.losses.distillation import Batch
+from rankdistill.losses.batch import Batch
 from rankdistill.losses.settings import expect_at_least
 from rankdistill.models.recommender import Recommender, linear, normal
 
@@ -117,6 +117,5 @@ class NeuralMatrixFactorization(Recommender):
 
     def loss(self, batch: Batch) -> Tensor:
         """The cross entropy of the batch's positives and negatives (-1 is none), summed."""
-        negatives = batch.negatives if batch.negatives.dim() == 2 else batch.negatives[:, None]
-        scores = self.score(batch.users, torch.cat([batch.positives[:, None], negatives], dim=1))
+        scores = self.score(batch.users, batch.listed(type(self).__name__))
         return nn.functional.softplus(torch.cat([-scores[:, :1], scores[:, 1:]], dim=1)).sum()

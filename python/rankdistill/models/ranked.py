@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from rankdistill.data.dataset import Dataset
 from rankdistill.models.factors import Factors
 from rankdistill.models.teachers import SCORES, as_teacher
 from rankdistill.rankings import Rankings
+from rankdistill.vector_scores import device_of
 
 ROWS_AT_ONCE = 1024
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rankdistill.data.interactions import Interactions
-from rankdistill.losses.distillation import Batch
+from rankdistill.losses.batch import Batch
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_share
 from rankdistill.models.recommender import NoisyRecommender, linear, normal
 from rankdistill.ops import catalogue_log_mass, gathered_inner_product

@@ -76,7 +76,9 @@ class ScoreTeacher:
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """[B, K] scores of items [B, K] int64 (-1 scores -inf) for users [B] int64; a whole row is computed for each."""
-        return self.rows(users).gather(1, items.clamp_min(0)).masked_fill(items < 0, -torch.inf)
+        scores = self.rows(users)
+        items = items.to(scores.device)
+        return scores.gather(1, items.clamp_min(0)).masked_fill(items < 0, -torch.inf)
 
     def topk(self, users: Tensor, k: int, exclude: object = None) -> MaskedTopK:
         """The exact k best items of users [B] int64; `exclude` by row of them, as in `masked_topk`."""
@@ -179,7 +181,7 @@ def _of_object(source: object, name: str, dataset: Dataset | None) -> Factors | 
         with evaluating(source):
             biases = bias_of(source, "item"), bias_of(source, "user")
             users, items = source.user_vectors(), source.item_vectors()
-        if not ranked_by_vectors(source, torch.arange(1, device=items.device), len(items)):
+        if not ranked_by_vectors(source, torch.arange(1), len(items)):
             expected = "scores that are inner products of user_vectors and item_vectors, but for item_bias and user_bias"
             cure = "Give a function of its scores, or the tables that make them"
             raise ValueError(f"{OP}: expected {expected}; got a {name} that scores otherwise. {cure}")

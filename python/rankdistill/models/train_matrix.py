@@ -69,7 +69,7 @@ def row_sums(table: Tensor, rows: CSR, weights: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-def unit_rows(rows: CSR, dropout: Tensor | None = None) -> Tensor:
+def unit_row_weights(rows: CSR, dropout: Tensor | None = None) -> Tensor:
     """Weights [nnz] that make every row of length 1, times dropout [nnz]."""
     weights = rows.counts.double().rsqrt().repeat_interleave(rows.counts, output_size=len(rows))
     return weights if dropout is None else weights * dropout

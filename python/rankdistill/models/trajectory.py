@@ -11,6 +11,7 @@ from pathlib import Path
 from rankdistill.data.dataset import Dataset
 from rankdistill.models.ranked import seen_rankings, unseen_rankings
 from rankdistill.rankings import Rankings
+from rankdistill.vector_scores import device_of
 
 LAST, SEEN = "last.safetensors", "seen.safetensors"
 MOMENT = re.compile(r"after_(\d+)\.safetensors")
@@ -57,8 +58,8 @@ class Trajectory:
 
     def _save(self, name: str, model, epochs: int) -> None:
         Path(self.folder).mkdir(parents=True, exist_ok=True)
-        device = next(model.parameters()).device  # a training's
-        rankings = unseen_rankings(model, self.dataset, self.k, metadata={AFTER: str(epochs)}, device=device)
+        kept = {AFTER: str(epochs)}
+        rankings = unseen_rankings(model, self.dataset, self.k, metadata=kept, device=device_of(model))
         rankings.save(Path(self.folder) / name)
 
 

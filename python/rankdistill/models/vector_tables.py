@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rankdistill import functional
-from rankdistill.losses.distillation import Batch
+from rankdistill.losses.batch import Batch
 from rankdistill.losses.settings import expect_at_least
 from rankdistill.models.recommender import Recommender, normal
 
@@ -55,6 +55,5 @@ class VectorTables(Recommender):
 
     def pair_scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Scores [B, 1] of the batch's positives and [B, J] of its negatives; of none -inf."""
-        negatives = batch.negatives if batch.negatives.dim() == 2 else batch.negatives[:, None]
-        scores = self.score(batch.users, torch.cat([batch.positives[:, None], negatives], dim=1))
+        scores = self.score(batch.users, batch.listed(type(self).__name__))
         return scores[:, :1], scores[:, 1:]

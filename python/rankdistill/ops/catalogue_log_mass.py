@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.exclusions import check_exclusions, check_exclusions_anywhere, exclusion_lists
-from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
+from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, contiguous, native_or
 from rankdistill.ops.prepared_items import checked_bias
 from rankdistill.ops.registration import LIBRARY, implement, no_double_backward
 from rankdistill.ops.triton_kernels import triton_or
@@ -53,13 +53,10 @@ def backward_reference(grad_log_masses, users, items, exclude_indptr, exclude_in
 
 def contiguous_inputs(users, items, exclude_indptr, exclude_indices, item_bias):
     """The arguments as the compiled kernels read them, checked."""
-    users, items, exclude_indptr, exclude_indices, item_bias = (
-        None if t is None else t.contiguous()
-        for t in (users, items, exclude_indptr, exclude_indices, item_bias)
-    )
+    found = contiguous(users, items, exclude_indptr, exclude_indices, item_bias)
     if exclude_indptr is not None:
-        check_exclusions(OP, exclude_indptr, exclude_indices, items.shape[0])
-    return users, items, exclude_indptr, exclude_indices, item_bias
+        check_exclusions(OP, *found[2:4], items.shape[0])
+    return found
 
 
 def log_share(skipped_mass: float, n_items: int) -> float:
@@ -188,6 +185,7 @@ def catalogue_log_mass(
         >>> catalogue_log_mass(users, items, exclude=(torch.tensor([0, 1]), torch.tensor([2])))  # log 3
         tensor([1.0986])
     """
+    users, items, item_bias = checks.alike_under_autocast(users, items, item_bias)
     check_tables(OP, users, items, item_bias)
     indptr, indices = exclusion_lists(OP, exclude, users, items.shape[0])
     check_share(OP, skipped_mass)

@@ -283,15 +283,11 @@ def catalogue_plackett_luce(
         >>> catalogue_plackett_luce(users, items, torch.tensor([[2, 0]])).exp()  # 3·2 orders of the first two
         tensor([6.])
     """
+    users, items, item_bias = checks.alike_under_autocast(users, items, item_bias)
     check_tables(OP, users, items, item_bias)
-    checks.expect_tensor(OP, "item_ids", item_ids, 2, (torch.int64,))
-    checks.expect(item_ids.device == users.device, OP, f"item_ids on {users.device}", item_ids)
-    B = users.shape[0]
-    checks.expect(item_ids.shape[0] == B, OP, f"item_ids with {B} rows, as users", item_ids)
+    checks.expect_beside(OP, "item_ids", item_ids, 2, "users", users)
     if lengths is not None:
-        checks.expect_tensor(OP, "lengths", lengths, 1, (torch.int64,))
-        checks.expect(lengths.device == users.device, OP, f"lengths on {users.device}", lengths)
-        checks.expect(lengths.shape[0] == B, OP, f"lengths with {B} entries, as item_ids has rows", lengths)
+        checks.expect_beside(OP, "lengths", lengths, 1, "users", users)
         checks.check_if_asked(OP, "lengths", lengths, 0, item_ids.shape[1] + 1)
     checks.check_if_asked(OP, "item_ids", item_ids, -1, items.shape[0])
     indptr, indices = exclusion_lists(OP, exclude, users, items.shape[0])

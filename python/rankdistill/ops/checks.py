@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from reprlib import Repr
@@ -47,6 +48,23 @@ def expect_tensor(
         expect(False, op, f"{name} with {dim} dimensions", value)
 
 
+def expect_beside(
+    op: str,
+    name: str,
+    value: object,
+    dim: int,
+    first_name: str,
+    first: Tensor,
+    dtypes: tuple[torch.dtype, ...] = (torch.int64,),
+) -> None:
+    """`expect_tensor`, on the device of another tensor and of as many rows."""
+    expect_tensor(op, name, value, dim, dtypes)
+    if value.device != first.device:
+        expect(False, op, f"{name} on the device of {first_name} ({first.device})", value)
+    if value.shape[0] != first.shape[0]:
+        expect(False, op, f"{name} with {first.shape[0]} rows, as {first_name}", value)
+
+
 def expect_same(op: str, first_name: str, first: Tensor, name: str, value: Tensor) -> None:
     """The same device and dtype."""
     if value.device != first.device:
@@ -55,6 +73,19 @@ def expect_same(op: str, first_name: str, first: Tensor, name: str, value: Tenso
         raise TypeError(
             f"{op}: expected {name} with the dtype of {first_name} ({first.dtype}); got {describe(value)}"
         )
+
+
+def alike_under_autocast(*values: object) -> tuple:
+    """Float tensors in the widest of their dtypes where autocast is on, as torch's own operations then take the half
+    precision of a layer beside a float32 table; what is no float tensor, and all without autocast, as it is."""
+    if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
+        return values
+    floats = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+    dtypes, devices = {value.dtype for value in floats}, {value.device.type for value in floats}
+    if len(dtypes) < 2 or not devices <= {"cpu", "cuda"} or not all(map(torch.is_autocast_enabled, devices)):
+        return values
+    wide = functools.reduce(torch.promote_types, dtypes)
+    return tuple(value.to(wide) if any(value is part for part in floats) else value for value in values)
 
 
 def expect_layout(op: str, **tensors: tuple[Tensor, Sequence[int], torch.dtype]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.cuda import cuda_or
-from rankdistill.ops.native import _native, address, native_or
+from rankdistill.ops.native import _native, address, contiguous, native_or
 from rankdistill.ops.registration import LIBRARY, implement
 from rankdistill.reference import complement_sample as reference
 
@@ -48,9 +48,8 @@ def sample_reference(users, positions, n_items, n_samples, exclude_indptr, exclu
 def sample_native(
     users, positions, n_items, n_samples, exclude_indptr, exclude_indices, listed, seed, epoch, stream
 ):
-    users, positions, exclude_indptr, exclude_indices, listed = (
-        None if t is None else t.contiguous()
-        for t in (users, positions, exclude_indptr, exclude_indices, listed)
+    users, positions, exclude_indptr, exclude_indices, listed = contiguous(
+        users, positions, exclude_indptr, exclude_indices, listed
     )
     check_rows(users, positions, n_items, exclude_indptr, exclude_indices, listed)
     samples = torch.empty((users.shape[0], n_samples), dtype=torch.int64)
@@ -65,11 +64,10 @@ def sample_native(
 def sample_cuda(
     users, positions, n_items, n_samples, exclude_indptr, exclude_indices, listed, seed, epoch, stream
 ):
-    from rankdistill.ops.cuda import current_stream, run
+    from rankdistill.ops.cuda import run
 
-    users, positions, exclude_indptr, exclude_indices, listed = (
-        None if t is None else t.contiguous()
-        for t in (users, positions, exclude_indptr, exclude_indices, listed)
+    users, positions, exclude_indptr, exclude_indices, listed = contiguous(
+        users, positions, exclude_indptr, exclude_indices, listed
     )
     samples = torch.empty((users.shape[0], n_samples), dtype=torch.int64, device=users.device)
     rows = [2**32] + [t.shape[0] - extra for t, extra in ((exclude_indptr, 1), (listed, 0)) if t is not None]
@@ -77,7 +75,7 @@ def sample_cuda(
         OP, users.device, address(users), address(positions), address(exclude_indptr), address(exclude_indices),
         0 if exclude_indices is None else exclude_indices.numel(), address(listed),
         0 if listed is None else listed.shape[1], min(rows), n_items, address(samples), *samples.shape,
-        seed % 2**64, epoch % 2**32, stream, current_stream(users.device),
+        seed % 2**64, epoch % 2**32, stream,
     )  # fmt: skip
     return samples
 
@@ -149,11 +147,7 @@ def complement_sample(
             listed.device == users.device, OP, f"listed on the device of users ({users.device})", listed
         )
     if positions is not None:
-        checks.expect_tensor(OP, "positions", positions, 1, (torch.int64,))
-        checks.expect(positions.shape == users.shape, OP, f"positions for {users.shape[0]} users", positions)
-        checks.expect(
-            positions.device == users.device, OP, f"positions on {users.device}, as users", positions
-        )
+        checks.expect_beside(OP, "positions", positions, 1, "users", users)
     seed, epoch = checks.signed64(seed), checks.signed64(epoch)
     checks.check_if_asked(OP, "users", users, 0, 2**32)
     return torch.ops.rankdistill.complement_sample(

@@ -94,6 +94,8 @@ def cross_relation_distance(
         >>> cross_relation_distance(rows, rows, torch.ones(2, 3), torch.ones(2, 3), left_out=torch.tensor([1, -1]))
         tensor(1.)
     """
+    teacher_rows, teacher_columns = checks.alike_under_autocast(teacher_rows, teacher_columns)
+    student_rows, student_columns = checks.alike_under_autocast(student_rows, student_columns)
     tables = {
         "teacher_rows": teacher_rows,
         "teacher_columns": teacher_columns,
@@ -118,13 +120,7 @@ def cross_relation_distance(
     )
     checks.expect(teacher_columns.shape[0] == G, OP, f"teacher_columns with {G} rows", teacher_columns)
     if left_out is not None:
-        checks.expect_tensor(OP, "left_out", left_out, 1, (torch.int64,))
-        checks.expect(
-            left_out.device == student_rows.device, OP, "left_out on the device of student_rows", left_out
-        )
-        checks.expect(
-            left_out.shape[0] == B, OP, f"left_out with {B} entries, as student_rows has rows", left_out
-        )
+        checks.expect_beside(OP, "left_out", left_out, 1, "student_rows", student_rows)
     checks.expect_no_forward_ad(OP, *tables.values())
     return call(f"{OP}_forward", 
         teacher_rows, teacher_columns, student_rows, student_columns, left_out,

@@ -35,8 +35,8 @@ def current_stream(device: torch.device) -> int:
 
 
 def run(op: str, device: torch.device, *args) -> None:
-    """Launches an op on a device's current stream; a launch that fails is a RuntimeError."""
+    """Launches an op on a device's current stream, its last argument; a launch that fails is a RuntimeError."""
     with torch.cuda.device(device):
-        error = getattr(_cuda, op)(*args)
+        error = getattr(_cuda, op)(*args, current_stream(device))
     if error:
         raise RuntimeError(f"{op}: expected a kernel launch on {device}; got {error}")

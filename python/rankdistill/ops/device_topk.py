@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.ops import cuda
-from rankdistill.ops.native import DTYPE_CODES, accumulator_dtype, address
+from rankdistill.ops.native import DTYPE_CODES, accumulator_dtype, address, contiguous
 
 TILE = 128  # rows of a tile of an image
 LARGEST_WIDTH = 65536  # of tables that the filter's error bound covers
@@ -95,7 +95,7 @@ def item_image(buffer: Tensor, N: int, D: int, stride: int) -> ItemImage:
 
 
 def launch(step: str, device: torch.device, *args) -> None:
-    cuda.run(step, device, *args, cuda.current_stream(device))
+    cuda.run(step, device, *args)
 
 
 def prepare_items(items: Tensor, item_bias: Tensor | None, stride: int | None = None) -> Tensor:
@@ -156,10 +156,6 @@ def inner_product_topk(
         for whole, part in zip(top, parts):
             whole.index_copy_(0, rows, part)
     return top
-
-
-def contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    return tuple(None if t is None else t.contiguous() for t in tensors)
 
 
 def empty_lists(rows: int, k: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -42,14 +42,14 @@ def draw_native(ids, n_masks, width, least, seed, epoch, step, stream):
 
 
 def draw_cuda(ids, n_masks, width, least, seed, epoch, step, stream):
-    from rankdistill.ops.cuda import current_stream, run
+    from rankdistill.ops.cuda import run
 
     ids = ids.contiguous()
     kept = torch.empty((n_masks, ids.shape[0], width), dtype=torch.bool, device=ids.device)
     if kept.numel():
         run(
             OP, ids.device, address(ids), address(kept), *kept.shape, least, seed % 2**64, epoch % 2**32,
-            stream << 24 | step, current_stream(ids.device),
+            stream << 24 | step,
         )  # fmt: skip
     return kept
 

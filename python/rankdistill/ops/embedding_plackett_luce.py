@@ -151,14 +151,16 @@ def counted_ids(item_ids: Tensor, lengths: Tensor | None, list_size: int) -> Ten
     if item_ids.device.type == "cpu":
         return item_ids
     column = torch.arange(item_ids.shape[1], device=item_ids.device)
-    counted = (column < list_size) if lengths is None else (column < lengths.clamp_max(list_size)[:, None])
+    counted = (
+        (column < list_size) if lengths is None else (column < lengths.clamp_max(list_size).unsqueeze(1))
+    )
     return item_ids.masked_fill(counted & (item_ids == -1), NO_ITEM)
 
 
 def without_padding(item_ids: Tensor, lengths: Tensor, list_size: int) -> Tensor:
     """-1 in place of the ids past a list's length."""
     column = torch.arange(item_ids.shape[1], device=item_ids.device)
-    return item_ids.masked_fill((column < list_size) & (column >= lengths[:, None]), -1)
+    return item_ids.masked_fill((column < list_size) & (column >= lengths.unsqueeze(1)), -1)
 
 
 def _setup(ctx, inputs, output):
@@ -237,6 +239,7 @@ def embedding_plackett_luce(
         >>> embedding_plackett_luce(users, items, torch.tensor([[0, 1]]), list_size=1)
         tensor([0.6931])
     """
+    users, items, item_bias = checks.alike_under_autocast(users, items, item_bias)
     check_arguments(OP, users, items, item_ids, user_ids, item_bias)
     listed = item_ids.shape[1]
     checks.expect(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.ops import checks
-from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
+from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, contiguous, native_or
 from rankdistill.ops.registration import (
     LIBRARY,
     asks_gradients,
@@ -65,10 +65,6 @@ def forward_reference(users, user_ids, items, item_ids, item_bias, sparse_grad):
     if users.device.type == "cpu":
         check_ids(OP, users, user_ids, items, item_ids.contiguous())
     return reference.gathered_inner_product_forward(users, user_ids, items, item_ids, item_bias)
-
-
-def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if t is None else t.contiguous() for t in tensors]
 
 
 def forward_native(users, user_ids, items, item_ids, item_bias, sparse_grad):
@@ -199,19 +195,13 @@ def check_arguments(
     checks.expect_tensor(op, "items", items, 2)
     checks.expect_same(op, "users", users, "items", items)
     checks.expect(items.shape[1] == users.shape[1], op, f"items of width {users.shape[1]}, as users", items)
-    checks.expect_tensor(op, "item_ids", item_ids, 2, (torch.int64,))
-    rows = users
+    rows, whose = users, "users"
     if user_ids is not None:
         checks.expect_tensor(op, "user_ids", user_ids, 1, (torch.int64,))
-        rows = user_ids
-    checks.expect(
-        item_ids.shape[0] == rows.shape[0], op, f"item_ids with {rows.shape[0]} rows, as users", item_ids
-    )
-    for name, ids in (("item_ids", item_ids), ("user_ids", user_ids)):
-        if ids is not None:
-            checks.expect(
-                ids.device == users.device, op, f"{name} on the device of users ({users.device})", ids
-            )
+        same_device = user_ids.device == users.device
+        checks.expect(same_device, op, f"user_ids on the device of users ({users.device})", user_ids)
+        rows, whose = user_ids, "user_ids"
+    checks.expect_beside(op, "item_ids", item_ids, 2, whose, rows)
     checks.check_if_asked(op, "user_ids", user_ids, 0, users.shape[0])
     checks.check_if_asked(op, "item_ids", item_ids, -1, items.shape[0])
     if item_bias is not None:
@@ -269,6 +259,7 @@ def gathered_inner_product(
         >>> gathered_inner_product(users, items, torch.tensor([[2, 0]]))
         tensor([[3., 1.]])
     """
+    users, items, item_bias = checks.alike_under_autocast(users, items, item_bias)
     check_arguments(OP, users, items, item_ids, user_ids, item_bias)
     sparse_grad = sparse_grad and asks_gradients(users, items, item_bias)
     return call(f"{OP}_forward", users, user_ids, items, item_ids, item_bias, sparse_grad)

@@ -10,7 +10,7 @@ from rankdistill.ops.native import _native, accumulator_dtype, address, native_o
 from rankdistill.ops.pair_tables import padded
 from rankdistill.ops.registration import WAITS, asks_gradients, call, implement
 from rankdistill.ops.relation_distance import forward_gram
-from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes
+from rankdistill.ops.slopes import check_teacher_and_student, define_loss, scale_slopes
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import grouped_relation_distance as reference
 from rankdistill.reference.relation import through_unit_rows, unit_rows
@@ -126,10 +126,6 @@ def grouped_relation_distance(
         >>> grouped_relation_distance(rows, torch.ones(3, 4), torch.tensor([0, 0, 1]), positive_only=True)
         tensor(0.)
     """
-    check_tables(OP, teacher, student)
-    checks.expect_tensor(OP, "groups", groups, 1, (torch.int64,))
-    checks.expect(
-        groups.device == student.device, OP, f"groups on the device of student ({student.device})", groups
-    )
-    checks.expect(groups.shape[0] == student.shape[0], OP, f"groups with {student.shape[0]} entries", groups)
+    check_teacher_and_student(OP, teacher, student)
+    checks.expect_beside(OP, "groups", groups, 1, "student", student)
     return call(f"{OP}_forward", teacher, student, groups, positive_only, asks_gradients(student))[0]

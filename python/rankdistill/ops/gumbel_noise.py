@@ -52,12 +52,12 @@ def draw_native(ids, parts, count, seed, epoch, step, stream):
 
 
 def draw_cuda(ids, parts, count, seed, epoch, step, stream):
-    from rankdistill.ops.cuda import current_stream, run
+    from rankdistill.ops.cuda import run
 
     ids, parts, noise = prepared(ids, parts, count)
     run(
         OP, ids.device, address(ids), address(parts), address(noise), *noise.shape, seed % 2**64, epoch % 2**32,
-        stream << 24 | step, current_stream(ids.device),
+        stream << 24 | step,
     )  # fmt: skip
     return noise
 
@@ -111,9 +111,7 @@ def gumbel_noise(
     """
     checks.expect_tensor(OP, "ids", ids, 1, (torch.int64,))
     if parts is not None:
-        checks.expect_tensor(OP, "parts", parts, 1, (torch.int64,))
-        checks.expect(parts.shape == ids.shape, OP, f"parts for {ids.shape[0]} ids", parts)
-        checks.expect(parts.device == ids.device, OP, f"parts on the device of ids ({ids.device})", parts)
+        checks.expect_beside(OP, "parts", parts, 1, "ids", ids)
     checks.expect(0 <= count <= MOST, OP, f"count of 0 to {MOST}", count)
     checks.expect(0 <= stream < 256, OP, "stream in [0, 256)", stream)
     seed, epoch, step = checks.signed64(seed), checks.signed64(epoch), step % (1 << 24)

@@ -98,19 +98,17 @@ def inner_product_rank(
         >>> inner_product_rank(users, items, torch.tensor([[0, 2, 1]]))
         tensor([[2, 0, 1]])
     """
-    checks.expect_tensor(OP, "users", users, 2)
     if isinstance(items, PreparedItems):
         checks.expect(
             item_bias is None, OP, "no item_bias beside prepared items, which have theirs", item_bias
         )
         items, item_bias = items.tables()
+    users, items, item_bias = checks.alike_under_autocast(users, items, item_bias)
+    checks.expect_tensor(OP, "users", users, 2)
     checks.expect_tensor(OP, "items", items, 2)
     checks.expect_same(OP, "users", users, "items", items)
     checks.expect(items.shape[1] == users.shape[1], OP, f"items of width {users.shape[1]}, as users", items)
-    checks.expect_tensor(OP, "item_ids", item_ids, 2, (torch.int64,))
-    checks.expect(item_ids.device == users.device, OP, f"item_ids on {users.device}", item_ids)
-    B = users.shape[0]
-    checks.expect(item_ids.shape[0] == B, OP, f"item_ids with {B} rows, as users", item_ids)
+    checks.expect_beside(OP, "item_ids", item_ids, 2, "users", users)
     checks.check_if_asked(OP, "item_ids", item_ids, -1, items.shape[0])
     indptr, indices = exclusion_lists(OP, exclude, users, items.shape[0])
     checked_bias(OP, items, item_bias)

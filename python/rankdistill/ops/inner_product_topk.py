@@ -142,7 +142,6 @@ def inner_product_topk(
         >>> inner_product_topk(users, items, 2, exclude=(torch.tensor([0, 1]), torch.tensor([1])))
         InnerProductTopK(scores=tensor([[3., 1.]]), indices=tensor([[2, 0]]), lengths=tensor([2]))
     """
-    checks.expect_tensor(OP, "users", users, 2)
     buffer = None
     if isinstance(items, PreparedItems):
         checks.expect(
@@ -150,6 +149,11 @@ def inner_product_topk(
         )
         buffer = items.buffer
         items, item_bias = items.tables()
+    given = items
+    users, items, item_bias = checks.alike_under_autocast(users, items, item_bias)
+    if items is not given:
+        buffer = None  # was that of the narrow table
+    checks.expect_tensor(OP, "users", users, 2)
     checks.expect_tensor(OP, "items", items, 2)
     checks.expect_same(OP, "users", users, "items", items)
     checks.expect(items.shape[1] == users.shape[1], OP, f"items of width {users.shape[1]}, as users", items)

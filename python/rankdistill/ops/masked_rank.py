@@ -88,10 +88,7 @@ def masked_rank(scores: Tensor, item_ids: Tensor, exclude: object = None) -> Ten
         tensor([[ 1,  3, -1]])
     """
     checks.expect_tensor(OP, "scores", scores, 2)
-    checks.expect_tensor(OP, "item_ids", item_ids, 2, (torch.int64,))
-    checks.expect(item_ids.device == scores.device, OP, f"item_ids on {scores.device}", item_ids)
-    B = scores.shape[0]
-    checks.expect(item_ids.shape[0] == B, OP, f"item_ids with {B} rows, as scores", item_ids)
+    checks.expect_beside(OP, "item_ids", item_ids, 2, "scores", scores)
     exclusions = exclusion_tensors(OP, exclude, scores)
     checks.check_if_asked(OP, "item_ids", item_ids, -1, scores.shape[1])
     return torch.ops.rankdistill.masked_rank(scores.detach(), item_ids, *exclusions)

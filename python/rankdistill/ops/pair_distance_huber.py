@@ -8,7 +8,7 @@ from torch import Tensor
 from rankdistill.ops.native import _native, accumulator_dtype, address, native_or
 from rankdistill.ops.pair_tables import centred, in_single, padded
 from rankdistill.ops.registration import asks_gradients, call, implement
-from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes
+from rankdistill.ops.slopes import check_teacher_and_student, define_loss, scale_slopes
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import pair_distance_huber as reference
 
@@ -83,5 +83,5 @@ def pair_distance_huber(teacher: Tensor, student: Tensor) -> Tensor:
         >>> pair_distance_huber(line, 7 * line)  # a distance's unit does not matter
         tensor(0.)
     """
-    check_tables(OP, teacher, student)
+    check_teacher_and_student(OP, teacher, student)
     return call(f"{OP}_forward", teacher, student, asks_gradients(student))[0]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rankdistill.ops import checks
 from rankdistill.ops.cuda import cuda_or
-from rankdistill.ops.native import _native, address, native_or
+from rankdistill.ops.native import _native, address, contiguous, native_or
 from rankdistill.ops.registration import LIBRARY, implement
 from rankdistill.reference import pair_sample as reference
 
@@ -33,10 +33,6 @@ def check_rows(users: Tensor, positions: Tensor | None, lengths: Tensor) -> None
         checks.check_indices(OP, "positions", positions, 0, 2**32)
 
 
-def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if t is None else t.contiguous() for t in tensors]
-
-
 def sample_reference(users, positions, lengths, *draw):
     if users.device.type == "cpu":
         check_rows(*contiguous(users, positions, lengths))
@@ -55,13 +51,13 @@ def sample_native(users, positions, lengths, n_samples, temperature, distinct, s
 
 
 def sample_cuda(users, positions, lengths, n_samples, temperature, distinct, seed, epoch, stream):
-    from rankdistill.ops.cuda import current_stream, run
+    from rankdistill.ops.cuda import run
 
     users, positions, lengths = contiguous(users, positions, lengths)
     pairs = torch.empty((users.shape[0], n_samples, 2), dtype=torch.int64, device=users.device)
     run(
         OP, users.device, address(users), address(positions), address(lengths), address(pairs), *pairs.shape[:2],
-        temperature, distinct, seed % 2**64, epoch % 2**32, stream, current_stream(users.device),
+        temperature, distinct, seed % 2**64, epoch % 2**32, stream,
     )  # fmt: skip
     return pairs
 
@@ -125,14 +121,9 @@ def pair_sample(
                  [0, 1]]])
     """
     checks.expect_tensor(OP, "users", users, 1, (torch.int64,))
-    for name, value in (("lengths", lengths), ("positions", positions)):
-        if value is None and name == "positions":
-            continue
-        checks.expect_tensor(OP, name, value, 1, (torch.int64,))
-        checks.expect(value.shape == users.shape, OP, f"{name} for {users.shape[0]} users", value)
-        checks.expect(
-            value.device == users.device, OP, f"{name} on the device of users ({users.device})", value
-        )
+    checks.expect_beside(OP, "lengths", lengths, 1, "users", users)
+    if positions is not None:
+        checks.expect_beside(OP, "positions", positions, 1, "users", users)
     checks.expect(n_samples >= 0, OP, "n_samples of 0 or more", n_samples)
     checks.expect(
         math.isfinite(temperature) and temperature > 0, OP, "a finite temperature above 0", temperature

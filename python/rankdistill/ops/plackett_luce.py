@@ -189,21 +189,18 @@ def plackett_luce(scores: Tensor, tail: Tensor | None = None, lengths: Tensor | 
         >>> plackett_luce(torch.zeros(1, 3)).exp()  # 3! orders, equally likely
         tensor([6.])
     """
+    scores, tail = checks.alike_under_autocast(scores, tail)
     checks.expect_tensor(OP, "scores", scores, 2)
     B, _K = scores.shape
     if tail is None:
         tail = scores.new_empty((B, 0))
     elif isinstance(tail, Tensor) and tail.dim() == 1:
-        tail = tail[:, None]
+        tail = tail.unsqueeze(1)
     checks.expect_tensor(OP, "tail", tail, 2)
     checks.expect_same(OP, "scores", scores, "tail", tail)
     checks.expect(tail.shape[0] == B, OP, f"tail with {B} rows, as scores", tail)
     if lengths is not None:
-        checks.expect_tensor(OP, "lengths", lengths, 1, (torch.int64,))
-        checks.expect(
-            lengths.device == scores.device, OP, f"lengths on the device of scores ({scores.device})", lengths
-        )
-        checks.expect(lengths.shape[0] == B, OP, f"lengths with {B} entries, as scores has rows", lengths)
+        checks.expect_beside(OP, "lengths", lengths, 1, "scores", scores)
         checks.check_if_asked(OP, "lengths", lengths, 0, scores.shape[1] + 1)
     checks.expect_no_forward_ad(OP, scores, tail)
     with_slopes = asks_gradients(scores, tail)

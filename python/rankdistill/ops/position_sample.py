@@ -53,7 +53,7 @@ def sample_native(users, lengths, n_samples, temperature, seed, epoch, stream):
 
 
 def sample_cuda(users, lengths, n_samples, temperature, seed, epoch, stream):
-    from rankdistill.ops.cuda import current_stream, run
+    from rankdistill.ops.cuda import run
 
     users, lengths = users.contiguous(), lengths.contiguous()
     samples = torch.empty((users.shape[0], n_samples), dtype=torch.int64, device=users.device)
@@ -62,7 +62,7 @@ def sample_cuda(users, lengths, n_samples, temperature, seed, epoch, stream):
     keys = torch.empty((users.shape[0], longest), dtype=torch.float64, device=users.device)
     run(
         OP, users.device, address(users), address(lengths), address(keys), address(samples), *samples.shape, longest,
-        temperature, seed % 2**64, epoch % 2**32, stream, current_stream(users.device),
+        temperature, seed % 2**64, epoch % 2**32, stream,
     )  # fmt: skip
     return samples
 
@@ -114,11 +114,7 @@ def position_sample(
         tensor([[0, 1, 2, 3]])
     """
     checks.expect_tensor(OP, "users", users, 1, (torch.int64,))
-    checks.expect_tensor(OP, "lengths", lengths, 1, (torch.int64,))
-    checks.expect(lengths.shape == users.shape, OP, f"lengths for {users.shape[0]} users", lengths)
-    checks.expect(
-        lengths.device == users.device, OP, f"lengths on the device of users ({users.device})", lengths
-    )
+    checks.expect_beside(OP, "lengths", lengths, 1, "users", users)
     checks.expect(n_samples >= 0, OP, "n_samples of 0 or more", n_samples)
     checks.expect(
         math.isfinite(temperature) and temperature > 0, OP, "a finite temperature above 0", temperature

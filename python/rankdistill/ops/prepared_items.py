@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.ops import checks, device_topk
-from rankdistill.ops.native import DTYPE_CODES, _native, address
+from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address
 from rankdistill.ops.registration import CHOICES
 
 OP = "prepare_items"
@@ -92,6 +92,7 @@ def prepare_items(items: Tensor, item_bias: Tensor | None = None) -> PreparedIte
         >>> inner_product_topk(torch.tensor([[1., 2.]]), items, 2).indices
         tensor([[2, 1]])
     """
+    items, item_bias = checks.alike_under_autocast(items, item_bias)
     checks.expect_tensor(OP, "items", items, 2)
     checked_bias(OP, items, item_bias)
     items = items.detach()
@@ -104,7 +105,7 @@ def prepare_items(items: Tensor, item_bias: Tensor | None = None) -> PreparedIte
     if items.device.type != "cpu" or _native is None:
         return PreparedItems(items, item_bias, None, *noticed)
     (N, D), code = items.shape, DTYPE_CODES[items.dtype]
-    wide = torch.float64 if items.dtype == torch.float64 else torch.float32
+    wide = accumulator_dtype(items.dtype)
     blocks = items.split(max(1, NORMED // max(1, D))) if N else ()
     norms = torch.cat([block.to(wide).norm(dim=1) for block in blocks]) if N else items.new_zeros(0)
     order = norms.argsort(descending=True, stable=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import _C  # dispatch keys have no public reader; torch.library's Python side uses the same
+from torch import _C  # dispatch keys have no public reader
 from torch.overrides import has_torch_function
 
 LIBRARY = torch.library.Library("rankdistill", "DEF")
@@ -85,7 +85,8 @@ def implement(op: str, device: str, candidates: dict[str, dict[str, Callable] | 
     for suffix, function in functions.items():
         schema, function = f"{op}_{suffix}" if suffix else op, in_full_precision(function, device.lower())
         LIBRARY.impl(schema, function, device)
-        shortcut(schema).functions[plain_keys(device)] = function
+        if DIRECT:
+            shortcut(schema).functions[plain_keys(device)] = function
 
 
 def in_full_precision(function: Callable, device: str) -> Callable:
@@ -149,6 +150,20 @@ def shortcut(schema: str) -> Shortcut:
     return SHORTCUTS[schema]
 
 
+# What `call` looks at. Of a torch that has them no longer, every call goes by the dispatcher.
+PRIVATE = (
+    "DispatchKey", "DispatchKeySet", "_AutoDispatchBelowAutograd", "_dispatch_keys",
+    "_dispatch_tls_is_dispatch_key_excluded", "_dispatch_tls_local_include_set",
+)  # fmt: skip
+
+
+def may_be_direct() -> bool:
+    return all(hasattr(_C, name) for name in PRIVATE) and hasattr(torch.autograd, "_profiler_enabled")
+
+
+DIRECT = may_be_direct()
+
+
 def key_set(*keys: str) -> int:
     sets = [_C.DispatchKeySet(getattr(_C.DispatchKey, key)) for key in keys]
     return functools.reduce(operator.or_, sets).raw_repr()
@@ -159,20 +174,28 @@ def plain_keys(device: str) -> int:
     return key_set(device, f"Autograd{device}", f"Autocast{device}", "ADInplaceOrView")
 
 
-NOBODY = key_set("BackendSelect", "ADInplaceOrView")  # what a thread includes where no mode is active
+# What a thread includes where no mode is active.
+NOBODY = key_set("BackendSelect", "ADInplaceOrView") if DIRECT else None
+
+
+def within_transform() -> bool:
+    """Whether torch.func's transforms are at work; of a torch that does not say, it may be."""
+    if torch.compiler.is_compiling():
+        return False
+    innermost = getattr(getattr(_C, "_functorch", None), "peek_interpreter_stack", None)
+    return innermost is None or innermost() is not None
 
 
 def asks_gradients(*tensors: torch.Tensor | None) -> bool:
     """Whether a backward may come: what is asked within torch.func's transforms, a tensor there does not tell."""
     if not torch.is_grad_enabled():
         return False
-    within = not torch.compiler.is_compiling() and _C._functorch.peek_interpreter_stack() is not None
-    return within or any(t is not None and t.requires_grad for t in tensors)
+    return within_transform() or any(t is not None and t.requires_grad for t in tensors)
 
 
 def call(schema: str, *args):
     """torch.ops.rankdistill.<schema>(*args), straight from its function where nobody could tell (DESIGN.md DC-1)."""
-    if torch.compiler.is_compiling():
+    if not DIRECT or torch.compiler.is_compiling():
         return getattr(torch.ops.rankdistill, schema)(*args)
     known = SHORTCUTS[schema]
     function, wants_grad = plain(known, args)

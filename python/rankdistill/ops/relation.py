@@ -85,6 +85,7 @@ def relation(x: Tensor, y: Tensor | None = None, kind: str = "cosine") -> Tensor
                 [0.0000, 1.0000, 0.7071],
                 [0.7071, 0.7071, 1.0000]])
     """
+    x, y = checks.alike_under_autocast(x, y)
     checks.expect_tensor(OP, "x", x, 2)
     check_kind(OP, kind)
     if y is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from rankdistill.ops.native import accumulator_dtype
 from rankdistill.ops.registration import asks_gradients, call, implement
 from rankdistill.ops.relation import check_kind
-from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes
+from rankdistill.ops.slopes import check_teacher_and_student, define_loss, scale_slopes
 from rankdistill.reference import relation_distance as reference
 from rankdistill.reference.relation import through_unit_rows, unit_rows
 
@@ -161,6 +161,6 @@ def relation_distance(
         >>> relation_distance(torch.eye(2), torch.ones(2, 3))  # cosines 0 and 1, both ways
         tensor(2.)
     """
-    check_tables(OP, teacher, student)
+    check_teacher_and_student(OP, teacher, student)
     check_kind(OP, kind)
     return call(f"{OP}_forward", teacher, student, kind, teacher_term, asks_gradients(student))[0]

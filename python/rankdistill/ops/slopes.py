@@ -64,7 +64,7 @@ def weighted_rows(weights: Tensor, rows: Tensor) -> Tensor:
     return found.masked_fill_(none[:, None], 0) if bool(none.any()) else found
 
 
-def check_tables(op: str, teacher: Tensor, student: Tensor) -> None:
+def check_teacher_and_student(op: str, teacher: Tensor, student: Tensor) -> None:
     """Two tables of as many rows, on one device, of any widths and dtypes."""
     checks.expect_tensor(op, "teacher", teacher, 2)
     checks.expect_tensor(op, "student", student, 2)

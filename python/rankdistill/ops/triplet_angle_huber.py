@@ -9,7 +9,7 @@ from rankdistill.ops import checks
 from rankdistill.ops.native import _native, accumulator_dtype, address, native_or
 from rankdistill.ops.pair_tables import DOUBLES, SINGLES, in_single, padded, scaled
 from rankdistill.ops.registration import asks_gradients, call, implement
-from rankdistill.ops.slopes import check_tables, define_loss, scale_slopes
+from rankdistill.ops.slopes import check_teacher_and_student, define_loss, scale_slopes
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import triplet_angle_huber as reference
 
@@ -93,7 +93,7 @@ def triplet_angle_huber(teacher: Tensor, student: Tensor, anchors: Tensor | None
         >>> triplet_angle_huber(corner, 5 * corner.flip(1))  # rotations, reflections and scales do not matter
         tensor(0.)
     """
-    check_tables(OP, teacher, student)
+    check_teacher_and_student(OP, teacher, student)
     if anchors is not None:
         checks.expect_tensor(OP, "anchors", anchors, 1, (torch.int64,))
         checks.expect(

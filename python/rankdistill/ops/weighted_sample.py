@@ -53,7 +53,7 @@ def sample_native(users, weights, n_samples, seed, epoch, stream):
 
 
 def sample_cuda(users, weights, n_samples, seed, epoch, stream):
-    from rankdistill.ops.cuda import current_stream, run
+    from rankdistill.ops.cuda import run
 
     users, weights = users.contiguous(), weights.contiguous()
     samples = torch.empty((users.shape[0], n_samples), dtype=torch.int64, device=users.device)
@@ -61,7 +61,6 @@ def sample_cuda(users, weights, n_samples, seed, epoch, stream):
     run(
         OP, users.device, DTYPE_CODES[weights.dtype], address(users), address(weights), address(keys),
         address(samples), *samples.shape, weights.shape[1], seed % 2**64, epoch % 2**32, stream,
-        current_stream(users.device),
     )  # fmt: skip
     return samples
 
@@ -107,13 +106,7 @@ def weighted_sample(
         tensor([[ 1,  3, -1]])
     """
     checks.expect_tensor(OP, "users", users, 1, (torch.int64,))
-    checks.expect_tensor(OP, "weights", weights, 2, (torch.float32, torch.float64))
-    checks.expect(
-        weights.shape[0] == users.shape[0], OP, f"weights of {users.shape[0]} rows, as users", weights
-    )
-    checks.expect(
-        weights.device == users.device, OP, f"weights on the device of users ({users.device})", weights
-    )
+    checks.expect_beside(OP, "weights", weights, 2, "users", users, (torch.float32, torch.float64))
     checks.expect(n_samples >= 0, OP, "n_samples of 0 or more", n_samples)
     checks.expect(0 <= stream < 256, OP, "stream in [0, 256)", stream)
     seed, epoch = checks.signed64(seed), checks.signed64(epoch)

@@ -45,8 +45,7 @@ class Copies:
 
     def evaluate(self, control: Processes, truth: CSR, exclude: CSR, *settings: object) -> dict[str, float]:
         """`metrics.evaluate` of the model, by all processes together."""
-        device = next(self.model.parameters()).device
-        return evaluate(self.model, truth.to(device), exclude.to(device), *settings, processes=control)
+        return evaluate(self.model, truth, exclude, *settings, processes=control)
 
     def save(
         self,

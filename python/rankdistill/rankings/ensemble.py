@@ -22,7 +22,7 @@ def ensemble_rankings(lists: Tensor, k: int, temperature: float = 10.0) -> Tenso
     """
     if temperature <= 0:
         raise ValueError(f"ensemble_rankings: expected a temperature above 0; got {temperature}")
-    return merged_rankings(lists, position_weights(lists, temperature), k)
+    return merged_rankings(lists, weights_of_positions(lists, temperature), k)
 
 
 def consensus_rankings(
@@ -51,11 +51,13 @@ def consensus_rankings(
         if value <= 0:
             raise ValueError(f"consensus_rankings: expected {name} above 0; got {value}")
     spread = torch.zeros(()) if deviations is None else deviations.double()
-    weights = position_weights(lists, temperature) + (-spread.to(lists.device) / deviation_temperature).exp()
+    weights = (
+        weights_of_positions(lists, temperature) + (-spread.to(lists.device) / deviation_temperature).exp()
+    )
     return merged_rankings(lists, weights, k)
 
 
-def position_weights(lists: Tensor, temperature: float) -> Tensor:
+def weights_of_positions(lists: Tensor, temperature: float) -> Tensor:
     """[M, U, K] float64 exp(−position/temperature)."""
     positions = torch.arange(lists.shape[2], dtype=torch.float64, device=lists.device)
     return torch.exp(-positions / temperature).expand(lists.shape)

@@ -275,7 +275,7 @@ class Rankings:
             checks.expect(
                 list(scores.shape) == expected, "Rankings.from_score_function", f"scores {expected}", scores
             )
-            return masked_topk(scores, k, None if exclude is None else exclude.rows(ids))
+            return masked_topk(scores, k, None if exclude is None else exclude.rows(ids).to(scores.device))
 
         exclude = _check_exclude(exclude, n_users, n_items)
         return cls._extracted(rank, n_users, n_items, k, batch_size, progress, metadata)

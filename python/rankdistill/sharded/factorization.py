@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rankdistill import functional, ops
 from rankdistill.data.csr import CSR
-from rankdistill.losses.distillation import Batch
+from rankdistill.losses.batch import Batch
 from rankdistill.ops.inner_product_topk import InnerProductTopK
 from rankdistill.rankings.distributed import distributed_inner_product_topk
 from rankdistill.sharded.catalogue import catalogue_plackett_luce
@@ -152,6 +152,6 @@ class ShardedFactorization(nn.Module):
 
     def loss(self, batch: Batch) -> Tensor:
         """BPR over the batch's pairs, summed; pairs whose negative is -1 do not count."""
-        negatives = batch.negatives if batch.negatives.dim() == 2 else batch.negatives[:, None]
-        scores = self.score(batch.users, torch.cat([batch.positives[:, None], negatives], dim=1))
-        return functional.bayesian_personalized_ranking(scores[:, :1].expand_as(negatives), scores[:, 1:])
+        scores = self.score(batch.users, batch.listed("ShardedFactorization"))
+        positive, negative = scores[:, :1], scores[:, 1:]
+        return functional.bayesian_personalized_ranking(positive.expand_as(negative), negative)

@@ -21,7 +21,7 @@ from rankdistill.data import Dataset
 from rankdistill.document import Document
 from rankdistill.files import SETTINGS, alone_in, expect_settings, json_in, write_text
 from rankdistill.losses import RelaxedRankingDistillation
-from rankdistill.losses.distillation import Batch
+from rankdistill.losses.batch import Batch
 from rankdistill.machine import processor_name
 from rankdistill.models import MatrixFactorization
 from rankdistill.models.ranked import unseen_rankings
