@@ -1,4 +1,4 @@
-"""The papers that the methods come from, as BibTeX: `rankdistill methods --bibtex`."""
+"""The papers that the methods come from, as BibTeX: `rankdistill methods --bibtex true`."""
 
 from __future__ import annotations
 

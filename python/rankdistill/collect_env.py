@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rankdistill import __version__
-from rankdistill.machine import CUDA_CURE, NATIVE_CURE, cuda_driver, no_native_reason, processor_name
+from rankdistill.machine import CUDA_CURE, NATIVE_CURE, cuda_driver, processor_name
 
 Lines = Iterator[tuple[str, str]]
 
@@ -37,8 +37,7 @@ def processor() -> Lines:
     yield "torch threads", str(torch.get_num_threads())
     native = module("_native")
     if native is None:
-        reason = no_native_reason()
-        yield "native module", f"not built{reason and f': {reason}'}. {NATIVE_CURE}"
+        yield "native module", f"not built. {NATIVE_CURE}"
         return
     yield "native module", f"{native.__file__}, compiler {native.compiler()}"
     yield "instruction sets", f"{', '.join(native.supported_isas())} supported; {native.isa()} in use"

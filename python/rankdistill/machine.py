@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import platform
 from pathlib import Path
 
@@ -22,14 +21,6 @@ def processor_name() -> str:
         if key.strip().lower() in ("model name", "cpu model"):
             return value.strip()
     return platform.processor() or platform.machine() or "unknown"
-
-
-def no_native_reason() -> str:
-    """Why the build has no CPU module, as CMake wrote it down; empty where it did not."""
-    try:
-        return importlib.import_module("rankdistill._native_missing").REASON
-    except ModuleNotFoundError:
-        return ""
 
 
 def cuda_driver() -> str:

@@ -134,17 +134,6 @@ def test_without_compiled_modules():
         assert "Reinstall with g++ 12 or later" in report[f"{op} on CPU"]
 
 
-def test_why_there_is_no_compiled_module(tmp_path):
-    """As CMake writes it down in the package."""
-    (tmp_path / "_native_missing.py").write_text('REASON = "the compiler was Clang 14"\n')
-    extended = f"import rankdistill; rankdistill.__path__.append({str(tmp_path)!r})\n"
-    done = python("-c", extended + WITHOUT.format(names=["rankdistill._native", "rankdistill._cuda"]))
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = labelled(done.stdout)
-    assert report["native module"].startswith("not built: the compiler was Clang 14. Reinstall with g++ 12")
-    assert "(rankdistill._native: the compiler was Clang 14)" in report["position_sample on CPU"]
-
-
 RANKINGS = ("inner_product_topk", "masked_topk", "inner_product_rank", "masked_rank")
 
 

@@ -6,7 +6,7 @@ import importlib
 
 import torch
 
-from rankdistill.machine import NATIVE_CURE, no_native_reason
+from rankdistill.machine import NATIVE_CURE
 from rankdistill.ops.registration import Unavailable
 
 try:
@@ -16,9 +16,7 @@ except ModuleNotFoundError as error:
         raise
     _native = None
 
-MISSING = Unavailable(
-    f"no compiled CPU module (rankdistill._native{(why := no_native_reason()) and f': {why}'})", NATIVE_CURE
-)
+MISSING = Unavailable("no compiled CPU module (rankdistill._native)", NATIVE_CURE)
 
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
