@@ -96,6 +96,21 @@ def test_given_scores_against_the_oracle(dtype, K):
         assert torch.equal(masked_rank(scores.t().contiguous().t(), item_ids, exclude), expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("K", [3, 120])
+@pytest.mark.parametrize("scale", [1.0, 1e17])
+def test_items_that_their_biases_withdraw(dtype, K, scale):
+    scale = min(scale, 10.0) if dtype == torch.float16 else scale
+    users, items = (randn(n, 8, seed=n, dtype=dtype, scale=scale) for n in (40, 3000))
+    items[::70, 3], items[::500, 4] = NAN, INF
+    item_ids = randint(-1, 3000, (40, K), seed=3)
+    for share in (0.2, 1.0):
+        bias = randn(3000, seed=4, dtype=dtype)
+        for i, value in enumerate((-INF, NAN, torch.finfo(dtype).min, -1e30, -1e9)):
+            bias[torch.randperm(3000, generator=generator(i))[: int(600 * share)]] = value
+        check(users, items, item_ids, lists_of(torch.rand(40, 3000, generator=generator(5)) < 0.05), bias)
+
+
 def tables(N, D):
     """(name, items): what leaves much, or all, to exact scores."""
     base = randn(N, D, seed=1)
