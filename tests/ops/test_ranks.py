@@ -7,6 +7,7 @@ import torch
 
 from rankdistill import inner_product_rank, inner_product_topk, masked_rank, masked_topk, prepare_items
 from tests.case import DTYPES, generator, randint, randn
+from tests.ops.test_inner_product_topk import half_a_rounding
 from tests.score_cases import inner_product_rank_oracle, lists_of, ranks_of
 
 NAN, INF = float("nan"), float("inf")
@@ -109,6 +110,12 @@ def test_items_that_their_biases_withdraw(dtype, K, scale):
         for i, value in enumerate((-INF, NAN, torch.finfo(dtype).min, -1e30, -1e9)):
             bias[torch.randperm(3000, generator=generator(i))[: int(600 * share)]] = value
         check(users, items, item_ids, lists_of(torch.rand(40, 3000, generator=generator(5)) < 0.05), bias)
+
+
+@pytest.mark.parametrize("K", [3, 120])
+def test_scores_that_are_the_lowest_number_or_just_not(K):
+    users, items, bias = half_a_rounding(900)
+    check(users, items, randint(-1, 900, (3, K), seed=3), None, bias)
 
 
 def tables(N, D):
