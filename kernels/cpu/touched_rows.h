@@ -82,7 +82,7 @@ inline int64_t touched_rows(const int64_t* ids, int64_t count, int64_t N, uint64
   return distinct;
 }
 
-constexpr int64_t kPiece = 64;
+constexpr int64_t kPiece = 32;
 constexpr int64_t kPieceColumns = 256;
 
 // sum [D] = what `add` (to, i, first column, columns) adds for each i in [begin, end).
@@ -105,11 +105,12 @@ inline void sum_in_pieces(Acc* sum, int64_t begin, int64_t end, int64_t D, const
   }
 }
 
-// The same sums where ids come in any order: those of more than kPiece rows collect in pieces beside the table.
-// counts [N] zeros; pieces [runs][D] and filled [runs] for listed / (kPiece + 1) runs; used 0.
+// The same sums where ids come in any order: of more than kPiece rows the table holds the piece that grows, and the sum
+// of those before lies beside it, so that most additions touch one place.
+// counts [N] zeros; before [runs][D] and filled [runs] for min(N, listed / (kPiece + 1)) runs; used 0.
 struct LongRuns {
   int32_t* counts;  // of an id's rows, to kPiece + 1; -1 - run where they are more than kPiece
-  void* pieces;
+  void* before;
   int32_t *filled, *used;
 };
 
@@ -119,7 +120,7 @@ struct TableSums {
   Acc* sums;  // [N, D]
   int64_t D;
 
-  Acc* piece(int64_t run) const { return static_cast<Acc*>(runs.pieces) + run * D; }
+  Acc* before(int64_t run) const { return static_cast<Acc*>(runs.before) + run * D; }
 
   // Of ids in [begin, end), which is one thread's part.
   void count(const int64_t* ids, int64_t listed, int64_t begin, int64_t end) const {
@@ -131,31 +132,26 @@ struct TableSums {
       const int32_t run = __atomic_fetch_add(runs.used, 1, __ATOMIC_RELAXED);
       runs.counts[id] = -1 - run;
       runs.filled[run] = 0;
-      for (int64_t d = 0; d < D; ++d) piece(run)[d] = 0;
+      for (int64_t d = 0; d < D; ++d) before(run)[d] = 0;
     }
   }
 
   // The next row of an id; of scale 0 it adds nothing.
   template <class Storage>
   void add(int64_t id, Acc scale, const Storage* row) const {
-    if (runs.counts[id] >= 0) {
-      if (scale != 0) add_scaled(sums + id * D, scale, row, D);
-      return;
-    }
+    Acc* const sum = sums + id * D;
+    if (scale != 0) add_scaled(sum, scale, row, D);
+    if (runs.counts[id] >= 0) return;
     const int32_t run = -1 - runs.counts[id];
-    if (scale != 0) add_scaled(piece(run), scale, row, D);
-    if (++runs.filled[run] == kPiece) finish(id, run);
-  }
-
-  void finish(int64_t id, int32_t run) const {
-    add_scaled(sums + id * D, static_cast<Acc>(1), piece(run), D);
-    for (int64_t d = 0; d < D; ++d) piece(run)[d] = 0;
+    if (++runs.filled[run] < kPiece) return;
+    add_scaled(before(run), static_cast<Acc>(1), sum, D);
+    for (int64_t d = 0; d < D; ++d) sum[d] = 0;
     runs.filled[run] = 0;
   }
 
   void finish_all(int64_t listed, int64_t begin, int64_t end) const {
     for (int64_t id = begin; id < end && listed > kPiece; ++id)
-      if (runs.counts[id] < 0 && runs.filled[-1 - runs.counts[id]]) finish(id, -1 - runs.counts[id]);
+      if (runs.counts[id] < 0) add_scaled(sums + id * D, static_cast<Acc>(1), before(-1 - runs.counts[id]), D);
   }
 };
 
