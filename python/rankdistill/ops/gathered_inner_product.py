@@ -251,7 +251,7 @@ def gathered_inner_product(
         scores [B, K], float32 (float64 for float64 tables); -inf, with gradient 0, where `item_ids` is -1.
 
     Contract:
-        Every row of a gradient is summed in the order of (b, k), more than 32 entries by way of the sums of 32 each, so
+        Every row of a gradient is summed in the order of (b, k), more than 32 entries by the float64 sum of those of 32 each, so
         gradients have the same bits for any number of threads, and sparse ones the same as dense ones. What -1 stands for
         touches no row.
 
