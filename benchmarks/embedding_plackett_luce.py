@@ -15,6 +15,7 @@ SHAPES = [
     Shape("long tail, 1M items", {"B": 4096, "K": 100, "L": 1000, "N": 1_000_000, "D": 64}),
     Shape("KDs' defaults, 1M items", {"B": 1024, "K": 50, "L": 50, "N": 1_000_000, "D": 64}),
     Shape("RRD on CiteULike", {"B": 900, "K": 40, "L": 40, "N": 25_181, "D": 20}),
+    Shape("a tail that all rows share", {"B": 1024, "K": 50, "L": 0, "N": 100_000, "D": 64, "shared": 2000}),
 ]
 
 
@@ -23,12 +24,15 @@ def prepare(shape: Shape) -> tuple:
     users = torch.randn(shape["B"], shape["D"], generator=generator) * shape["D"] ** -0.25
     items = torch.randn(shape["N"], shape["D"], generator=generator) * shape["D"] ** -0.25
     item_ids = torch.randint(0, shape["N"], (shape["B"], shape["K"] + shape["L"]), generator=generator)
-    return users.requires_grad_(), items.requires_grad_(), item_ids, shape["K"]
+    tail_ids = None
+    if shape.sizes.get("shared"):
+        tail_ids = torch.randint(0, shape["N"], (shape["shared"],), generator=generator)
+    return users.requires_grad_(), items.requires_grad_(), item_ids, shape["K"], tail_ids
 
 
 def forward_backward(losses):
-    def call(users, items, item_ids, K):
-        loss = losses(users, items, item_ids, K).sum()
+    def call(users, items, item_ids, K, tail_ids):
+        loss = losses(users, items, item_ids, K, tail_ids).sum()
         return (loss.detach(), *torch.autograd.grad(loss, (users, items)))
 
     return call
@@ -36,21 +40,27 @@ def forward_backward(losses):
 
 def ours(sparse: bool):
     return forward_backward(
-        lambda users, items, item_ids, K: embedding_plackett_luce(
-            users, items, item_ids, K, sparse_grad=sparse
+        lambda users, items, item_ids, K, tail_ids: embedding_plackett_luce(
+            users, items, item_ids, K, sparse_grad=sparse, tail_ids=tail_ids
         )
     )
 
 
-def composed(users, items, item_ids, K, sparse=False):
-    """Gathered vectors, a batched product, the max-shifted loss; torch's sparse gradient is not coalesced."""
+def composed(users, items, item_ids, K, tail_ids, sparse=False):
+    """Gathered vectors, a batched product (one of matrices for what is shared), the max-shifted loss; torch's sparse
+    gradient is not coalesced."""
     scores = torch.bmm(embedding(item_ids, items, sparse=sparse), users[:, :, None])[:, :, 0]
+    if tail_ids is not None:
+        scores = torch.cat([scores, users @ embedding(tail_ids, items, sparse=sparse).T], 1)
     return shifted_cumsum(scores[:, :K], scores[:, K:])
 
 
 def gate(shape: Shape, args: tuple, outputs: dict) -> None:
-    users, items, item_ids, K = args
-    touched, ids = item_ids[:8].unique(return_inverse=True)
+    users, items, item_ids, K, tail_ids = args
+    item_ids = item_ids[:8]
+    if tail_ids is not None:
+        item_ids = torch.cat([item_ids, tail_ids.expand(8, -1)], 1)
+    touched, ids = item_ids.unique(return_inverse=True)
     rows = users[:8].detach().double().requires_grad_()
     table = items.detach()[touched].double()
     scores = torch.einsum("bkd,bd->bk", table[ids], rows)
@@ -68,9 +78,10 @@ def gate(shape: Shape, args: tuple, outputs: dict) -> None:
 
 def work(shape: Shape) -> Work:
     # Item vectors read once, and each touched row's gradient written once.
-    listed = shape["B"] * (shape["K"] + shape["L"])
-    touched = shape["N"] * (1 - (1 - 1 / shape["N"]) ** listed)
-    return Work(flops=6.0 * listed * shape["D"], bytes=4.0 * shape["D"] * (listed + touched))
+    shared = shape.sizes.get("shared", 0)
+    listed, scored = shape["B"] * (shape["K"] + shape["L"]), shape["B"] * (shape["K"] + shape["L"] + shared)
+    touched = shape["N"] * (1 - (1 - 1 / shape["N"]) ** (listed + shared))
+    return Work(flops=6.0 * scored * shape["D"], bytes=4.0 * shape["D"] * (listed + shared + touched))
 
 
 def main(options: Options) -> None:

@@ -90,9 +90,11 @@ def torch_product(users, items, k, exclude):
     return torch.mm(users, items.T)
 
 
-def exact_lists(users, items, k, exclude, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+def exact_lists(users, items, k, exclude, rows: int, item_bias=None) -> tuple[torch.Tensor, torch.Tensor]:
     """The first rows' scores and ids from fp64 scores; (indptr, indices) of `exclude` may be None."""
     exact = users[:rows].double() @ items.double().T
+    if item_bias is not None:
+        exact += item_bias.double()
     if exclude is not None:
         indptr, indices = exclude
         for row in range(rows):
@@ -101,8 +103,8 @@ def exact_lists(users, items, k, exclude, rows: int) -> tuple[torch.Tensor, torc
     return expected.values[:, :k], expected.indices[:, :k]
 
 
-def gate_ours(output, users, items, k, exclude, rows: int = 16) -> None:
-    scores, ids = exact_lists(users, items, k, exclude, rows)
+def gate_ours(output, users, items, k, exclude, rows: int = 16, item_bias=None) -> None:
+    scores, ids = exact_lists(users, items, k, exclude, rows, item_bias)
     assert torch.equal(output.scores[:rows], scores)
     assert (output.indices[:rows] == ids).float().mean() > 0.9999
 

@@ -20,17 +20,23 @@ TEACHER = "Gowalla teacher, own train items left out"
 
 
 def ranked(name: str):
-    return lambda tables, k, exclude: inner_product_topk(*tables[name], k, exclude)
+    return lambda tables, k, exclude: inner_product_topk(*tables[name][:2], k, exclude, *tables[name][2:])
 
 
 def gate(shape: Shape, args: tuple, outputs: dict) -> None:
     tables, k, exclude = args
     for name, output in outputs.items():
-        gate_ours(output, *tables[name], k, exclude)
+        users, items, *bias = tables[name]
+        gate_ours(output, users, items, k, exclude, item_bias=bias[0] if bias else None)
 
 
 def difficult_tables(options: Options) -> list[dict]:
     tables = difficult(SHAPE["B"], SHAPE["N"], SHAPE["D"])
+    bias = torch.zeros(SHAPE["N"])
+    bias[
+        torch.randperm(SHAPE["N"], generator=torch.Generator().manual_seed(2))[: SHAPE["N"] // 20]
+    ] = -torch.inf
+    tables["5 % withdrawn by a bias of -inf"] = *tables["random"], bias
     exclude = random_exclusions(SHAPE, torch.Generator().manual_seed(1))
     variants = {name: ranked(name) for name in tables}
     return measure([SHAPE], lambda shape: (tables, shape["K"], exclude), variants, gate, work, options)

@@ -1,5 +1,6 @@
 #include "csrc/gathered_inner_product.h"
 
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -18,18 +19,18 @@ namespace {
 // Of `listed` ids of a table of N rows; what is not used is not touched.
 struct OwnRunScratch {
   std::unique_ptr<int32_t[]> counts, filled;
-  std::unique_ptr<double[]> pieces;
+  std::unique_ptr<double[]> before;
   int32_t used = 0;
 
   OwnRunScratch(int64_t N, int64_t listed, int64_t D) {
-    const int64_t runs = listed / (gathered_inner_product_table().piece + 1);
+    const int64_t runs = std::min(N, listed / (gathered_inner_product_table().piece + 1));
     if (runs > INT32_MAX)
-      throw std::invalid_argument("gathered_inner_product: expected at most 2^37 ids; got " + std::to_string(listed));
+      throw std::invalid_argument("gathered_inner_product: expected at most 2^31 rows of many ids; got " + std::to_string(runs));
     counts.reset(new int32_t[N]());
     filled.reset(new int32_t[runs]);
-    pieces.reset(new double[runs * D]);
+    before.reset(new double[runs * D]);
   }
-  RunScratch get() { return {counts.get(), pieces.get(), filled.get(), &used}; }
+  RunScratch get() { return {counts.get(), before.get(), filled.get(), &used}; }
 };
 
 }  // namespace

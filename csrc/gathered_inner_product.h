@@ -4,7 +4,7 @@
 // Room for sums of long runs (LongRuns in kernels/cpu/touched_rows.h).
 struct RunScratch {
   int32_t* counts;
-  void* pieces;
+  double* before;
   int32_t *filled, *used;
 };
 

@@ -19,7 +19,7 @@ struct Entries {
                                      static_cast<Acc*>(row_grads), B, K, D);
   }
   static LongRuns long_runs(RunScratch scratch) {
-    return {scratch.counts, scratch.pieces, scratch.filled, scratch.used};
+    return {scratch.counts, scratch.before, scratch.filled, scratch.used};
   }
   static void user_grads(const void* row_grads, const int64_t* user_ids, void* grad_users, RunScratch scratch, int64_t U,
                          int64_t B, int64_t D) {

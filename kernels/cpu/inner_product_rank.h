@@ -27,7 +27,8 @@ constexpr int64_t kComparedTargets = 96;        // per user; more are cheaper by
 constexpr int64_t kMostItems = 1 << 30;         // of one pass, whose counts are 32 bits wide
 
 // What the margin rests on: bounds of norms and biases within which nothing overflows and underflow is negligible.
-constexpr double kRoundoff = 0x1p-24, kLeastNorm = 0x1p-50, kLargestNorm = 1e18, kLargestBias = 1e36;
+constexpr double kRoundoff = 0x1p-24, kLeastNorm = 0x1p-50, kLargestNorm = 1e18, kLargestBias = 1e36,
+                 kLowestBias = 0x1.8p127;
 constexpr int64_t kLargestWidth = 1 << 16;
 
 inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -276,11 +277,20 @@ struct InnerProductRank {
       else for (int64_t d = 0; d < D; ++d) to[d] = 0;
       biases[i] = i < n && bias ? bias[item + i] : 0;
       if constexpr (!kExactTile) {
-        const double size = __builtin_fabs(static_cast<double>(biases[i]));
         norm_margins[i] = static_cast<T>((static_cast<double>(D) + 4) * kRoundoff * (1 + 0x1p-5)) * norm_above(to, 1);
-        bias_margins[i] = size <= kLargestBias ? static_cast<T>(4 * kRoundoff * (1 + 0x1p-5) * size) : infinity();
+        bias_margins[i] = 0;
+        if (biases[i] > -infinity()) bound_bias(i);
+        else biases[i] = -infinity();  // NaN too: whatever the product, nothing that ranks
       }
     }
+  }
+
+  // The margin of a bias; one far below zero is taken for a higher one, to which no product adds up to -inf.
+  void bound_bias(int64_t i) {
+    const double own = static_cast<double>(biases[i]), added = own < -kLowestBias ? -kLowestBias : own;
+    const double margin = 4 * kRoundoff * (1 + 0x1p-5) * __builtin_fabs(own) + (added - own) * (1 + 0x1p-20);
+    biases[i] = static_cast<T>(added);
+    bias_margins[i] = own <= kLargestBias ? static_cast<T>(margin) : infinity();
   }
 
   void count_block(Panel& panel, int64_t item, int64_t n) {

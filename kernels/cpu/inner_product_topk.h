@@ -48,6 +48,8 @@ struct TopK : TopKTiles<T> {
   using Tiles::panel_data;
   using Tiles::stage;
   using Tiles::wide_rows;
+  using Tiles::add_biases;
+  using Tiles::biased;
   using Tiles::panel_biases;
   using Tiles::tile_scores;
   using Tiles::user_row;
@@ -182,7 +184,7 @@ struct TopK : TopKTiles<T> {
     if (this->indptr) memset(sampled, 0, kSampledBits / 8);
     Panel<T> panel = {};
     for (int64_t first = 0; first < sample; first += P) {
-      panel = pack([&](int64_t i) { return sampled_item(first + i); }, P, panel_data);
+      panel = pack([&](int64_t i) { return sampled_item(first + i); }, P, false, panel_data);
       if (this->indptr)
         for (int64_t i = 0; i < P; ++i) {
           const int64_t bit = sampled_bit(sampled_item(first + i));
@@ -241,6 +243,7 @@ struct TopK : TopKTiles<T> {
             const VI sums = load<VI>(tile_scores + r * P + half * W) - splat<VI>(INT32_MAX / 2);
             score = __builtin_convertvector(sums, V) * splat<V>(bounds.units[r]);
           }
+        if (biased) score = load<V>(panel_biases + half * W) > -infinity() ? score : splat<V>(-infinity());
         const V before = load<V>(most + half * W);
         store(most + half * W, score > before ? score : before);  // NaN: no
       }
@@ -252,26 +255,25 @@ struct TopK : TopKTiles<T> {
     const T* data = panel_data;
     Panel<T> panel;
     bool packed = false, exact_packed = false;
+    const auto place = [&](int64_t i) { return item_at(first + i); };
     if (prepared) {
       memcpy(&panel, reinterpret_cast<const char*>(prepared) + prepared->panels_at + first / P * static_cast<int64_t>(sizeof(panel)), sizeof(panel));
       packed = filter == prepared->filter;
       if (packed) {
         data = reinterpret_cast<const T*>(reinterpret_cast<const char*>(prepared) + prepared->data_at) +
                first / P * prepared->steps * P;
-        if (this->biases)
-          for (int64_t i = 0; i < P; ++i)
-            panel_biases[i] = i < here ? this->biases[item_at(first + i)] : 0;
+        add_biases(panel, place, here, true);
       }
-    }
-    const auto place = [&](int64_t i) { return item_at(first + i); };
-    if (!prepared) {
-      panel = pack(place, here, panel_data);
+    } else {
+      panel = pack(place, here, true, panel_data);
       packed = true;
     }
+    const uint64_t real = ((static_cast<uint64_t>(1) << here) - 1) & ~static_cast<uint64_t>(panel.unranked);
+    if (!real) return;
     if (!(panel.largest < infinity())) {
       for (int64_t i = 0; i < count; ++i)
-        for (int64_t j = 0; j < here; ++j)
-          this->add(rows[slot_of(i)], thresholds[slot_of(i)], -infinity(), infinity(), place(j));
+        for (uint64_t lanes = real; lanes; lanes &= lanes - 1)
+          this->add(rows[slot_of(i)], thresholds[slot_of(i)], -infinity(), infinity(), place(__builtin_ctzll(lanes)));
       this->rescored = 0;
       return;
     }
@@ -289,11 +291,11 @@ struct TopK : TopKTiles<T> {
         continue;
       }
       if (!packed) {  // a prepared table in another filter's form: its order and norms serve
-        panel = pack(place, here, panel_data);
+        panel = pack(place, here, true, panel_data);
         packed = true;
         if (!bound_tile(t, panel, bounds)) continue;
       }
-      if (run_tile(t, data, bounds, rows_here)) log_tile(t, bounds, first, here, rows_here);
+      if (run_tile(t, data, bounds, rows_here)) log_tile(t, bounds, first, real, rows_here);
     }
   }
 
@@ -311,8 +313,7 @@ struct TopK : TopKTiles<T> {
     return {from, (bytes / 64 + tiles - 1) / tiles};
   }
 
-  __attribute__((noinline)) void log_tile(int64_t t, const Bounds& bounds, int64_t first, int64_t here, int64_t rows_here) {
-    const uint64_t real = here < 64 ? (static_cast<uint64_t>(1) << here) - 1 : ~static_cast<uint64_t>(0);
+  __attribute__((noinline)) void log_tile(int64_t t, const Bounds& bounds, int64_t first, uint64_t real, int64_t rows_here) {
 #if defined(RANKDISTILL_FILTERS)
     if constexpr (kQuantises)
       if (filter != kWide) return collect_hits(t, bounds, first, real, rows_here);
@@ -320,15 +321,19 @@ struct TopK : TopKTiles<T> {
     for (int64_t r = 0; r < rows_here; ++r)
       for (uint64_t lanes = reaching(r, bounds) & real; lanes; lanes &= lanes - 1) {
         const int lane = __builtin_ctzll(lanes);
-        add_bounded(t * S + r, tile_scores[r * P + lane], bounds.margins[r], item_at(first + lane));
+        const int64_t id = item_at(first + lane);
+        const T added = this->biases ? bias_margin(static_cast<T>(this->biases[id]), rounding) : 0;
+        add_bounded(t * S + r, tile_scores[r * P + lane] - added, bounds.margins[r] + added, id);
       }
   }
 
+  // The score is that of a tile or finer: -inf is what fell below all numbers, though the item may rank.
   void add_bounded(int64_t slot, T score, T margin, int64_t id) {
     T& threshold = thresholds[slot];
     Row<T>& row = rows[slot];
     const bool bounded = margin < infinity();
-    const T upper = bounded ? score + margin : infinity();
+    constexpr T lowest = static_cast<T>(Precision<T>::lowest);
+    const T upper = bounded ? (score < lowest ? lowest : score) + margin : infinity();
     if (row.count == capacity) {
       this->make_room(row, threshold);
       rescored_by[slot / S] += this->rescored;
@@ -392,9 +397,13 @@ struct TopK : TopKTiles<T> {
       float scores[4];
       _mm_storeu_ps(scores, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
       for (int64_t j = 0; j < min64(4, hits - h); ++j) {
-        float score = scores[j];
-        if (this->biases) score += this->biases[hit_ids[h + j]];
-        add_bounded(hit_slots[h + j], score, hit_margins[h + j], hit_ids[h + j]);
+        float score = scores[j], margin = hit_margins[h + j];
+        if (this->biases) {
+          const float bias = this->biases[hit_ids[h + j]];
+          score += bias;
+          margin += bias_margin(bias, rounding);
+        }
+        add_bounded(hit_slots[h + j], score, margin, hit_ids[h + j]);
       }
     }
     hits = 0;

@@ -4,18 +4,25 @@
 
 namespace {
 
-// |tile score - exact score| <= norm * own + residual * user + fixed, for a user of that norm and residual.
+// |tile score - exact score| <= norm * own + residual * user + bias_margin(bias), for a user of that norm and residual.
 template <class T>
 struct Panel {
-  T largest;    // norm of an item, from above; infinite: nothing is known of the panel
-  T own, user, fixed;
-  T bias_most;  // the largest bias
-  T scale;      // int8: what a unit of an item's byte is worth
+  T largest;          // norm of an item, from above; infinite: nothing is known of the panel
+  T own, user;
+  T bias_most;        // the largest bias with its margin
+  T scale;            // int8: what a unit of an item's byte is worth
+  uint32_t unranked;  // by item: whether no user can have it, for a bias of -inf or NaN, or a NaN in its row
 };
+
+// What comes with a bias: its roundings, and those of its share of a tile's score.
+template <class T>
+inline T bias_margin(T bias, T rounding) {
+  return (bias < 0 ? -bias : bias) * (rounding + static_cast<T>(Precision<T>::roundoff * 64));
+}
 
 // What is kept of a table that was prepared: its panels and the order of the items in them.
 struct PreparedItems {
-  static constexpr int64_t kMagic = 0x314d455449534b52;
+  static constexpr int64_t kMagic = 0x324d455449534b52;
   int64_t magic, bytes, N, D, dtype, filter, panel_items, steps;
   int64_t order_at, panels_at, data_at, has_bias;
 };
@@ -120,7 +127,6 @@ inline float int8_scale(float most) {
 }
 
 #if defined(__AVX512F__)
-constexpr bool kMeasures32 = true;
 inline __mmask16 first_lanes(int64_t count) {
   return count < 16 ? static_cast<__mmask16>((1u << count) - 1) : static_cast<__mmask16>(0xffff);
 }
@@ -205,9 +211,26 @@ inline __m512 quantise_bf16(const float* row, int64_t D, uint16_t* halves) {
   }
   return lost;
 }
-#else
-constexpr bool kMeasures32 = false;
 #endif
+
+// The largest sum of squares of a panel's rows, NaN if a row has one; the largest magnitude where int8 asks for it.
+template <class T>
+inline T measure_panel(const T* const* rows, int64_t D, float* magnitude) {
+  T square = 0;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    measure_32(rows, D, &square, magnitude);
+    return square;
+  }
+#endif
+  (void)magnitude;
+  for (int i = 0; i < kPanelItems<T>; ++i) {
+    const T own = square_of(rows[i], D);
+    square = own <= square ? square : own;  // NaN stays
+    if (square != square) break;
+  }
+  return square;
+}
 
 enum Filter : int { kAnyFilter = 0, kWide = 1, kBf16 = 2, kInt8 = 3 };
 
@@ -224,40 +247,39 @@ inline Panel<T> pack_panel(int filter, const T* const* rows, int64_t count, int6
   Panel<T> panel = {};
   const T* all[P];
   T* const zero = stage + P * (D + 32);
-  if (count < P) for (int64_t d = 0; d < D; ++d) zero[d] = 0;
+  for (int64_t d = 0; d < D; ++d) zero[d] = 0;
   for (int i = 0; i < P; ++i) all[i] = i < count ? rows[i] : zero;
-  T square = 0;
-#if defined(RANKDISTILL_FILTERS)
   float magnitude = 0;
-  if constexpr (sizeof(T) == 4) measure_32(all, D, &square, &magnitude);
-#else
-  (void)filter;
-#endif
-  for (int i = 0; i < count && !(kMeasures32 && sizeof(T) == 4); ++i) {
-    const T own = square_of(rows[i], D);
-    square = own <= square ? square : own;  // NaN stays
-    if (square != square) break;
+  T square = measure_panel(all, D, &magnitude);
+  if (square != square) {
+    for (int i = 0; i < P; ++i)
+      if (const T own = square_of(all[i], D); own != own) {
+        panel.unranked |= 1u << i;
+        all[i] = zero;
+      }
+    square = measure_panel(all, D, &magnitude);
   }
   panel.largest = norm_above(square, D);
   bool known = panel.largest - panel.largest == 0;
-  T most_bias = 0;
+  const T rounding = rounding_margin<T>(D);
   if (biases) {
-    panel.bias_most = biases[0];
+    panel.bias_most = -static_cast<T>(__builtin_inf());
     for (int64_t i = 0; i < count; ++i) {
-      const T size = biases[i] < 0 ? -biases[i] : biases[i];
-      known &= size <= Precision<T>::largest_norm;
-      most_bias = size > most_bias ? size : most_bias;
-      panel.bias_most = biases[i] > panel.bias_most ? biases[i] : panel.bias_most;
+      if (!(biases[i] > -static_cast<T>(__builtin_inf()))) panel.unranked |= 1u << i;
+      if (panel.unranked >> i & 1) continue;
+      known &= biases[i] <= Precision<T>::largest_norm;  // one far below zero bounds its score by itself
+      const T most = biases[i] + bias_margin(biases[i], rounding);
+      panel.bias_most = most > panel.bias_most ? most : panel.bias_most;
     }
   }
   if (!known) {
     panel.largest = panel.own = static_cast<T>(__builtin_inf());
     return panel;
   }
-  const T rounding = rounding_margin<T>(D);
-  panel.fixed = most_bias * (rounding + static_cast<T>(Precision<T>::roundoff * 64));
   panel.own = panel.largest * rounding;
-#if defined(RANKDISTILL_FILTERS)
+#if !defined(RANKDISTILL_FILTERS)
+  (void)filter;
+#else
   if constexpr (sizeof(T) == 4) {
     if (filter != kWide) {
       const int64_t steps = filter_steps(filter, D);

@@ -33,12 +33,12 @@ template <class T>
 constexpr int kTileSlots = (kTileRows + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 
 // What margins rest on: the unit roundoff; bounds on norms within which nothing overflows and underflow is
-// negligible; the roundings per element that a tile and the exact score may differ by.
+// negligible; the roundings per element that a tile and the exact score may differ by. And the lowest finite number.
 template <class T> struct Precision {
-  static constexpr double roundoff = 0x1p-24, least_norm = 0x1p-50, largest_norm = 1e18, roundings = 1;
+  static constexpr double roundoff = 0x1p-24, least_norm = 0x1p-50, largest_norm = 1e18, roundings = 1, lowest = -__FLT_MAX__;
 };
 template <> struct Precision<double> {
-  static constexpr double roundoff = 0x1p-53, least_norm = 0x1p-400, largest_norm = 1e150, roundings = 2;
+  static constexpr double roundoff = 0x1p-53, least_norm = 0x1p-400, largest_norm = 1e150, roundings = 2, lowest = -__DBL_MAX__;
 };
 constexpr int64_t kLargestWidth = 1 << 16, kLargestInt8Width = 1 << 15;
 

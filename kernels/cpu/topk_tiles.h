@@ -21,12 +21,14 @@ struct TopKTiles : TopKRows<T> {
   T *thresholds, *norms, *residuals, *inverse_scales;
   int32_t* byte_sums;
   T* packed_users;  // [tiles][steps][kTileRows] words
-  T *panel_data, *stage, *wide_rows, *panel_biases, *tile_scores;
+  T *panel_data, *stage, *wide_rows, *tile_scores;
+  T* panel_biases;  // what a panel's tiles add where it is `biased`
+  bool biased;
   T* user_rows;  // widened, where they are not stored as T
 
   // A tile's view of a panel.
   struct Bounds {
-    T bounds[S], margins[S], units[S];
+    T bounds[S], margins[S], units[S];  // margins: but for those of biases, which the tiles add
     T refined[S];        // margins of the accumulator's precision
     T negated[S];        // int8: minus the bound, in units
     int32_t steps[S];    // int8: the bound, in units
@@ -115,17 +117,28 @@ struct TopKTiles : TopKRows<T> {
     return static_cast<uint64_t>(id) < static_cast<uint64_t>(this->N) ? id : 0;
   }
 
-  // Packs the items at positions place(0), …, place(count - 1) for the filter.
+  // Packs the items at positions place(0), …, place(count - 1) for the filter; their biases as add_biases does.
   template <class Place>
-  Panel<T> pack(const Place& place, int64_t count, T* out) {
+  Panel<T> pack(const Place& place, int64_t count, bool raised, T* out) {
     const T* pointers[P];
     for (int64_t i = 0; i < count; ++i) {
       const int64_t id = place(i);
       pointers[i] = this->items.read(id * D, D, wide_rows + i * D);
       if (this->biases) panel_biases[i] = this->biases[id];
     }
-    for (int64_t i = this->biases ? count : P; i < P; ++i) panel_biases[i] = 0;
-    return pack_panel(filter, pointers, count, D, this->biases ? panel_biases : nullptr, stage, out);
+    const Panel<T> panel = pack_panel(filter, pointers, count, D, this->biases ? panel_biases : nullptr, stage, out);
+    add_biases(panel, place, count, raised);
+    return panel;
+  }
+
+  // Has a panel's tiles add its biases, raised by their margins or not, and -inf to what cannot be ranked.
+  template <class Place>
+  void add_biases(const Panel<T>& panel, const Place& place, int64_t count, bool raised) {
+    biased = this->biases || panel.unranked;
+    for (int64_t i = 0; biased && i < P; ++i) {
+      const T bias = this->biases && i < count ? this->biases[place(i)] : 0;
+      panel_biases[i] = panel.unranked >> i & 1 ? -infinity() : raised ? bias + bias_margin(bias, rounding) : bias;
+    }
   }
 
   // Runs the filter's tile into tile_scores; false if nothing in it reaches its row's bound.
@@ -135,7 +148,7 @@ struct TopKTiles : TopKRows<T> {
 
   template <int Rows>
   bool run_rows(int64_t t, const T* data, const Bounds& bounds) {
-    const T* const biases = this->biases ? panel_biases : nullptr;
+    const T* const biases = biased ? panel_biases : nullptr;
     const int64_t steps = filter_steps(filter, D);
     const T* const packed = packed_users + t * steps * R;
 #if defined(RANKDISTILL_FILTERS)
@@ -164,14 +177,14 @@ struct TopKTiles : TopKRows<T> {
     const T inverse = filter == kInt8 ? 1 / panel.scale : 0;
     for (int s = 0; s < S; s += W) {
       const V threshold = load<V>(thresholds + t * S + s), norm = load<V>(norms + t * S + s);
-      const V reach = norm * splat<V>(panel.largest) + splat<V>(panel.bias_most + panel.fixed);
+      const V reach = norm * splat<V>(panel.largest) + splat<V>(panel.bias_most);
       wanted |= any_lane(~(reach < threshold));
-      const V margin = norm * splat<V>(panel.own) + load<V>(residuals + t * S + s) * splat<V>(panel.user) + splat<V>(panel.fixed);
+      const V margin = norm * splat<V>(panel.own) + load<V>(residuals + t * S + s) * splat<V>(panel.user);
       V bound = threshold - margin;
       bound -= (bound < 0 ? -bound : bound) * splat<V>(static_cast<T>(8 * Precision<T>::roundoff));
       store(out.bounds + s, bound);
       store(out.margins + s, margin);
-      store(out.refined + s, norm * splat<V>(panel.largest * rounding) + splat<V>(panel.fixed));
+      store(out.refined + s, norm * splat<V>(panel.largest * rounding));
       if constexpr (kQuantises) {
         if (filter != kInt8) continue;
         typedef Vector<int32_t, W> VI;
@@ -184,7 +197,7 @@ struct TopKTiles : TopKRows<T> {
         store(out.steps + s, steps);
         store(out.negated + s, -__builtin_convertvector(steps, V));
         VI starts = -load<VI>(byte_sums + t * S + s);
-        if (!this->biases) starts -= steps;
+        if (!biased) starts -= steps;
         store(out.starts + s, starts);
         store(out.units + s, splat<V>(panel.scale) / inverses);
       }

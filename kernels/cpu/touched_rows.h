@@ -1,7 +1,7 @@
 // Which rows of a table a list of ids names, and the sums of what belongs to each: gradients of touched rows alone.
 //
-// Sums run in the order of the list, those of more than kPiece rows by way of the sums of kPiece each: in one chain the
-// roundings of thousands of rows add up. So they have the same bits for any number of threads, and the same as those that a
+// Sums run in the order of the list, those of more than kPiece rows by way of the sums of kPiece each, which are added up
+// in fp64: in one chain the roundings of thousands of rows add up. So they have the same bits for any number of threads, and the same as those that a
 // dense gradient gets.
 #pragma once
 #include "kernels/cpu/parallel.h"
@@ -82,8 +82,13 @@ inline int64_t touched_rows(const int64_t* ids, int64_t count, int64_t N, uint64
   return distinct;
 }
 
-constexpr int64_t kPiece = 64;
+constexpr int64_t kPiece = 32;
 constexpr int64_t kPieceColumns = 256;
+
+template <class Acc>
+inline void add_widened(double* sum, const Acc* row, int64_t D) {
+  for (int64_t d = 0; d < D; ++d) sum[d] += static_cast<double>(row[d]);
+}
 
 // sum [D] = what `add` (to, i, first column, columns) adds for each i in [begin, end).
 template <class Acc, class Add>
@@ -95,21 +100,25 @@ inline void sum_in_pieces(Acc* sum, int64_t begin, int64_t end, int64_t D, const
   }
   for (int64_t column = 0; column < D; column += kPieceColumns) {
     const int64_t columns = D - column < kPieceColumns ? D - column : kPieceColumns;
+    double whole[kPieceColumns];
+    for (int64_t d = 0; d < columns; ++d) whole[d] = 0;
     for (int64_t first = begin; first < end; first += kPiece) {
       const int64_t last = first + kPiece < end ? first + kPiece : end;
       Acc piece[kPieceColumns];
       for (int64_t d = 0; d < columns; ++d) piece[d] = 0;
       for (int64_t i = first; i < last; ++i) add(piece, i, column, columns);
-      add_scaled(sum + column, static_cast<Acc>(1), piece, columns);
+      add_widened(whole, piece, columns);
     }
+    for (int64_t d = 0; d < columns; ++d) sum[column + d] = static_cast<Acc>(whole[d]);
   }
 }
 
-// The same sums where ids come in any order: those of more than kPiece rows collect in pieces beside the table.
-// counts [N] zeros; pieces [runs][D] and filled [runs] for listed / (kPiece + 1) runs; used 0.
+// The same sums where ids come in any order: of more than kPiece rows the table holds the piece that grows, and the sum
+// of those before lies beside it, so that most additions touch one place.
+// counts [N] zeros; before [runs][D] and filled [runs] for min(N, listed / (kPiece + 1)) runs; used 0.
 struct LongRuns {
   int32_t* counts;  // of an id's rows, to kPiece + 1; -1 - run where they are more than kPiece
-  void* pieces;
+  double* before;
   int32_t *filled, *used;
 };
 
@@ -119,7 +128,7 @@ struct TableSums {
   Acc* sums;  // [N, D]
   int64_t D;
 
-  Acc* piece(int64_t run) const { return static_cast<Acc*>(runs.pieces) + run * D; }
+  double* before(int64_t run) const { return runs.before + run * D; }
 
   // Of ids in [begin, end), which is one thread's part.
   void count(const int64_t* ids, int64_t listed, int64_t begin, int64_t end) const {
@@ -131,31 +140,30 @@ struct TableSums {
       const int32_t run = __atomic_fetch_add(runs.used, 1, __ATOMIC_RELAXED);
       runs.counts[id] = -1 - run;
       runs.filled[run] = 0;
-      for (int64_t d = 0; d < D; ++d) piece(run)[d] = 0;
+      for (int64_t d = 0; d < D; ++d) before(run)[d] = 0;
     }
   }
 
   // The next row of an id; of scale 0 it adds nothing.
   template <class Storage>
   void add(int64_t id, Acc scale, const Storage* row) const {
-    if (runs.counts[id] >= 0) {
-      if (scale != 0) add_scaled(sums + id * D, scale, row, D);
-      return;
-    }
+    Acc* const sum = sums + id * D;
     const int32_t run = -1 - runs.counts[id];
-    if (scale != 0) add_scaled(piece(run), scale, row, D);
-    if (++runs.filled[run] == kPiece) finish(id, run);
-  }
-
-  void finish(int64_t id, int32_t run) const {
-    add_scaled(sums + id * D, static_cast<Acc>(1), piece(run), D);
-    for (int64_t d = 0; d < D; ++d) piece(run)[d] = 0;
+    if (scale != 0) add_scaled(sum, scale, row, D);
+    if (run < 0) return;
+    if (++runs.filled[run] < kPiece) return;
+    add_widened(before(run), sum, D);
+    for (int64_t d = 0; d < D; ++d) sum[d] = 0;
     runs.filled[run] = 0;
   }
 
   void finish_all(int64_t listed, int64_t begin, int64_t end) const {
-    for (int64_t id = begin; id < end && listed > kPiece; ++id)
-      if (runs.counts[id] < 0 && runs.filled[-1 - runs.counts[id]]) finish(id, -1 - runs.counts[id]);
+    for (int64_t id = begin; id < end && listed > kPiece; ++id) {
+      if (runs.counts[id] >= 0) continue;
+      double* const whole = before(-1 - runs.counts[id]);
+      add_widened(whole, sums + id * D, D);
+      for (int64_t d = 0; d < D; ++d) sums[id * D + d] = static_cast<Acc>(whole[d]);
+    }
   }
 };
 

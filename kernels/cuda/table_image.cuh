@@ -46,7 +46,8 @@ __host__ __device__ __forceinline__ float accumulation_error(const ImageShape& s
 }
 
 // Of an item: with a user's norm a and relative rounding rho, the margin is a * (margin + rho * norm) + bias_margin;
-// `bias` is the bias plus its margin. An item that bf16 cannot hold has an infinite margin and zeros for values.
+// `bias` is the bias plus its margin. An item that bf16 cannot hold has an infinite margin and zeros for values; one that
+// nobody can have (its bias -inf or NaN, or a NaN in its row) a bias of -inf and zeros.
 struct ItemTerms {
   float margin, norm, bias, bias_margin;
 };
@@ -140,17 +141,24 @@ __global__ void __launch_bounds__(256) prepare_items_kernel(const Storage* __res
   float squares, errors;
   write_image_row<Storage, 8>(present ? items + item * D : nullptr, D, aligned, shape, image, image_row, squares, errors);
   ItemTerms own = {0, 0, -positive_infinity(0.0f), 0};
-  if (present) {
+  const Score<Storage> given = present && bias != nullptr ? load_wide(bias + item) : 0;
+  const bool unranked = !rankable(given) || squares != squares;
+  if (present && !unranked) {
     const float gamma = accumulation_error(shape) * 1.0625f + 0x1p-22f;
     const float norm = norm_above(squares, errors);
-    const float added = bias == nullptr ? 0.0f : static_cast<float>(load_wide(bias + item));
+    const float added = static_cast<float>(given);
     own.margin = (error_above(errors) + gamma * norm) * kRoundedUp;
     own.norm = norm;
     own.bias_margin = fabsf(added) * gamma;
     own.bias = added + own.bias_margin;
-    if (!(norm <= kLargestNorm) || !(fabsf(added) <= kLargestBias)) own = {positive_infinity(0.0f), 1, 0, 0};
+    // Far below zero it is bounded from above alone.
+    if (added < -kLargestBias) {
+      own.bias = kLargestBias * (gamma - 1);
+      own.bias_margin = positive_infinity(0.0f);
+    }
+    if (!(norm <= kLargestNorm) || !(added <= kLargestBias)) own = {positive_infinity(0.0f), 1, 0, 0};
   }
-  const bool exceptional = own.margin > kLargestNorm;
+  const bool exceptional = unranked || own.margin > kLargestNorm;
   if (__any_sync(kWholeWarp, exceptional)) {
     __syncwarp();
     float unused[2];

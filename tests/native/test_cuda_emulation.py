@@ -225,6 +225,19 @@ def test_biases_that_cannot_be_bounded(emulated, hopper):
 
 
 @KERNELS
+@pytest.mark.parametrize("value", [-INF, NAN, torch.finfo(torch.float32).min, -1e37])
+def test_half_the_items_withdrawn(emulated, hopper, value):
+    users, items, bias = randn(20, 8, seed=1), randn(9000, 8, seed=2), randn(9000, seed=3)
+    items[::91, 2], items[8::91, 3] = NAN, INF
+    bias[::2] = value
+    check_inner_products(users, items, 30, None, bias, hopper=hopper)
+    assert emulated.rows_redone() == 0, "expected the filter to settle every row"
+    check_inner_products(users[:2].double(), items.double(), 30, None, bias.double(), hopper=hopper)
+    check_inner_products(users[:3], items, 5000, None, bias, hopper=hopper)
+    emulated.rows_redone()
+
+
+@KERNELS
 @pytest.mark.parametrize("capacity", [1, 30, 60])
 def test_a_buffer_too_short_is_noticed(emulated, hopper, capacity):
     users, items = randn(40, 16, seed=1), randn(2000, 16, seed=2)

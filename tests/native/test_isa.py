@@ -34,6 +34,12 @@ for B, N, D, k in ((70, 900, 20, 30), (33, 5000, 64, 10), (5, 40, 7, 50), (40, 3
         for part in (*rd.masked_topk(scores, k, mask)[1:], rd.masked_rank(scores, listed, mask)):
             digest.update(part.numpy().tobytes())
         digest.update(rd.inner_product_rank(users, items, listed).numpy().tobytes())
+        bias = torch.randn(N, generator=g).to(dtype)
+        for j, value in enumerate((-torch.inf, torch.nan, torch.finfo(dtype).min)):
+            bias[j::9] = value
+        digest.update(rd.inner_product_rank(users, items, listed, None, bias).numpy().tobytes())
+        for part in rd.inner_product_topk(users, items, k, None, bias)[dtype == torch.float64 :]:
+            digest.update(part.numpy().tobytes())
 draw = {"seed": 1, "epoch": 2, "stream": 3}
 ids = torch.arange(300)
 digest.update(rd.position_sample(ids, ids, 20, 5.0, **draw).numpy().tobytes())

@@ -183,6 +183,15 @@ def test_tables_built_to_break_a_filter(name, items):
         check(users, items, k)
 
 
+def half_a_rounding(N):
+    """Tables and biases whose scores are the lowest number, or -inf: by less than a product's own rounding."""
+    users = torch.tensor([[2.0**51, 2.0**38], [0.0, 0.0], [2.0**51, 0.0]])
+    items = torch.stack(
+        [-(2.0**52) * (1 - randint(0, 3, (N,), seed=1) / 4), 2.0**39 * randint(-9, 10, (N,), seed=2)], 1
+    )
+    return users, items, torch.full((N,), torch.finfo(torch.float32).min)
+
+
 def test_k_near_n():
     users, items = randn(5, 6, seed=1), randn(300, 6, seed=2)
     for k in (299, 300, 301, 1000):

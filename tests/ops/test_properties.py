@@ -21,12 +21,13 @@ def float_outputs(outputs):
 
 
 def sampled(dtypes=True, differentiable=False):
-    """(case, dtype, sample) triples, one test each."""
+    """(case, dtype, sample) triples, one test each; of all dtypes of a case, of fp32, or of those given."""
     parameters = []
     for case in CASES.values():
         if differentiable and not case.differentiable:
             continue
-        for dtype in case.dtypes if dtypes else (torch.float32,):
+        wanted = case.dtypes if dtypes is True else dtypes or (torch.float32,)
+        for dtype in [d for d in wanted if d in case.dtypes]:
             for sample in case.samples(dtype):
                 name = f"{case.op}-{str(dtype).removeprefix('torch.')}-{sample.name}"
                 parameters.append(pytest.param(case, dtype, sample, id=name))
@@ -95,6 +96,41 @@ def test_gradient_is_the_oracles(case, dtype, sample):
     ):
         assert leaf.grad.dtype == leaf.dtype
         assert_within(leaf.grad, wanted.grad, case.grad_budget(dtype, wanted.grad), "gradient")
+
+
+def errors_by_budget(function, sample: Sample, case: Case, seeds, wanted, budgets) -> list[float]:
+    """The largest error of each float output and gradient of a function of the op's arguments, as a share of its budget."""
+    args, leaves = differentiable(sample, case)
+    outputs = float_outputs(function(args, sample.kwargs))
+    torch.autograd.backward(outputs, [s.to(o.dtype) for s, o in zip(seeds, outputs, strict=True)])
+    shares = []
+    for found, expected, budget in zip(
+        [*outputs, *(leaf.grad for leaf in leaves)], wanted, budgets, strict=True
+    ):
+        found, expected = found.detach().double(), expected.detach()
+        same = (found == expected) | (found.isnan() & expected.isnan())
+        share = torch.where(same, 0.0, (found - expected).abs() / budget)
+        shares.append(float(share.max()) if share.numel() else 0.0)
+    return shares
+
+
+@sampled(dtypes=(torch.float32, torch.float64), differentiable=True)
+def test_errors_are_at_most_twice_those_of_naive_torch_or_a_tenth_of_the_budget(case, dtype, sample):
+    """The second gate of kernels/README.md; the oracle in the op's own dtype is naive torch."""
+    args, _ = differentiable(sample, case)
+    wide = [
+        widened(a).requires_grad_() if isinstance(a, Tensor) and a.requires_grad else widened(a) for a in args
+    ]
+    expected = float_outputs(case.expected_with_grad(wide, sample.kwargs))
+    seeds = [randn(*o.shape, seed=9).masked_fill(~o.detach().isfinite(), 0.0) for o in expected]
+    torch.autograd.backward(expected, seeds)
+    grads = [a.grad for a in wide if isinstance(a, Tensor) and a.requires_grad]
+    given = case.budget(dtype, tuple(o.detach() for o in expected), *sample.args, **sample.kwargs)
+    given = (seeds, [*expected, *grads], [*given, *(case.grad_budget(dtype, grad) for grad in grads)])
+    ours = errors_by_budget(lambda args, kwargs: case.outputs(*args, **kwargs), sample, case, *given)
+    naive = errors_by_budget(case.expected_with_grad, sample, case, *given)
+    for own, other in zip(ours, naive, strict=True):
+        assert own <= max(2 * other, 0.1), f"{own:.3f} of the budget, naive torch {other:.3f}"
 
 
 @sampled(dtypes=False)

@@ -7,6 +7,7 @@ import torch
 
 from rankdistill import inner_product_rank, inner_product_topk, masked_rank, masked_topk, prepare_items
 from tests.case import DTYPES, generator, randint, randn
+from tests.ops.test_inner_product_topk import half_a_rounding
 from tests.score_cases import inner_product_rank_oracle, lists_of, ranks_of
 
 NAN, INF = float("nan"), float("inf")
@@ -94,6 +95,27 @@ def test_given_scores_against_the_oracle(dtype, K):
         expected = ranks_of(scores.double(), item_ids, exclude)
         assert torch.equal(masked_rank(scores, item_ids, exclude), expected)
         assert torch.equal(masked_rank(scores.t().contiguous().t(), item_ids, exclude), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("K", [3, 120])
+@pytest.mark.parametrize("scale", [1.0, 1e17])
+def test_items_that_their_biases_withdraw(dtype, K, scale):
+    scale = min(scale, 10.0) if dtype == torch.float16 else scale
+    users, items = (randn(n, 8, seed=n, dtype=dtype, scale=scale) for n in (40, 3000))
+    items[::70, 3], items[::500, 4] = NAN, INF
+    item_ids = randint(-1, 3000, (40, K), seed=3)
+    for share in (0.2, 1.0):
+        bias = randn(3000, seed=4, dtype=dtype)
+        for i, value in enumerate((-INF, NAN, torch.finfo(dtype).min, -1e30, -1e9)):
+            bias[torch.randperm(3000, generator=generator(i))[: int(600 * share)]] = value
+        check(users, items, item_ids, lists_of(torch.rand(40, 3000, generator=generator(5)) < 0.05), bias)
+
+
+@pytest.mark.parametrize("K", [3, 120])
+def test_scores_that_are_the_lowest_number_or_just_not(K):
+    users, items, bias = half_a_rounding(900)
+    check(users, items, randint(-1, 900, (3, K), seed=3), None, bias)
 
 
 def tables(N, D):

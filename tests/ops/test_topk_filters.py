@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from rankdistill.ops.inner_product_topk import BF16, INT8, WIDE, forward_native,
 from rankdistill.ops.prepared_items import sample_of, versions_of
 from tests.case import DTYPES, generator, randint, randn, widened
 from tests.cases import topk_oracle
-from tests.ops.test_inner_product_topk import SCALES, attacks, bits, csr
+from tests.ops.test_inner_product_topk import INF, NAN, SCALES, attacks, bits, csr, half_a_rounding
 from tests.process import output
 
 native = pytest.importorskip("rankdistill._native", reason="no compiled CPU module")
@@ -90,6 +91,64 @@ def test_tables_built_to_break_a_filter(form, dtype, name):
     users = torch.cat([randn(9, 24, seed=5), torch.ones(2, 24), -torch.ones(1, 24), torch.zeros(1, 24)])
     for k in (1, 50, 700):
         check(form, users.to(dtype), items, k)
+
+
+def withdrawn(N, dtype, share, *values):
+    """Biases [N] of which a share has one of the values, in turn; None is the lowest number of the dtype."""
+    biases = randn(N, seed=7, dtype=dtype)
+    picked = torch.randperm(N, generator=generator(8))[: int(N * share)]
+    lowest = torch.finfo(dtype).min
+    for i, value in enumerate(values):
+        biases[picked[i :: len(values)]] = lowest if value is None else value
+    return biases
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_items_that_their_biases_withdraw(form, dtype):
+    """-inf and NaN do so entirely; what lies far below zero comes last. Among rows that are NaN or infinite."""
+    N = 6000
+    users, items = randn(30, 20, seed=1, dtype=dtype), randn(N, 20, seed=2, dtype=dtype)
+    items[::70, 3], items[::500, 4] = NAN, INF
+    exclude = csr(torch.rand(30, N, generator=generator(3)) < 0.05)
+    for share in (0.05, 0.9, 1.0):
+        bias = withdrawn(N, dtype, share, -INF, NAN, None, -1e30, -1e9)
+        for k in (1, 100, 5500):
+            check(form, users, items, k, exclude if share < 1 else None, bias)
+    check(form, users, items, 100)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_scores_that_are_the_lowest_number_or_just_not(form):
+    """Products that take the lowest bias half a rounding below itself, give or take what fp32 does not see."""
+    users, items, bias = half_a_rounding(6000)
+    for N in (200, 6000):
+        for k in (10, N):
+            check(form, users, items[:N], k, None, bias[:N])
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("value", [-INF, NAN, None, -1e30, -1e9])
+def test_withdrawn_items_cost_nothing(prepared, value):
+    """Were the bounds of their neighbours lost with them, a call would take some thirty times as long."""
+    users, items = randn(64, 32, seed=1), randn(40_000, 32, seed=2)
+    times, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for bias in (
+            withdrawn(len(items), torch.float32, 0.05, 0.0),
+            withdrawn(len(items), torch.float32, 0.05, value),
+        ):
+            table = (prepare_items(items, bias), 50) if prepared else (items, 50, None, bias)
+            least = INF
+            for _ in range(5):
+                begin = time.process_time()
+                inner_product_topk(users, *table)
+                least = min(least, time.process_time() - begin)
+            times.append(least)
+    finally:
+        torch.set_num_threads(threads)
+    assert times[1] < 4 * times[0], times
 
 
 def at_the_margin(form, N, D):

@@ -12,10 +12,12 @@ from rankdistill.ops.gathered_inner_product import (
     contiguous,
     dense_grads,
     dense_like,
+    gathered_inner_product,
     sparse_grads,
     sparse_tables,
 )
 from rankdistill.ops.native import DTYPE_CODES, _native, accumulator_dtype, address, native_or
+from rankdistill.ops.plackett_luce import plackett_luce
 from rankdistill.ops.registration import (
     LIBRARY,
     asks_gradients,
@@ -25,6 +27,7 @@ from rankdistill.ops.registration import (
     no_double_backward,
 )
 from rankdistill.ops.slopes import weighted_rows
+from rankdistill.ops.table_rows import shared, table_rows
 from rankdistill.ops.touched_rows import expect_eager
 from rankdistill.ops.triton_kernels import triton_or
 from rankdistill.reference import embedding_plackett_luce as reference
@@ -191,6 +194,35 @@ for suffix in ("backward", "sparse_backward"):
     torch.library.register_autograd(f"rankdistill::{OP}_{suffix}", no_double_backward(OP), lib=LIBRARY)
 
 
+def shared_tail_scores(
+    users: Tensor, items: Tensor, item_bias: Tensor | None, tail_ids: Tensor, user_ids: Tensor | None
+) -> Tensor:
+    """[B, L] one product of the rows' users and the tail's items; NaN for an id out of range, on a device."""
+    wide = accumulator_dtype(users.dtype)
+    unknown = None
+    if tail_ids.device.type != "cpu":
+        unknown = (tail_ids < 0) | (tail_ids >= len(items))
+        tail_ids = tail_ids.masked_fill(unknown, 0)
+    rows = users if user_ids is None else table_rows(users, user_ids)
+    scores = rows.to(wide) @ table_rows(items, tail_ids).to(wide).T
+    if item_bias is not None:
+        scores = scores + table_rows(item_bias, tail_ids).to(wide)
+    return scores if unknown is None else scores.masked_fill(unknown, torch.nan)
+
+
+def with_shared_tail(users, items, item_ids, list_size, lengths, user_ids, item_bias, sparse_grad, tail_ids):
+    """The losses as a composition: the listed items' scores, and those of a tail that all rows share."""
+    checks.check_given(OP, "tail_ids", tail_ids, 0, items.shape[0])
+    if users.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_rows(users, user_ids, items, item_ids.contiguous(), lengths, list_size)
+    (users, items, item_bias), of_tail = zip(*map(shared, (users, items, item_bias)), strict=True)
+    scores = gathered_inner_product(users, items, item_ids, user_ids, item_bias, sparse_grad)
+    tail = shared_tail_scores(*of_tail, tail_ids, user_ids)
+    if item_ids.shape[1] > list_size:
+        tail = torch.cat([scores[:, list_size:], tail], dim=1)
+    return plackett_luce(scores[:, :list_size], tail, lengths)
+
+
 def embedding_plackett_luce(
     users: Tensor,
     items: Tensor,
@@ -200,6 +232,7 @@ def embedding_plackett_luce(
     user_ids: Tensor | None = None,
     item_bias: Tensor | None = None,
     sparse_grad: bool = False,
+    tail_ids: Tensor | None = None,
 ) -> Tensor:
     """`plackett_luce` of listed items' inner products with each row's user, in one pass over their vectors.
 
@@ -215,12 +248,16 @@ def embedding_plackett_luce(
         user_ids: [B] int64 in [0, U), or None: row b of `users` is then user b. Ids may repeat.
         item_bias: [N] of the dtype of `items`, or None.
         sparse_grad: as for `gathered_inner_product`; ids past a list's length touch no row.
+        tail_ids: [L'] int64 in [0, N), or None: items in the tail of every row beside its own, which may be none. Worth it
+            from some 500 on: their scores are one matrix product.
 
     Returns:
         losses [B], float32 (float64 for float64 tables).
 
     Contract:
-        As `plackett_luce`. Gradients, dense or sparse, have the same bits for any number of threads.
+        As `plackett_luce`. Gradients, dense or sparse, have the same bits for any number of threads, but for those of
+        `tail_ids`, whose product is torch's; dense ones have the sparse ones' bits. In half precision they are rounded before
+        the others are added. On CUDA an id out of range makes every row NaN.
 
     Raises:
         TypeError, ValueError: wrong dtypes, shapes or devices.
@@ -229,7 +266,7 @@ def embedding_plackett_luce(
 
     Cost:
         O(B·(K + L)·D) time; B·(K + L + D) numbers kept for the backward; backward O((U + N)·D) besides,
-        sparse nothing.
+        sparse nothing. With `tail_ids` three products of B·L'·D besides, and 2·B·(K + L + L') numbers kept.
 
     Source:
         The loss of Kang et al., DE-RRD, CIKM 2020, and of every list-wise method that scores by inner products.
@@ -254,10 +291,19 @@ def embedding_plackett_luce(
             lengths.device == users.device, OP, f"lengths on the device of users ({users.device})", lengths
         )
         checks.check_if_asked(OP, "lengths", lengths, 0, list_size + 1)
+    if tail_ids is not None:
+        checks.expect_tensor(OP, "tail_ids", tail_ids, 1, (torch.int64,))
+        checks.expect(
+            tail_ids.device == users.device, OP, f"tail_ids on the device of users ({users.device})", tail_ids
+        )
     item_ids = counted_ids(item_ids, lengths, list_size)
     checks.check_if_asked(OP, "listed item_ids", item_ids, -1, items.shape[0])
     with_slopes = asks_gradients(users, items, item_bias)
     sparse_grad = sparse_grad and with_slopes
+    if tail_ids is not None:
+        return with_shared_tail(
+            users, items, item_ids, list_size, lengths, user_ids, item_bias, sparse_grad, tail_ids
+        )
     return call(
         f"{OP}_forward",
         users,

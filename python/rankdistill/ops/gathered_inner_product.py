@@ -177,9 +177,9 @@ def sparse_tables(grads, users, user_ids, items, item_ids, item_bias) -> list[Te
     """Gradients of touched rows as sparse tensors of users (dense where every row is used), items and item_bias."""
     seen, grad_users, touched, grad_items, grad_bias = grads
     return [
-        grad_users if user_ids is None else as_sparse(seen, grad_users, users),
-        as_sparse(touched, grad_items, items),
-        None if item_bias is None else as_sparse(touched, grad_bias, item_bias),
+        grad_users if user_ids is None else as_sparse(seen, grad_users, users.shape),
+        as_sparse(touched, grad_items, items.shape),
+        None if item_bias is None else as_sparse(touched, grad_bias, item_bias.shape),
     ]
 
 
@@ -241,7 +241,7 @@ def gathered_inner_product(
         scores [B, K], float32 (float64 for float64 tables); -inf, with gradient 0, where `item_ids` is -1.
 
     Contract:
-        Every row of a gradient is summed in the order of (b, k), more than 64 entries by way of the sums of 64 each, so
+        Every row of a gradient is summed in the order of (b, k), more than 32 entries by the float64 sum of those of 32 each, so
         gradients have the same bits for any number of threads, and sparse ones the same as dense ones. What -1 stands for
         touches no row.
 

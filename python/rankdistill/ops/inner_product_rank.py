@@ -74,7 +74,8 @@ def inner_product_rank(
         items: [N, D] float table of the same dtype, or what `prepare_items` made of one (with its biases).
         item_ids: [B, K] int64 in [-1, N), such as each user's held-out items; -1 is no item.
         exclude: item ids of a row that are neither counted nor ranked, as CSR, as in `inner_product_topk`.
-        item_bias: [N], of the tables' dtype, added to every score of an item; None adds nothing.
+        item_bias: [N], of the tables' dtype, added to every score of an item; None adds nothing. An item of -inf has no
+            rank and counts for none.
 
     Returns:
         [B, K] int64, in [0, N); -1 for no item, an excluded one, or one whose score is NaN or -inf.

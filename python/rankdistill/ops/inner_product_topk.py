@@ -112,7 +112,8 @@ def inner_product_topk(
         exclude: item ids that a row must not list, as CSR: a pair (indptr [B + 1], indices [nnz]) of int64
             tensors, or an object with these attributes. Row b excludes indices[indptr[b]:indptr[b + 1]], ids in
             [0, N) that ascend; repeats are allowed. None excludes nothing.
-        item_bias: [N], of the tables' dtype, added to every score of an item; None adds nothing.
+        item_bias: [N], of the tables' dtype, added to every score of an item; None adds nothing. -inf withdraws an item
+            from all lists, at no cost.
 
     Returns:
         InnerProductTopK(scores [B, k], indices [B, k] int64, lengths [B] int64); scores are float32 (float64 for

@@ -70,7 +70,8 @@ def prepare_items(items: Tensor, item_bias: Tensor | None = None) -> PreparedIte
     Args:
         items: [N, D] float table. Kept, and copied only where it is not contiguous: a call after it was written to is an
             error.
-        item_bias: [N], of the items' dtype, added to every score of an item; None adds nothing.
+        item_bias: [N], of the items' dtype, added to every score of an item; None adds nothing. Items of -inf stand last
+            and are never looked at.
 
     Returns:
         PreparedItems, to be passed as `items`.
@@ -108,7 +109,8 @@ def prepare_items(items: Tensor, item_bias: Tensor | None = None) -> PreparedIte
     wide = accumulator_dtype(items.dtype)
     blocks = items.split(max(1, NORMED // max(1, D))) if N else ()
     norms = torch.cat([block.to(wide).norm(dim=1) for block in blocks]) if N else items.new_zeros(0)
-    order = norms.argsort(descending=True, stable=True)
+    unranked = norms.isnan() if item_bias is None else norms.isnan() | ~(item_bias > -torch.inf)
+    order = norms.masked_fill(unranked, -1).argsort(descending=True, stable=True)
     size = _native.prepared_items_bytes(code, N, D, item_bias is not None)
     buffer = torch.empty(size, dtype=torch.uint8, device=items.device)
     _native.prepare_items(code, address(items), address(item_bias), address(order), N, D, address(buffer))

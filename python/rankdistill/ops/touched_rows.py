@@ -67,11 +67,9 @@ def ascending(ids: Tensor, n_rows: int) -> bool:
     return bool((ids[1:] > ids[:-1]).all())
 
 
-def as_sparse(touched: Tensor, rows: Tensor, table: Tensor) -> Tensor:
-    """A coalesced sparse tensor of the table's shape from distinct ascending ids and their rows."""
-    return torch.sparse_coo_tensor(
-        touched[None], rows, table.shape, is_coalesced=True, check_invariants=False
-    )
+def as_sparse(touched: Tensor, rows: Tensor, shape: torch.Size) -> Tensor:
+    """A coalesced sparse tensor of a table's shape from distinct ascending ids and their rows."""
+    return torch.sparse_coo_tensor(touched[None], rows, shape, is_coalesced=True, check_invariants=False)
 
 
 def expect_eager(op: str, sparse_grad: bool) -> None:

@@ -72,7 +72,7 @@ def reduce_gradients(parameters: Iterable[Tensor], group: dist.ProcessGroup | No
                 p.grad = p.grad.to_dense()
             continue
         ids, values = sparse.get(i, (told.new_empty(0), p.new_empty((0, *p.shape[1:]))))
-        p.grad = as_sparse(*summed_rows(processes, ids, values, most, p), p)
+        p.grad = as_sparse(*summed_rows(processes, ids, values, most, p), p.shape)
     reduce_dense(processes, dense)
 
 
