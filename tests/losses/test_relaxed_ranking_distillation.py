@@ -195,5 +195,5 @@ def test_the_whole_catalogue_needs_inner_products():
     )
     with pytest.raises(TypeError, match=expected):
         method(student, torch.tensor([0]))
-    with pytest.raises(ValueError, match="expected n_uninteresting of 0 or more; got None"):
+    with pytest.raises(TypeError, match="expected n_uninteresting as a whole number; got None"):
         ItemSideRankingRegularization(rankings, rankings, exclude, n_uninteresting=None)

@@ -467,8 +467,6 @@ def test_experts_in_blocks_are_those_in_one(monkeypatch):
         torch.testing.assert_close(several, one)
 
 
-# TF32, where the caller has asked torch for it ------------------------------------------------------------
-
 OF_TORCH_IN_FLOAT64 = ("relation", "relation_distance", "cross_relation_distance")
 RANKED = ("inner_product_topk", "inner_product_rank", "masked_topk", "masked_rank")
 

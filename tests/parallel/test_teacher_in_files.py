@@ -27,7 +27,7 @@ def held(name, dtype, *shape):  # a file with holes: zeros that cost no disk
 lengths = torch.full((U,), 3, dtype=torch.int32)
 rankings = Rankings(held("indices", torch.int32, U, K), held("scores", torch.float32, U, K), lengths, N)
 tables = held("users", torch.float32, U, D), torch.ones(N, D)
-train = CSR.empty(U, N)
+train = CSR.from_pairs(torch.tensor([0]), torch.tensor([7]), U, N)
 student = MatrixFactorization(U, N, 4)
 methods = [
     RelaxedRankingDistillation(rankings, train, 5, 5), UnbiasedDistillation(rankings, train, 4, n_groups=1),
