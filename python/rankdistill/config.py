@@ -279,7 +279,7 @@ class ExtractConfig:
         memory_limit: of every process, beside the tables, such as 1GiB.
         shard_size: users per shard, a multiple of 1024; shards of some 32 MiB by default.
         divide: what processes divide among themselves, users or items.
-        device: cpu or cuda, where users are ranked; under torchrun each process takes the GPU of its LOCAL_RANK.
+        device: cpu or cuda, where vectors are ranked (a function of scores stays where it is); under torchrun each process takes the GPU of its LOCAL_RANK.
         resume: go on with what is in `out`; false begins anew.
         progress: show progress bars on a terminal, lines of the log elsewhere.
     """
@@ -556,7 +556,7 @@ class EvaluateConfig:
         data: the interactions.
         part: valid or test.
         cutoffs: positions.
-        device: cpu or cuda.
+        device: cpu or cuda, where a model or its vectors go; a function of scores stays where it is.
         out: a JSON file to write besides, or none.
     """
 

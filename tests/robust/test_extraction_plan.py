@@ -11,8 +11,8 @@ from rankdistill.rankings.plan import (
     DEVICE_RESERVE,
     bytes_of,
     device_item_bytes,
-    device_of,
     most_entries,
+    named_device,
     plan_extraction,
 )
 from rankdistill.rankings.tables import Table
@@ -74,7 +74,7 @@ def test_blocks_fit_the_room_of_a_device(tmp_path):
 @pytest.mark.parametrize("device", ["banana", 3.5, "cuda:1000"])
 def test_a_device_that_is_not_there_is_a_clear_error(device):
     with pytest.raises(ValueError, match="op: expected a device .*; got"):
-        device_of("op", device)
+        named_device("op", device)
 
 
 def _items_file(folder, rows, width) -> Table:

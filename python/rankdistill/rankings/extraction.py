@@ -16,7 +16,7 @@ from torch import Tensor
 from rankdistill.data.csr import CSR
 from rankdistill.rankings.distributed import Processes
 from rankdistill.rankings.mapping import free_unused_pages
-from rankdistill.rankings.plan import DEFAULT_LIMIT, Plan, bytes_of, device_of, free_bytes, plan_extraction
+from rankdistill.rankings.plan import DEFAULT_LIMIT, Plan, bytes_of, free_bytes, named_device, plan_extraction
 from rankdistill.rankings.progress import logged
 from rankdistill.rankings.rankings import Rankings
 from rankdistill.rankings.safetensors_files import write_tensors
@@ -100,7 +100,7 @@ def extract_rankings(
         there is room, N·(D + 48) more, as the items are ordered and packed once (`prepare_items`); and where a file of
         items is larger than what the limit leaves, n·(D·itemsize + D + 48) + b·k·(s + 4), for n items at a time and b
         users who see them go by: the file is read U/b times, b as large as fits, at most 262,144. Users go by
-        once per block of items. A kill loses the b users at work, or one shard where the items fit. The tables are
+        once per block of items. A device's memory is filled but for a tenth and 1 GiB, at most N·(D·itemsize + 2·D + 16). A kill loses the b users at work, or one shard where the items fit. The tables are
         read once more for their SHA-256.
 
     Source:
@@ -129,12 +129,10 @@ def extract_rankings(
             _expect_shard_size(shard_size)
             settings = _settings(*tables, k, exclude, bias, shard_size, dict(metadata or {}))
             folder = ShardedFolder(OP, out, settings)
-            ids = (
-                {}
-                if user_ids is item_ids is None
-                else ids_as_tensors(OP, len(tables[0]), N, user_ids, item_ids)
-            )
-            chosen = tables[1].device if device is None else device_of(OP, device)
+            ids = {}
+            if user_ids is not None or item_ids is not None:
+                ids = ids_as_tensors(OP, len(tables[0]), N, user_ids, item_ids)
+            chosen = tables[1].device if device is None else named_device(OP, device)
             room = free_bytes(chosen) if chosen != tables[1].device else None
         # Of several devices what the fullest one has, so that all plan alike.
         room = min((theirs for theirs in processes.share(room) if theirs is not None), default=None)

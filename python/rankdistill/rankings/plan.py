@@ -148,7 +148,7 @@ def device_item_bytes(items: Table) -> int:
     return items.row_bytes + image + -(-image // 32)
 
 
-def device_of(op: str, device: torch.device | str) -> torch.device:
+def named_device(op: str, device: torch.device | str) -> torch.device:
     """A device that is there, a GPU with its number."""
     try:
         found = torch.device(device)
