@@ -100,7 +100,8 @@ def extract_rankings(
         there is room, N·(D + 48) more, as the items are ordered and packed once (`prepare_items`); and where a file of
         items is larger than what the limit leaves, n·(D·itemsize + D + 48) + b·k·(s + 4), for n items at a time and b
         users who see them go by: the file is read U/b times, b as large as fits, at most 262,144. Users go by
-        once per block of items. A device's memory is filled but for a tenth and 1 GiB, at most N·(D·itemsize + 2·D + 16). A kill loses the b users at work, or one shard where the items fit. The tables are
+        once per block of items. A device's memory is filled but for a tenth and 1 GiB, at most
+        N·(D·itemsize + 2·D + 16). A kill loses the b users at work, or one shard where the items fit. The tables are
         read once more for their SHA-256.
 
     Source:
