@@ -321,6 +321,11 @@ def test_every_method_on_two_data_sets(data, tmp_path):
         assert outcome(tmp_path / name, "phr").method_parameters == 16 * 256 + 256 + 256 * 16 * 20 + 16 * 20
         settings = json.loads((tmp_path / name / "concf" / "settings.json").read_text())
         assert (settings["model"]["width"], settings["training"]["learning_rate"]) == (80, 0.01)
+        settings = json.loads((tmp_path / name / "hetcomp" / "settings.json").read_text())
+        assert settings["training"]["batch_size"] == {"citeulike": 1024, "ml-1m": 8192}[name]
+        assert settings["methods"][0]["options"]["period"] == {"citeulike": 10, "ml-1m": 5}[name]
+    assert "Adam 0.001 (teacher 0.001), decay 0.001, batches of 1024, 4 epochs at most" in text
+    assert "Adam 0.004 (teacher 0.002), decay 0.003, batches of 8192, 4 epochs at most" in text
     assert "DE has 5 experts, fewer than published; PHR has a hidden width of 256" in text
     assert "PCKD" not in text
     assert (tmp_path / "curves-ml-1m.png").is_file()
