@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -16,6 +17,7 @@ SHAPES = [
     Shape("KDs' defaults, 1M items", {"B": 1024, "K": 50, "L": 50, "N": 1_000_000, "D": 64}),
     Shape("RRD on CiteULike", {"B": 900, "K": 40, "L": 40, "N": 25_181, "D": 20}),
     Shape("a tail that all rows share", {"B": 1024, "K": 50, "L": 0, "N": 100_000, "D": 64, "shared": 2000}),
+    Shape("lists of popular items (Zipf)", {"B": 1024, "K": 50, "L": 50, "N": 1_000_000, "D": 64, "zipf": 1}),
 ]
 
 
@@ -23,7 +25,13 @@ def prepare(shape: Shape) -> tuple:
     generator = torch.Generator().manual_seed(0)
     users = torch.randn(shape["B"], shape["D"], generator=generator) * shape["D"] ** -0.25
     items = torch.randn(shape["N"], shape["D"], generator=generator) * shape["D"] ** -0.25
-    item_ids = torch.randint(0, shape["N"], (shape["B"], shape["K"] + shape["L"]), generator=generator)
+    size = shape["B"], shape["K"] + shape["L"]
+    if shape.sizes.get("zipf"):
+        # Item i with probability log(1 + 1/(i + 1))/log(N + 1): Zipf's law.
+        uniform = torch.rand(size, generator=generator, dtype=torch.float64)
+        item_ids = ((shape["N"] + 1.0) ** uniform).long().clamp_max(shape["N"]) - 1
+    else:
+        item_ids = torch.randint(0, shape["N"], size, generator=generator)
     tail_ids = None
     if shape.sizes.get("shared"):
         tail_ids = torch.randint(0, shape["N"], (shape["shared"],), generator=generator)
@@ -80,7 +88,12 @@ def work(shape: Shape) -> Work:
     # Item vectors read once, and each touched row's gradient written once.
     shared = shape.sizes.get("shared", 0)
     listed, scored = shape["B"] * (shape["K"] + shape["L"]), shape["B"] * (shape["K"] + shape["L"] + shared)
-    touched = shape["N"] * (1 - (1 - 1 / shape["N"]) ** (listed + shared))
+    share = torch.full((shape["N"],), 1 / shape["N"], dtype=torch.float64)
+    if shape.sizes.get("zipf"):
+        share = torch.arange(1, shape["N"] + 1, dtype=torch.float64).reciprocal().log1p() / math.log(
+            shape["N"] + 1
+        )
+    touched = float(-torch.expm1((listed + shared) * torch.log1p(-share)).sum())
     return Work(flops=6.0 * scored * shape["D"], bytes=4.0 * shape["D"] * (listed + shared + touched))
 
 

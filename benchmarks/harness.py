@@ -172,9 +172,18 @@ def multiply_adds(what: int) -> tuple[Callable, float]:
     return (lambda: _native.multiply_adds(what, PEAK_STEPS)), float(_native.multiply_adds(what, PEAK_STEPS))
 
 
+def by_tf32(sides: list[torch.Tensor]) -> torch.Tensor:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        return torch.mm(*sides)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
 def ceilings(options: Options) -> dict[str, float]:
-    """What this machine reaches now: multiply-adds on registers and torch's matrix products in GFLOP/s, a copy (read +
-    write) in GB/s."""
+    """What this machine reaches now: multiply-adds on registers (a GPU: bf16 and TF32 products too) and torch's matrix
+    products in GFLOP/s, a copy (read + write) in GB/s."""
     sizes = ((2048, 2048), (512, 64), (64, 8192), (512, 8192), (16 << 20,), (16 << 20,))
     square, users, items, out, source, target = (torch.randn(size, device=options.device) for size in sizes)
     works = {
@@ -182,7 +191,12 @@ def ceilings(options: Options) -> dict[str, float]:
         "torch.mm 512x8192x64, GFLOP/s": (lambda: torch.mm(users, items, out=out), 2 * 512 * 8192 * 64),
         "copy of 64 MiB, GB/s": (lambda: target.copy_(source), 2 * 4 * (16 << 20)),
     }
-    if options.device == "cpu":
+    if options.device == "cuda":
+        sides = [torch.randn(8192, 8192, device="cuda") for _ in range(2)]
+        halves = [side.bfloat16() for side in sides]
+        works["torch.mm of bf16, 8192x8192x8192, GFLOP/s"] = (lambda: torch.mm(*halves), 2 * 8192**3)
+        works["torch.mm by TF32, 8192x8192x8192, GFLOP/s"] = (lambda: by_tf32(sides), 2 * 8192**3)
+    else:
         for what, kind in enumerate(("fp32", "bf16", "int8")):
             loop = multiply_adds(what)
             if loop[1]:
