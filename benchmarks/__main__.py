@@ -17,6 +17,7 @@ NOT_OPS = {
     "citeulike_rrd",
     "gpu_visit",
     "models",
+    "sampling_laws",
     "scaling_model",
     "scaling_measured",
 }

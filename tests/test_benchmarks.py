@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from benchmarks import extraction
+from benchmarks import extraction, hidden_layer
 from benchmarks.__main__ import OPS
 from benchmarks.citeulike_epochs import network_products
 from benchmarks.harness import Missing, Options, PerShape, Shape, Work, measure, report, run
@@ -114,6 +114,55 @@ def test_the_gate_of_exact_top_k_sees_wrong_lists():
     with pytest.raises(AssertionError, match="torch: wrong scores"):
         gate(SHAPE, args, good | {"torch": torch_whole(*unmasked)})
     assert work(SHAPE).flops == 2 * 32 * 400 * 8
+
+
+def scaled_gradient(output: tuple) -> tuple:
+    return *output[:-1], 1.01 * output[-1]
+
+
+WRONG = {
+    "position_sample": ({"R": 500, "length": 60, "K": 5}, "ours", lambda drawn: 59 - drawn),
+    "weighted_sample": ({"R": 5000, "M": 60, "K": 5}, "ours", lambda drawn: 59 - drawn),
+    "pair_sample": (
+        {"R": 500, "longest": 60, "K": 4, "T": 20, "distinct": 0},
+        "ours",
+        lambda pairs: pairs.flip(2),
+    ),
+    "gumbel_noise": ({"B": 500, "count": 8}, "ours", lambda noise: noise[:1].expand_as(noise)),
+    "dropout_mask": ({"B": 500, "M": 2, "W": 8}, "ours", lambda kept: kept[:, :1].expand_as(kept)),
+    "gathered_inner_product": (
+        {"B": 8, "K": 3, "U": 9, "N": 50, "D": 4},
+        "product_of_vectors",
+        scaled_gradient,
+    ),
+    "triplet_angle_huber": ({"B": 9, "D_t": 5, "D_s": 3}, "composed", scaled_gradient),
+    "cross_relation_distance": ({"B": 9, "G": 4, "D_t": 5, "D_s": 3}, "composed", scaled_gradient),
+    "catalogue_log_mass": ({"B": 9, "N": 500, "D": 3}, "whole_scores", scaled_gradient),
+}
+
+
+@pytest.mark.parametrize("op", WRONG)
+def test_gates_see_wrong_answers(op):
+    sizes, right, wrong = WRONG[op]
+    module, shape = importlib.import_module(f"benchmarks.{op}"), Shape("tiny", sizes)
+    call = getattr(module, "forward_backward", lambda function: function)(getattr(module, right))
+    args = module.prepare(shape)
+    output = call(*args)
+    outputs = dict.fromkeys(("rankdistill", "the same draws in torch"), output)
+    module.gate(shape, args, outputs | {"theirs": output})
+    with pytest.raises(AssertionError, match="theirs"):
+        module.gate(shape, args, outputs | {"theirs": wrong(output)})
+
+
+def test_the_gate_of_hidden_layers_makes_its_own():
+    shape, drop = Shape("tiny", {"n": 6, "H": 5}), hidden_layer.drop
+    args = hidden_layer.random_dropped(shape)
+    hidden_layer.gate({"theirs": drop}, hidden_layer.random_dropped, drop)(shape, args, {"theirs": None})
+    without_relu = lambda layer, kept, slopes: (layer * kept, slopes * kept)
+    with pytest.raises(AssertionError, match="theirs"):
+        hidden_layer.gate({"theirs": without_relu}, hidden_layer.random_dropped, drop)(
+            shape, args, {"theirs": None}
+        )
 
 
 def test_every_shape_has_a_verdict():

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
+import benchmarks.__main__
 import pytest
 import torch
 
@@ -70,6 +71,13 @@ MAY_PRINT = {"cli", "commands", "collect_env", "__main__"}
 
 # Ops that tests/cases.py does not describe, and why.
 WITHOUT_CASE: dict[str, str] = {}
+
+# Ops that no benchmark of their own name times, and why.
+WITHOUT_BENCHMARK = {
+    "lazy_update": "benchmarks/optimisers.py times it",
+    "relation": "it has no kernel: what runs is its definition",
+    "touched_rows": "benchmarks/gathered_inner_product.py and optimisers.py time it",
+}
 
 # Golden numbers that no test reads yet, and what they wait for.
 AWAITING: dict[str, str] = {}
@@ -208,6 +216,15 @@ def test_one_name_per_layer(op):
     from tests.cases import CASES
 
     assert (op in CASES) != (op in WITHOUT_CASE), "expected a case in tests/cases.py, or a reason here"
+
+
+def test_an_op_has_its_benchmark():
+    defined = {p.stem for p in (PACKAGE / "ops").glob("*.py")} & {
+        p.stem for p in (PACKAGE / "reference").glob("*.py")
+    }
+    assert set(rankdistill.ops.__all__) <= defined
+    without = {op for op in defined - {"__init__"} if op not in benchmarks.__main__.OPS}
+    assert without == set(WITHOUT_BENCHMARK), "expected benchmarks/<op>.py, or a reason in WITHOUT_BENCHMARK"
 
 
 @named([p for p in files("csrc") if re.search(rf"^({'|'.join(rankdistill.ops.__all__)})\.", p.name)])

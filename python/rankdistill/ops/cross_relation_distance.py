@@ -10,7 +10,7 @@ from rankdistill.ops.native import accumulator_dtype
 from rankdistill.ops.registration import asks_gradients, call, implement
 from rankdistill.ops.slopes import define_loss, scale_slopes
 from rankdistill.reference import cross_relation_distance as reference
-from rankdistill.reference.relation import through_unit_rows, unit_rows
+from rankdistill.reference.relation import inverse_lengths, through_unit_rows, unit_rows
 
 OP = "cross_relation_distance"
 ENTRY_BLOCK = 1 << 20  # cosines held at a time
@@ -20,6 +20,14 @@ define_loss(
     "Tensor teacher_rows, Tensor teacher_columns, Tensor student_rows, Tensor student_columns, Tensor? left_out",
     differentiable=(2, 3),
 )
+
+
+def cosines(x: Tensor, columns: Tensor) -> Tensor:
+    """Of rows [n, D] with columns [D, G] of length 1: [n, G] in float64."""
+    if x.dtype == torch.float64:
+        return unit_rows(x)[0] @ columns
+    x = x.double()
+    return torch.mm(x, columns).mul_(inverse_lengths(x))  # fewer numbers to scale than those of x
 
 
 def forward_gram(teacher_rows, teacher_columns, student_rows, student_columns, left_out, with_slopes):
@@ -35,7 +43,7 @@ def forward_gram(teacher_rows, teacher_columns, student_rows, student_columns, l
     for start in range(0, student_rows.shape[0], block):
         rows = slice(start, start + block)
         s, inverse_rows = unit_rows(student_rows[rows])
-        difference = s @ columns.t() - unit_rows(teacher_rows[rows])[0] @ wanted_columns
+        difference = torch.mm(s, columns.t()).sub_(cosines(teacher_rows[rows], wanted_columns))
         if left_out is not None:
             own = numbers == left_out[rows, None]
             difference = difference.masked_fill(own & ~difference.isnan(), 0)

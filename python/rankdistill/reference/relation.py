@@ -24,9 +24,13 @@ def unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalised(x: Tensor) -> tuple[Tensor, Tensor]:
-    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    inverse = torch.where(norms == 0, 0.0, 1 / norms)
+    inverse = inverse_lengths(x)
     return x * inverse, inverse
+
+
+def inverse_lengths(x: Tensor) -> Tensor:
+    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return torch.where(norms == 0, 0.0, 1 / norms)
 
 
 def through_unit_rows(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
