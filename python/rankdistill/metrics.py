@@ -13,6 +13,18 @@ from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.rankings.distributed import Processes
 from rankdistill.vector_scores import PAIRS, bias_of, device_of, evaluating, ranked_by_vectors, row_scores
 
+__all__ = [
+    "CUTOFFS",
+    "METRICS",
+    "RANK_METRICS",
+    "USUAL",
+    "candidate_metrics",
+    "evaluate",
+    "evaluate_candidates",
+    "evaluate_users",
+    "ranking_metrics",
+]
+
 CUTOFFS = (10, 20, 50)
 USUAL = ("recall", "ndcg", "hit_rate", "mrr", "precision")
 SCORES = 1 << 24  # of a model that only scores: the largest piece of its [U, N] matrix that exists at a time
@@ -68,6 +80,7 @@ def mrr(hits: Tensor, relevant: Tensor, cutoff: int) -> Tensor:
     )
 
 
+# Of hits [B, K] bool, the best place first, the number of each row's relevant items [B], and a cut-off: [B].
 METRICS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "recall": recall, "ndcg": ndcg, "hit_rate": hit_rate, "mrr": mrr, "precision": precision,
     "capped_recall": capped_recall,

@@ -165,10 +165,9 @@ def page(name: str) -> str:
         "## Weight",
         weight(name),
     ]
-    for heading in ("Contract", "Raises"):
-        if heading in parts:
-            blocks += [f"## {heading}", parts[heading]]
-    blocks += ["## Cost", cost(name), "## Golden numbers", golden(name)]
+    if "Contract" in parts:
+        blocks += ["## Contract", parts["Contract"]]
+    blocks += ["## Raises", parts["Raises"], "## Cost", parts["Cost"], "## Golden numbers", golden(name)]
     blocks += ["## On the command line", f"```bash\n{command(name)}\n```", steps(name)]
     blocks += ["## In Python", f"```python\n{snippet(name)}\n```"]
     return "\n\n".join(blocks) + "\n"
@@ -221,13 +220,6 @@ def weight(name: str) -> str:
     method = METHODS[name]
     base = "beside" if method.default_base_weight else "without"
     return f"{method.default_weight:g} by default, {base} the student's own loss."
-
-
-def cost(name: str) -> str:
-    found = [sections(METHODS[name]).get("Cost")]
-    if not found[0]:
-        found = [sections(getattr(functional, f)).get("Cost") for f in functions_of(name)]
-    return "\n\n".join(part for part in found if part)
 
 
 def golden(name: str) -> str:
