@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import doctest
 import importlib
 import inspect
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 import rankdistill
+from rankdistill import sampling
 from rankdistill.losses import Distillation, VectorDistillation
 from rankdistill.models.kinds import MODELS
 from rankdistill.pages import sections
@@ -29,14 +29,21 @@ SECTIONS = {
 WITHOUT = {
     "of no paper": (
         "Source",
-        "catalogue_log_mass dropout_mask gathered_inner_product inner_product_rank inner_product_topk masked_rank masked_topk "
-        "functional.catalogue_cross_entropy functional.group_means functional.joined_log_mass functional.reduce_rows",
+        """catalogue_log_mass dropout_mask gathered_inner_product inner_product_rank inner_product_topk masked_rank
+        masked_topk functional.catalogue_cross_entropy functional.group_means functional.joined_log_mass
+        functional.reduce_rows""",
     ),
     "their method is to be written, in a subclass": ("Example", "Distillation VectorDistillation"),
     "made by a function, which says it": ("Args Example", "PreparedItems"),
-    "settings of a command, whose pages show it": ("Example", "config.*"),
+    "settings of a command, whose Args have their ranges, and whose page shows it": (
+        "Raises Example",
+        "config.*",
+    ),
     "needs a network": ("Example", "data.fetch data.RemoteFile data.Source"),
-    "a part of another one's example": ("Example", "Term parallel.Copies sharded.Ranks sharded.Side"),
+    "a part of another one's example": (
+        "Example",
+        "Term parallel.Copies parallel.broadcast_state sharded.Ranks sharded.Side sharded.save_sharded",
+    ),
 }
 EXCUSED = {
     (name, section)
@@ -76,23 +83,25 @@ def kind_of(name: str, thing: object) -> str | None:
 
 
 def parameters_of(thing: object) -> list[str]:
+    """By name: not self, and none of a class that has no constructor of its own."""
+    parameters = inspect.signature(thing).parameters
+    return [name for name in parameters if name not in ("self", "cls", "args", "kwargs")]
+
+
+def lines_of(part: object) -> str:
+    """Of a function; none of what a dataclass or a named tuple has made itself."""
     try:
-        return [name for name in inspect.signature(thing).parameters if name != "self"]
-    except ValueError:  # a class without any
-        return []
+        return inspect.getsource(part)
+    except (OSError, TypeError):
+        return ""
 
 
 def raises_itself(thing: object) -> bool:
-    """Whether errors for its arguments stand in its own lines: those of a class in what makes it."""
-    made = (
-        [vars(thing).get(part) for part in ("__init__", "__post_init__", "__new__")]
-        if isinstance(thing, type)
-        else [thing]
-    )
-    with contextlib.suppress(OSError, TypeError):  # what a dataclass has made itself has no lines
-        text = "".join(inspect.getsource(part) for part in made if part is not None)
-        return bool(re.search(r"^\s+(raise \w|(checks\.)?_?(expect|check)\w*\()", text, re.MULTILINE))
-    return False
+    """Whether errors stand in its own lines: those of a class in what makes it."""
+    made = ("__init__", "__post_init__")
+    parts = [vars(thing).get(part) for part in made] if isinstance(thing, type) else [thing]
+    check = r"^\s+(raise \w|(checks\.)?_?(expect|check)\w*\(|for .* in expect_)"
+    return any(re.search(check, lines_of(part), re.MULTILINE) for part in parts)
 
 
 def expected_sections(name: str, thing: object) -> tuple[str, ...]:
@@ -155,21 +164,19 @@ def run_examples(thing: object, name: str, more: dict) -> None:
 
 @every_public_name
 def test_examples_give_what_they_show(name):
-    """Of a module's name beside what the module has, of others with the package's names alone; of their methods too."""
-    home = name.rpartition(".")[0]
-    more = vars(importlib.import_module(f"rankdistill.{home}")) if home else {}
-    if home == "sharded":
-        more = {public: getattr(rankdistill.sharded, public) for public in rankdistill.sharded.__all__}
+    """By the package's names, and those of the module that one is in; of its methods too."""
+    home = importlib.import_module(f"rankdistill.{name.rpartition('.')[0]}".removesuffix("."))
+    more = {"data": rankdistill.data} | {
+        other: getattr(home, other) for other in getattr(home, "__all__", ())
+    }
     for place, found in (
         (name, PUBLIC[name]),
-        *((f"{name}.{at}", method) for at, method in methods_of(PUBLIC[name])),
+        *((f"{name}.{at}", part) for at, part in methods_of(PUBLIC[name])),
     ):
-        run_examples(found, place, dict(more))
+        run_examples(found, place, more)
 
 
 def test_examples_of_samplers_give_what_they_show():
-    from rankdistill import sampling
-
     for name, function in vars(sampling).items():
         if getattr(function, "__module__", "") == sampling.__name__:
             run_examples(function, name, vars(sampling))

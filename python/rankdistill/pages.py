@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from pathlib import Path
 
 import rankdistill
@@ -55,7 +56,7 @@ GOLDEN = {
 TRAINING = {
     "concf": " --training.learning_rate 0.01 --training.weight_decay 1e-5 --training.epochs 200",
 }
-SECTION = re.compile(r"^(Args|Raises|Contract|Cost|Forms|Source|Example|Returns):$")
+SECTION = re.compile(r"^(Args|Attributes|Raises|Contract|Cost|Forms|Source|Example|Returns):$")
 FORMULA = re.compile(r"^([^\s=]+ = |top \d|list: |With E\()")
 
 
@@ -84,7 +85,7 @@ def sections(thing: object) -> dict[str, str]:
             found[at] = []
         else:
             found[at].append(line)
-    return {name: inspect.cleandoc("\n".join(lines)) for name, lines in found.items()}
+    return {name: textwrap.dedent("\n".join(lines)).strip() for name, lines in found.items()}
 
 
 def title_of(name: str) -> tuple[str, str]:

@@ -44,7 +44,7 @@ def touched(student: Student, batch: Batch, lists: Tensor) -> Touched:
     users, at = torch.unique(batch.users, return_inverse=True)
     listed = lists.to(users.device)[users].long()
     positives, negatives = batch.listed("ConsensusLearning").tensor_split([1], 1)
-    positives = positives[:, 0]
+    positives = positives[:, 0].contiguous()
     pair, column = (negatives >= 0).nonzero(as_tuple=True)
     negatives = negatives[pair, column]
     items = torch.unique(torch.cat([positives, negatives, listed[listed >= 0]]))
