@@ -137,7 +137,7 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
         overlap = (found.sum(1) / self.n_listed).to(users.device)
         counted = torch.cat([sampled >= 0, ~found & ~is_in(best, own) & (best >= 0)], 1).to(users.device)
         own, wider = (ids.clamp_min(0).to(users.device) for ids in (own, torch.cat([sampled, best], 1)))
-        scores = []
+        scores: list[Tensor] = []
         for ids in (own, wider):
             scores += [teacher_scores(self.teacher, users, ids), list_scores(student, users, ids)]
         losses = functional.rejuvenated_cross_entropy(
