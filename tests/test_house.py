@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import doctest
 import importlib
 import re
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import benchmarks.__main__
 import pytest
-import torch
 
 import rankdistill
 from tests.process import output
@@ -281,33 +279,6 @@ def test_modules_say_what_they_are_for(path):
     assert ast.get_docstring(parse(path))
 
 
-PUBLIC = sorted(rankdistill._HOME)
-
-
-@pytest.mark.parametrize("public", PUBLIC)
-def test_public_names_are_documented(public):
-    thing = getattr(rankdistill, public)
-    text = thing.__doc__ or ""
-    assert len(text.splitlines()[0]) > 10
-    if public in rankdistill.ops.__all__:
-        for section in ("Args:", "Returns:", "Contract:", "Cost:", "Example:"):
-            assert section in text, section
-
-
-def run_examples(thing: object, name: str, more: dict) -> None:
-    names = {n: getattr(rankdistill, n) for n in PUBLIC} | {"torch": torch} | more
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
-    for example in doctest.DocTestFinder(recurse=False).find(thing, name, globs=dict(names)):
-        report: list[str] = []
-        runner.run(example, out=report.append)
-        assert not runner.failures, "".join(report)
-
-
-@pytest.mark.parametrize("public", PUBLIC)
-def test_examples_give_what_they_show(public):
-    run_examples(getattr(rankdistill, public), public, {})
-
-
 def seen_by_type_checkers(package: str) -> dict[str, str]:
     """name: module of what a package's `if TYPE_CHECKING:` imports."""
     path = PACKAGE.joinpath(*package.split(".")[1:], "__init__.py")
@@ -334,37 +305,6 @@ def test_type_checkers_see_what_loads_on_first_use():
 def test_modules_named_as_public_exist():
     for module in rankdistill._MODULES:
         assert importlib.import_module(f"rankdistill.{module}").__doc__
-
-
-FUNCTIONAL = sorted(n for n in rankdistill.functional.__all__ if callable(getattr(rankdistill.functional, n)))
-
-
-@pytest.mark.parametrize("function", FUNCTIONAL)
-def test_functions_are_documented(function):
-    text = getattr(rankdistill.functional, function).__doc__
-    for section in ("Args:", "Returns:", "Raises:", "Cost:", "Example:"):
-        assert section in text, section
-
-
-@pytest.mark.parametrize("function", FUNCTIONAL)
-def test_functions_examples_give_what_they_show(function):
-    run_examples(getattr(rankdistill.functional, function), function, vars(rankdistill.functional))
-
-
-def test_examples_of_methods_give_what_they_show():
-    """Of those of public classes, and of public modules' functions."""
-    for public in PUBLIC:
-        for name, method in (
-            vars(getattr(rankdistill, public)).items()
-            if isinstance(getattr(rankdistill, public), type)
-            else ()
-        ):
-            if not name.startswith("_"):
-                run_examples(getattr(method, "__func__", method), f"{public}.{name}", {})
-    for module in (rankdistill.metrics, rankdistill.sampling):
-        for name, function in vars(module).items():
-            if getattr(function, "__module__", "") == module.__name__:
-                run_examples(function, name, vars(module))
 
 
 def test_importing_the_package_is_silent_and_light():

@@ -272,6 +272,15 @@ def test_bad_input():
         evaluate(Scores(torch.zeros(1, 3)), CSR.empty(1, 3), CSR.empty(1, 3))
     with pytest.raises(ValueError, match="expected 2 rows of truth"):
         ranking_metrics(torch.tensor([[0], [1]]), truth, [1])
+    with pytest.raises(
+        ValueError, match=r"^candidate_metrics: expected relevant \[B\] .*; got \[2\] and \[1, 3\]"
+    ):
+        candidate_metrics(torch.zeros(2), torch.zeros(1, 3))
+    ids = torch.zeros(1, 2, dtype=torch.int64)
+    with pytest.raises(
+        ValueError, match=r"^evaluate_candidates: expected users \[n\], .*; got \[1\], \[2\] and"
+    ):
+        evaluate_candidates(Scores(torch.zeros(1, 3)), torch.tensor([0]), ids[0], ids)
 
 
 def test_an_id_that_is_no_items_is_not_the_next_rows():

@@ -109,7 +109,7 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """A model.
+    """A model that is trained.
 
     Args:
         name: mf is matrix factorisation trained by BPR; multi_head is the model of concf, vectors under several heads;

@@ -13,6 +13,18 @@ from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.rankings.distributed import Processes
 from rankdistill.vector_scores import PAIRS, bias_of, device_of, evaluating, ranked_by_vectors, row_scores
 
+__all__ = [
+    "CUTOFFS",
+    "METRICS",
+    "RANK_METRICS",
+    "USUAL",
+    "candidate_metrics",
+    "evaluate",
+    "evaluate_candidates",
+    "evaluate_users",
+    "ranking_metrics",
+]
+
 CUTOFFS = (10, 20, 50)
 USUAL = ("recall", "ndcg", "hit_rate", "mrr", "precision")
 SCORES = 1 << 24  # of a model that only scores: the largest piece of its [U, N] matrix that exists at a time
@@ -68,6 +80,7 @@ def mrr(hits: Tensor, relevant: Tensor, cutoff: int) -> Tensor:
     )
 
 
+# Of hits [B, K] bool, the best place first, the number of each row's relevant items [B], and a cut-off: [B].
 METRICS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "recall": recall, "ndcg": ndcg, "hit_rate": hit_rate, "mrr": mrr, "precision": precision,
     "capped_recall": capped_recall,
@@ -194,7 +207,10 @@ def evaluate(
         processes: that divide the users' batches among themselves, each with the same arguments; None for this one alone.
 
     Returns:
-        "name@cutoff" or "name" → mean, the same for any number of processes. 0 users with relevant items give an error.
+        "name@cutoff" or "name" → mean, the same for any number of processes.
+
+    Raises:
+        ValueError: a metric or cut-off that is none, exclusions of another number of rows, no user with relevant items.
 
     Cost:
         O(U·N·D) time, O(batch_size·max cut-off) memory beside the vectors and a permuted, prepared copy of the items' (5·D + 40
@@ -234,7 +250,16 @@ def evaluate_users(
     batch_size: int = 4096,
     seed: int = 0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What `evaluate` takes the means of: users [n] int64 with relevant items, and "name@cutoff" → [n] float64.
+    """What `evaluate` takes the means of: the metrics of every user with relevant items.
+
+    Args:
+        model, truth, exclude, cutoffs, metrics, batch_size, seed: as in `evaluate`.
+
+    Returns:
+        users [n] int64, ascending, and "name@cutoff" or "name" → [n] float64.
+
+    Raises:
+        ValueError: as `evaluate`.
 
     Example:
         >>> from rankdistill import MatrixFactorization, data
@@ -352,6 +377,12 @@ def candidate_metrics(
         "hit_rate@n" (position ≤ n), "ndcg@n" (1/log2(position + 1) within n), "mrr@n" (1/position within n):
         [B] float64.
 
+    Raises:
+        ValueError: scores of other dimensions, or of two numbers of rows.
+
+    Cost:
+        O(B·C) time and memory.
+
     Source:
         The protocol of DE-RRD's released code (499 candidates).
 
@@ -393,6 +424,9 @@ def evaluate_candidates(
 
     Returns:
         For each of the H columns "name@cutoff" → [n] float64; a user's item -1 finds nothing.
+
+    Raises:
+        ValueError: ids of other dimensions, or of other numbers of rows than users.
 
     Cost:
         O(n·(H + C)) scores, 2^20 at a time, in evaluation mode.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from pathlib import Path
 
 import rankdistill
@@ -55,7 +56,7 @@ GOLDEN = {
 TRAINING = {
     "concf": " --training.learning_rate 0.01 --training.weight_decay 1e-5 --training.epochs 200",
 }
-SECTION = re.compile(r"^(Args|Raises|Contract|Cost|Forms|Source|Example|Returns):$")
+SECTION = re.compile(r"^(Args|Attributes|Raises|Contract|Cost|Forms|Source|Example|Returns):$")
 FORMULA = re.compile(r"^([^\s=]+ = |top \d|list: |With E\()")
 
 
@@ -84,7 +85,7 @@ def sections(thing: object) -> dict[str, str]:
             found[at] = []
         else:
             found[at].append(line)
-    return {name: inspect.cleandoc("\n".join(lines)) for name, lines in found.items()}
+    return {name: textwrap.dedent("\n".join(lines)).strip() for name, lines in found.items()}
 
 
 def title_of(name: str) -> tuple[str, str]:
@@ -165,10 +166,9 @@ def page(name: str) -> str:
         "## Weight",
         weight(name),
     ]
-    for heading in ("Contract", "Raises"):
-        if heading in parts:
-            blocks += [f"## {heading}", parts[heading]]
-    blocks += ["## Cost", cost(name), "## Golden numbers", golden(name)]
+    if "Contract" in parts:
+        blocks += ["## Contract", parts["Contract"]]
+    blocks += ["## Raises", parts["Raises"], "## Cost", parts["Cost"], "## Golden numbers", golden(name)]
     blocks += ["## On the command line", f"```bash\n{command(name)}\n```", steps(name)]
     blocks += ["## In Python", f"```python\n{snippet(name)}\n```"]
     return "\n\n".join(blocks) + "\n"
@@ -221,13 +221,6 @@ def weight(name: str) -> str:
     method = METHODS[name]
     base = "beside" if method.default_base_weight else "without"
     return f"{method.default_weight:g} by default, {base} the student's own loss."
-
-
-def cost(name: str) -> str:
-    found = [sections(METHODS[name]).get("Cost")]
-    if not found[0]:
-        found = [sections(getattr(functional, f)).get("Cost") for f in functions_of(name)]
-    return "\n\n".join(part for part in found if part)
 
 
 def golden(name: str) -> str:

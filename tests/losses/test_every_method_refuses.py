@@ -14,6 +14,7 @@ from rankdistill.data import Dataset
 from rankdistill.data.interactions import Interactions
 from rankdistill.losses import VectorDistillation
 from rankdistill.methods import METHODS, Given, make_method
+from rankdistill.models.saved import build_model
 from tests.losses.every_method import (
     D_S,
     D_T,
@@ -37,6 +38,7 @@ every_method = pytest.mark.parametrize("name", NAMES)
 WORDED = re.compile(r"(?s)^[\w. ]+: expected .+; got .+")
 OF_TABLES = [name for name, method in METHODS.items() if issubclass(method, VectorDistillation)]
 SIZED = [name for name, method in METHODS.items() if "student_width" in inspect.signature(method).parameters]
+WITHOUT_EPOCHS = ["listwise", "hint", "phr", "ftd"]
 NEEDY = [name for name, method in METHODS.items() if method.needs]
 OF_LISTS = [name for name, method in METHODS.items() if method.needs and method.needs <= {"rankings", "scores", "item_rankings"}
             and "full_rankings" not in inspect.signature(method).parameters]  # fmt: skip
@@ -135,11 +137,39 @@ def test_a_batch_of_another_kind_says_what_is_expected(name):
         )
 
 
-@pytest.mark.parametrize("name", ["de", "htd", "pckd", "rkd", "freqd"])
-def test_methods_of_vectors_that_have_not_begun_are_refused(name):
-    student, method = make_student(name), make(name)
-    with pytest.raises(RuntimeError, match="expected begin_epoch before the first batch; got none"):
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_EPOCHS])
+def test_methods_that_have_not_begun_are_refused(name):
+    student, method, train = make_student(name), make(name), world().train
+    batch = Batch(train.users[:9], train.items[:9], train.items[9:18, None])
+    with pytest.raises(
+        RuntimeError,
+        match=f"^{type(method).__name__}: expected begin_epoch before the first batch; got none",
+    ):
+        method(student, batch)
+
+
+@pytest.mark.parametrize("name", WITHOUT_EPOCHS)
+def test_methods_that_draw_nothing_need_no_epoch(name):
+    method = make(name)
+    assert method(make_student(name), make_batch(method, 0)).isfinite()
+
+
+@pytest.mark.parametrize("name", OF_TABLES)
+def test_a_student_without_vectors_is_refused(name):
+    method, student = make(name), build_model("neumf", world(), 8)
+    method.begin_epoch(0, student)
+    with pytest.raises(
+        TypeError, match=r"expected a student with user_vectors and item_vectors; got NeuralMatrixFact"
+    ):
         method(student, make_batch(method, 0))
+
+
+def test_ranks_among_the_catalogue_are_of_scores_that_are_products():
+    method, student = make("dcd", among="catalogue"), build_model("neumf", world(), 8)
+    with pytest.raises(
+        TypeError, match="^DualCorrection: expected a student whose scores are inner products"
+    ):
+        method.begin_epoch(0, student)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -20,6 +20,7 @@ from rankdistill import (
     HeterogeneousCompression,
     HierarchicalTopologyDistillation,
     HintRegression,
+    ItemSideRankingRegularization,
     ListwiseDistillation,
     MatrixFactorization,
     MultiHeadFactorization,
@@ -40,6 +41,7 @@ from tests.case import randn
 from tests.losses.vectors import D_S, D_T, N, U, make_batch, make_student, teacher_tables
 
 RANKINGS = Rankings.from_scores(randn(U, N, seed=1), k=8)
+SWAPPED = Rankings.from_scores(randn(N, U, seed=1), k=3)
 NONE = Rankings.from_scores(randn(U, N, seed=1), k=0)
 OTHER = CSR.empty(U, N + 1)
 
@@ -66,6 +68,13 @@ REFUSED = {
     "ftd, kind": (lambda: FullTopologyDistillation(*teacher_tables(), kind="cos"), "kind as one of cosine, inner_product, squared_distance; got 'cos'"),
     "pckd, form": (
         lambda: PreferenceConsistentDistillation(*teacher_tables(), RANKINGS, D_S, form="x"), "form as one of list, pair; got 'x'",
+    ),
+    "ir-rrd, users": (
+        lambda: ItemSideRankingRegularization(RANKINGS, SWAPPED, CSR.empty(U, N), n_interesting_users=-1),
+        "n_interesting_users of 0 or more; got -1",
+    ),
+    "ir-rrd, exclude": (
+        lambda: ItemSideRankingRegularization(RANKINGS, SWAPPED, OTHER), f"exclude of {U} users × {N} items, as rankings",
     ),
     "concf, head": (lambda: ConsensusLearning(CSR.empty(U, N), recommends="x"), "recommends as one of ranking, metric, .*; got 'x'"),
     "bd, sharpness": (
@@ -164,7 +173,7 @@ def test_a_batch_without_negatives_is_refused(who):
         loss = lambda batch: method(student, batch)
     with pytest.raises(ValueError, match=f"^{who.__name__}: expected a batch with negatives, .*; got none$"):
         loss(BATCH._replace(negatives=None))
-    if who in MODELS:
+    if who is not BidirectionalDistillation:
         with pytest.raises(
             ValueError, match=f"^{who.__name__}: expected a batch with positives, .*; got none$"
         ):

@@ -268,9 +268,10 @@ def test_sequences_need_timestamps():
         build_model("sasrec", data, 8)
 
 
-def test_noise_needs_an_epoch():
+@pytest.mark.parametrize("name", ["multvae", "item_autoencoder", "sasrec"])
+def test_noise_needs_an_epoch(name):
     with pytest.raises(RuntimeError, match="expected begin_epoch before the first batch; got none"):
-        make("multvae").loss(a_batch(world()))
+        make(name).loss(a_batch(world()))
 
 
 @every_model
@@ -295,11 +296,28 @@ def test_a_students_items_are_read_once(monkeypatch):
     assert torch.equal(found, best(torch.arange(30), seen.rows(torch.arange(30))).indices)
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-def test_an_id_below_zero_is_no_row(sparse):
-    model = MatrixFactorization(4, 20, 8, sparse_grad=sparse)
+@every_model
+@pytest.mark.parametrize("user", [-1, world().n_users])
+def test_a_user_that_there_is_not_is_no_row(name, user):
+    model = make(name)
+    for read in (
+        [model.score] if name in WITHOUT_VECTORS else [model.score, lambda ids, _: model.user_vectors(ids)]
+    ):
+        with pytest.raises(IndexError):
+            read(torch.tensor([user]), torch.tensor([[0]]))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_VECTORS])
+@pytest.mark.parametrize("item", [-1, world().n_items])
+def test_an_item_that_there_is_not_is_no_row(name, item):
+    model = make(name)
     with pytest.raises(IndexError):
-        model.item_vectors(torch.tensor([-1]))
+        model.item_vectors(torch.tensor([item]))
+
+
+def test_an_id_below_zero_is_no_row_of_sparse_gradients():
+    with pytest.raises(IndexError):
+        MatrixFactorization(4, 20, 8, sparse_grad=True).item_vectors(torch.tensor([-1]))
 
 
 class Offset(torch.nn.Module):

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from rankdistill.checkpoint import load_checkpoint
+from rankdistill.parallel import torchrun_processes
 from tests.process import kill_at_line, python
 
 TIMEOUT = 8  # two processes of a busy machine begin some seconds apart
@@ -159,3 +160,11 @@ def test_a_process_that_never_comes(tmp_path):
     status, text = end(alone)
     assert status == 1
     assert "torchrun_processes: expected 2 processes within 2 s; got" in text, text
+
+
+def test_a_time_out_is_above_0():
+    with (
+        pytest.raises(ValueError, match="^torchrun_processes: expected a timeout above 0; got 0$"),
+        torchrun_processes(timeout=0),
+    ):
+        pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import os
 import resource
 import subprocess
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from rankdistill import data, functional, ops, sharded
 from rankdistill.metrics import evaluate
-from rankdistill.models import MatrixFactorization, load_factors
+from rankdistill.models import MatrixFactorization
 from tests.robust import sharded_ranks
 from tests.robust.sharded_ranks import CUTS, OPS, SPLITS, STEPS, TRAININGS, B, D, K, N, U, batch, numbers
 
@@ -372,14 +371,18 @@ def test_a_rank_holds_its_rows_and_their_optimiser():
         assert 3 * found["slice"] < found["peak"] < 1.3 * 3 * found["slice"]
 
 
-@pytest.mark.parametrize("public", sharded.__all__)
-def test_examples_give_what_they_show(public):
-    names = {name: getattr(sharded, name) for name in sharded.__all__}
-    names |= {"torch": torch, "data": data, "load_factors": load_factors}
-    runner, report = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE), []
-    for example in doctest.DocTestFinder().find(getattr(sharded, public), public, globs=names):
-        runner.run(example, out=report.append)
-    assert not runner.failures, "".join(report)
+@pytest.mark.parametrize("starts", [(0,), (1, 2), (0, 3, 2)])
+def test_a_layout_begins_at_0_and_never_falls(starts):
+    with pytest.raises(
+        ValueError, match="^Layout: expected starts from 0 on that never fall, two or more; got"
+    ):
+        sharded.Layout(starts)
+
+
+@pytest.mark.parametrize("kind", [sharded.ShardedTable, sharded.ReplicatedTable])
+def test_a_table_is_of_floats(kind):
+    with pytest.raises(TypeError, match=f"^{kind.__name__}: expected rows as a float"):
+        kind(torch.zeros(3, 2, dtype=torch.int64))
 
 
 def test_the_pages_loop_runs(tmp_path, monkeypatch):

@@ -25,7 +25,14 @@ TIMEOUT = 30.0  # seconds without a byte
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file: its name in the cache, where it is, its size in bytes and its SHA-256 in hex."""
+    """One file of a data set, pinned by its hash.
+
+    Args:
+        name: in the cache.
+        url: where it is.
+        size: bytes.
+        sha256: 64 hexadecimal digits.
+    """
 
     name: str
     url: str

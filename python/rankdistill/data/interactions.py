@@ -16,16 +16,20 @@ from rankdistill.data.ids import IdColumn
 class RawInteractions:
     """Interactions with external ids, as read from a file or given by a caller.
 
+    `user_ids` and `item_ids` hold each id once; `users` and `items` are arrays [n] that are made of them each time, of
+    strings with the room of the longest for every row.
+
     Args:
         users, items: [n] integers or strings each; 1 and "1" are the same id.
         ratings: [n] finite numbers, or None.
         timestamps: [n] finite numbers, or None; any unit, later is larger.
 
-    `user_ids` and `item_ids` hold each id once; `users` and `items` are arrays [n] that are made of them each time, of
-    strings with the room of the longest for every row.
-
     Raises:
         TypeError, ValueError: ids that are neither; lengths that differ; a number that is not finite.
+
+    Example:
+        >>> RawInteractions(["ann", "bob"], [7, 9], timestamps=[5, 6]).items
+        array([7, 9])
     """
 
     def __init__(

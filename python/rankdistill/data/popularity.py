@@ -9,7 +9,16 @@ from torch import Tensor
 
 
 class PopularityGroups(NamedTuple):
-    """group_of_item [N] int64, -1 for items without interactions; shares [G] float64, larger for less popular groups."""
+    """Items by popularity, as `popularity_groups` makes them.
+
+    Args:
+        group_of_item: [N] int64 in [0, G), 0 for the most popular; -1 for items without interactions.
+        shares: [G] float64, larger for less popular groups.
+
+    Example:
+        >>> PopularityGroups(torch.tensor([0, 1]), torch.tensor([0.25, 0.75])).pairs(8, exponent=1.0)
+        [2, 6]
+    """
 
     group_of_item: Tensor
     shares: Tensor

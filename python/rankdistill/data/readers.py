@@ -74,6 +74,10 @@ def read_interactions(
 
     Cost:
         O(size of the file) time and memory, but where ids are strings the characters of the longest for each distinct id.
+
+    Example:
+        >>> read_interactions({"user": ["ann", "bob"], "item": [7, 9]}).items
+        array([7, 9])
     """
     name = frame_name(path) if is_frame(path) else os.fspath(path)
     if is_frame(path):

@@ -27,8 +27,16 @@ def leave_one_out(interactions: Interactions, by: str = "random", seed: int = 0)
     Returns:
         (train, valid, test).
 
+    Raises:
+        ValueError: another `by`; "time" without timestamps.
+
     Cost:
         O(n log n).
+
+    Example:
+        >>> rows = Interactions(torch.tensor([0, 0, 0]), torch.tensor([2, 0, 1]), 1, 3, timestamps=torch.tensor([5, 7, 6]))
+        >>> [part.items.tolist() for part in leave_one_out(rows, by="time")]
+        [[2], [1], [0]]
     """
     if by not in ("random", "time"):
         raise ValueError(f"leave_one_out: expected by as 'random' or 'time'; got {by!r}")
@@ -56,8 +64,16 @@ def random_split(
     Returns:
         (train, valid, test).
 
+    Raises:
+        ValueError: ratios of another number, below 0 or of another sum, none for train.
+
     Cost:
         O(n log n).
+
+    Example:
+        >>> rows = Interactions(torch.tensor([0, 0, 0]), torch.tensor([2, 0, 1]), 1, 3)
+        >>> [len(part) for part in random_split(rows, (0.4, 0.3, 0.3))]
+        [1, 1, 1]
     """
     _expect_ratios("random_split", ratios)
     return _by_ratio(*_ranked(interactions, False, seed), ratios)
@@ -79,8 +95,16 @@ def temporal_split(
     Returns:
         (train, valid, test).
 
+    Raises:
+        ValueError: interactions without timestamps, another `per`; ratios as for `random_split`.
+
     Cost:
         O(n log n).
+
+    Example:
+        >>> rows = Interactions(torch.tensor([0, 0, 0]), torch.tensor([2, 0, 1]), 1, 3, timestamps=torch.tensor([5, 7, 6]))
+        >>> [part.items.tolist() for part in temporal_split(rows, (0.7, 0.0, 0.3))]
+        [[1, 2], [], [0]]
     """
     _expect_ratios("temporal_split", ratios)
     _expect_timestamps("temporal_split", interactions)
@@ -114,6 +138,17 @@ def split_interactions(
 
     Returns:
         (train, valid, test).
+
+    Raises:
+        ValueError: another split, or what the split of that name refuses.
+
+    Cost:
+        O(n log n).
+
+    Example:
+        >>> rows = Interactions(torch.tensor([0, 0, 0]), torch.tensor([2, 0, 1]), 1, 3, timestamps=torch.tensor([5, 7, 6]))
+        >>> [part.items.tolist() for part in split_interactions(rows, "leave_last_out")]
+        [[2], [1], [0]]
     """
     if split == "random":
         return random_split(interactions, ratios, seed)

@@ -26,6 +26,9 @@ class Vocabulary:
     Args:
         ids: [n] integers or strings, ascending and without repeats; `Vocabulary.from_ids` takes any.
 
+    Raises:
+        TypeError, ValueError: ids that are neither, in another order or with repeats; the error names the first.
+
     Cost:
         encode O(m log n) for m ids; decode O(m).
 

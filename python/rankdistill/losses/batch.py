@@ -35,10 +35,17 @@ class Share(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One step's interactions.
+    """One step's interactions: whole numbers of any dtype, which methods read as int64.
 
-    users [B] (they may repeat); positives [B] or negatives [B, ...], where the method or the model's own objective reads them;
-    whole numbers, which methods read as int64. With a `share` losses are this process's part of the whole batch's.
+    Args:
+        users: [B], in any order; they may repeat.
+        positives: [B] items, where the method or the model's own objective reads them; else None.
+        negatives: [B, ...] items, likewise; -1 is none.
+        share: this process's part of the whole batch, which its losses are of; None: all of it.
+
+    Example:
+        >>> Batch(torch.tensor([0, 2]), torch.tensor([4, 1]), share=Share(1, 2)).own().users
+        tensor([2])
     """
 
     users: Tensor

@@ -39,6 +39,10 @@ class BidirectionalDistillation(Distillation):
         no negative, -1, which trains nothing. Neither loss reaches the other's parameters. A run that is resumed goes on
         exactly.
 
+    Raises:
+        TypeError, ValueError: settings out of range; a batch of users alone, without negatives or of others than train's
+        interactions. RuntimeError: a batch before `begin_epoch`.
+
     Cost:
         Every `period` epochs O(U·N·(D_t + D_s + log N)) time, 2^21 users × items at a time: some 200 MB, no [U, N]. State:
         8·period·J bytes per interaction, and the teacher. A batch: 2·J scores of both models per interaction.

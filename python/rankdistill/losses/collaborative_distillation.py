@@ -30,9 +30,8 @@ ROWS_AT_ONCE = 4096
 class CollaborativeDistillation(Distillation):
     """Collaborative distillation (CD): click probabilities of unobserved items, drawn the likelier the better they rank.
 
-    Once per epoch and user n positions of a ranking are drawn, each the better of two draws with weights
-    exp(−(position + 1)/temperature); the student's σ(score) there is to be the teacher's σ((score + shift)/softness)
-    (`functional.collaborative_distillation`).
+    Per epoch and user n positions of a ranking are drawn, each the better of two with weights exp(−(position + 1)/temperature);
+    the student's σ(score) is to be the teacher's σ((score + shift)/softness) there (`functional.collaborative_distillation`).
 
     Args:
         rankings: the teacher's lists with its scores, train items excluded (3000 items in re-implementations).
@@ -47,7 +46,8 @@ class CollaborativeDistillation(Distillation):
         seed: of the draws.
 
     Raises:
-        RuntimeError: begin_epoch without a student where it guides.
+        TypeError, ValueError: settings out of range; train items of another size; the student's guide without a teacher.
+        IndexError: users without rankings (on a CPU). RuntimeError: a batch before `begin_epoch`, or that without a student that guides.
 
     Cost:
         An epoch's draw: O(U·n·log K) time, 12·U·n bytes; where the student guides also its top K of every user. A batch: n
@@ -144,7 +144,7 @@ class CollaborativeDistillation(Distillation):
             self._items, self._scores = self._items.to(users.device), self._scores.to(users.device)
             items, known = (found.index_select(0, users) for found in (self._items, self._scores))
         scores = list_scores(student, users, items.clamp_min(0))
-        wanted = known.to(scores)
-        losses = functional.collaborative_distillation(wanted, scores, self.softness, self.shift, "none")
+        known = known.to(scores)
+        losses = functional.collaborative_distillation(known, scores, self.softness, self.shift, "none")
         total = (losses.masked_fill(items < 0, 0).sum(1) * counts).sum()
         return total if self.reduction == "sum" else total / max(n_interactions(batch) * self.n_samples, 1)

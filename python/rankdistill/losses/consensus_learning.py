@@ -12,7 +12,7 @@ from rankdistill.losses.consensus_queue import ConsensusQueue
 from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.dropout import EpochDropout
 from rankdistill.losses.head_balance import HeadBalance, gradient_norms
-from rankdistill.losses.head_objectives import HEADS, listed_scores, own_loss, touched
+from rankdistill.losses.head_objectives import HEADS, dropped_vectors, listed_scores, own_loss, touched
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice, expect_within
 
 FORMS = ("released", "paper")
@@ -45,6 +45,10 @@ class ConsensusLearning(Distillation):
     Contract:
         It is the model's whole objective, without a teacher or a base loss. Weights, states and consensus are in `state_dict`;
         a run that is resumed goes on exactly.
+
+    Raises:
+        TypeError, ValueError: settings out of range; a student without heads; a batch without positives or negatives.
+        RuntimeError: a batch before `begin_epoch`.
 
     Cost:
         A ranking: for 6 heads a top-K, and n_states times the ranks of K items, of every user: O(U·N·D/4) each; no [U, N].
@@ -122,7 +126,7 @@ class ConsensusLearning(Distillation):
         read = touched(student, batch, self.queue.consensus)
         own, scores = [], []
         for head in student.heads:
-            users, items = self.vectors(student, head, read)
+            users, items = dropped_vectors(student, head, read, self._dropout, self.dropout * self.training)
             own.append(own_loss(student, head, read, users, items, self.train_sides))
             if head != "item_multinomial":
                 scores.append(listed_scores(head, read, users, items))
@@ -140,11 +144,3 @@ class ConsensusLearning(Distillation):
             norms = gradient_norms(inputs, own, scores, shared, weights, self.consensus_weight, BOUNDS)
             self.balance.step(self._epoch, torch.stack(own).detach(), *norms)
         return 0 * loss if share_of(batch).rank else loss  # all know it whole, as the weights need
-
-    def vectors(self, student: Student, head: str, read) -> tuple[Tensor, Tensor]:
-        """A head's vectors of the batch's users and items, each with dropout of its own."""
-        both = []
-        for side, ids, rows in (("user", read.users, read.user_rows), ("item", read.items, read.item_rows)):
-            factors = self._dropout.factors((len(ids), rows.shape[1] // 2), self.dropout * self.training)
-            both.append(student.head_vectors(head, side, ids, rows, factors.to(rows.dtype)))
-        return tuple(both)

@@ -82,8 +82,8 @@ class VectorDistillation(Distillation):
         student_width: D_s, where the method has parts made for it; None for any.
 
     Raises:
-        TypeError: tables that are none. ValueError: tables of two widths, a student of another width than `student_width`.
-        IndexError: a user or an item that the teacher's tables have no row for.
+        TypeError: tables that are none, or not of floats; a student without vectors. ValueError: tables of two widths, a student of
+            another width than `student_width`. IndexError: a user or an item that the teacher's tables have no row for.
     """
 
     needs = frozenset({"user_vectors", "item_vectors"})

@@ -27,6 +27,15 @@ class DistillationExperts(AnnealedExperts):
         form: "released" (squared norm) or "paper" (the norm itself).
         seed: of initial values and noise.
 
+    Raises:
+        TypeError, ValueError: settings out of range; tables that do not fit each other, or the student.
+        IndexError: ids that the teacher's tables have no row for. RuntimeError: a batch before `begin_epoch`.
+
+    Cost:
+        A batch: O(n·M·H·(D_s + D_t)) time and O(n·M·H) memory for its n unique users and items, H = ⌊(D_s + D_t)/2⌋, or ⌊D_s/2⌋
+        of equal widths; as its temperature falls and entities have one expert each, O(n·H·(D_s + D_t)) and O(n·(H + D_t)).
+        State: 2·M·(H·(D_s + D_t + 1) + 2·D_t + 1) numbers.
+
     Forms:
         The paper prints the norm, the released code squares it. Positive and negative items are made unique each for
         themselves, so that an item of both counts twice by a half, with two draws of noise. With early stopping the released

@@ -43,8 +43,14 @@ class DualCorrection(Distillation):
         reduction: "sum" (the paper's) or "mean" over rows with an under-estimated item.
         seed: of the draws.
 
+    Raises:
+        TypeError, ValueError: settings out of range; rankings without items, or of two catalogues; among the catalogue a student
+        whose scores are no inner products.
+        IndexError: users or items that rankings have no row for (on a CPU). RuntimeError: a batch before `begin_epoch`.
+
     Cost:
-        A comparison: U·k scores, 4·U·k bytes kept. A batch: 2n scores per row.
+        A comparison: U·k scores, or O(U·N·D) time among the catalogue; 4·U·k bytes kept. Of the item side likewise. A batch: 2n
+        scores per row.
 
     Forms:
         KDs: `among="catalogue"`, `floor=1e-5`, `sharpness=0.1`, `n_samples=100`, no item side (`item_weight=0` on the command

@@ -14,8 +14,7 @@ from rankdistill.losses.distillation import Student, VectorDistillation
 from rankdistill.losses.dropout import EpochDropout
 from rankdistill.losses.entities import Entities
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_sizes, expect_within
-from rankdistill.ops import dropout_mask
-from rankdistill.ops.dropout_mask import in_sixteen_bits
+from rankdistill.ops.dropout_mask import dropout_mask, in_sixteen_bits
 from rankdistill.ops.native import accumulator_dtype
 from rankdistill.sampling import STREAMS, role_seed
 
@@ -38,6 +37,10 @@ class FrequencyDistillation(VectorDistillation):
         graph_dropout: share of the graph's entries that a call leaves out, at random, the others scaled up.
         dropout: of the projection, before each linear map.
         seed: of initial values and dropout.
+
+    Raises:
+        TypeError, ValueError: settings out of range; tables or train items that do not fit each other, or the student.
+        IndexError: ids without a teacher's row. RuntimeError: a batch before `begin_epoch`.
 
     Cost:
         A batch: O(n_experts·D_t·(m·D_s + n·D_t)) time for its n unique entities and the m that they and their neighbours are.
@@ -104,12 +107,10 @@ class FrequencyDistillation(VectorDistillation):
         """H's rows `own` [n, m] (torch.sparse_csr) over the entities that they touch after dropout, and their ids [m]."""
         indptr = getattr(self, f"{rows.side}_indptr")
         begins, counts = indptr[rows.ids], indptr[rows.ids + 1] - indptr[rows.ids]
-        n, device = len(rows.ids), rows.ids.device
+        n, device, dtype = len(rows.ids), rows.ids.device, accumulator_dtype(rows.student.dtype)
         owner = torch.arange(n, device=device).repeat_interleave(counts)
-        within = torch.arange(len(owner), device=device) - (counts.cumsum(0) - counts)[owner]
-        at = begins[owner] + within
-        dropped, dtype = self.graph_dropout * self.training, accumulator_dtype(rows.student.dtype)
-        factors = self._dropout.factors(at.shape, dropped, dtype)
+        at = torch.arange(len(owner), device=device) + (begins + counts - counts.cumsum(0))[owner]
+        factors = self._dropout.factors(at.shape, self.graph_dropout * self.training, dtype)
         values = getattr(self, f"{rows.side}_values")[at] * factors
         left = values != 0
         at, owner, values = at[left], owner[left], values[left]
@@ -140,11 +141,10 @@ class FrequencyDistillation(VectorDistillation):
         for rows in self.sides(student, whole):
             own = share_of(batch).of(len(rows.ids))
             matrix, touched = self.filter_rows(rows, own)
-            near = self.rows(student, rows.side, touched)
+            near, weights = self.rows(student, rows.side, touched), rows.weights[own]
             found = self.project(near, matrix)
             # Sparse products know no half precision.
             with torch.autocast(matrix.device.type, enabled=False):
                 wanted = matrix @ near.teacher.to(matrix.dtype)
-            weights = rows.weights[own]
             loss = loss + functional.frequency_distillation(wanted, found, self.normalized, weights=weights)
         return loss

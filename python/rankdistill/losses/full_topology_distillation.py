@@ -24,6 +24,10 @@ class FullTopologyDistillation(VectorDistillation):
         reduction: "sum" (the paper's, to which published weights belong) or "mean" over pairs.
         exact_value: False leaves a constant out of the loss's value, and most of its cost; gradients stay the same.
 
+    Raises:
+        TypeError, ValueError: settings out of range; tables that do not fit each other, or the student.
+        IndexError: ids that the teacher's tables have no row for.
+
     Cost:
         A batch: O(n·D_t² + n·D_t·D_s) time for its n unique entities, no [n, n].
 

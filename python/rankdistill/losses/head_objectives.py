@@ -12,6 +12,7 @@ from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.batch import Batch, expect_interactions
 from rankdistill.losses.distillation import Student
+from rankdistill.losses.dropout import EpochDropout
 from rankdistill.ops import gathered_inner_product
 
 HEADS = ("ranking", "metric", "binary", "squared", "multinomial", "item_multinomial")
@@ -42,16 +43,28 @@ def touched(student: Student, batch: Batch, lists: Tensor) -> Touched:
     batch = expect_interactions("ConsensusLearning", batch)
     users, at = torch.unique(batch.users, return_inverse=True)
     listed = lists.to(users.device)[users].long()
-    negatives = batch.negative_columns("ConsensusLearning")
+    positives, negatives = batch.listed("ConsensusLearning").tensor_split([1], 1)
+    positives = positives[:, 0].contiguous()
     pair, column = (negatives >= 0).nonzero(as_tuple=True)
     negatives = negatives[pair, column]
-    items = torch.unique(torch.cat([batch.positives, negatives, listed[listed >= 0]]))
+    items = torch.unique(torch.cat([positives, negatives, listed[listed >= 0]]))
     place = lambda ids: torch.searchsorted(items, ids)
     return Touched(
         users, items, student.rows("user", users), student.rows("item", items), at[pair],
-        place(batch.positives)[pair], place(negatives), place(torch.unique(batch.positives)),
+        place(positives)[pair], place(negatives), place(torch.unique(positives)),
         place(listed).masked_fill(listed < 0, -1),
     )  # fmt: skip
+
+
+def dropped_vectors(
+    student: Student, head: str, read: Touched, dropout: EpochDropout, share: float
+) -> tuple[Tensor, Tensor]:
+    """A head's vectors of the users and items read, [n, W] and [m, W], each with dropout of its own."""
+    both = []
+    for side, ids, rows in (("user", read.users, read.user_rows), ("item", read.items, read.item_rows)):
+        factors = dropout.factors((len(ids), rows.shape[1] // 2), share)
+        both.append(student.head_vectors(head, side, ids, rows, factors.to(rows.dtype)))
+    return tuple(both)
 
 
 def own_loss(

@@ -47,14 +47,16 @@ class HeterogeneousCompression(Distillation):
         reduction: "sum" over the batch's unique users (the paper's) or "mean".
 
     Raises:
-        TypeError: a student whose scores are not inner products of its vectors, but for biases.
-        ValueError: rankings of different catalogues, too short ones, users whose ensemble lists fewer than K items.
+        TypeError, ValueError: settings out of range; rankings of different catalogues, or too short; a student whose scores are not
+        inner products of its vectors, but for biases; a user whose ensemble lists fewer than K items.
+        IndexError: users that there are no rankings of (on a CPU). RuntimeError: a batch before `begin_epoch`.
 
     Contract:
         Which checkpoint each user is at is in `state_dict`; a run that is resumed goes on exactly.
 
     Cost:
-        K ids per user and checkpoint, not permutations of the catalogue. A batch: all scores of its users, tile by tile.
+        4·max(K, k) bytes per user and checkpoint, not permutations of the catalogue. A comparison: O(U·N·D) time. A batch: O(n·N·D)
+        time for its n unique users, no [n, N].
 
     Forms:
         The paper's relevance in D@k belongs to the teacher's rank, the released gain to the student's place: `gain`. The

@@ -37,6 +37,14 @@ class HierarchicalTopologyDistillation(AnnealedExperts):
         start, end: temperatures, dimensionless, > 0.
         seed: of initial values and noise.
 
+    Raises:
+        TypeError, ValueError: settings out of range; tables that do not fit each other, or the student.
+        IndexError: ids that the teacher's tables have no row for. RuntimeError: a batch before `begin_epoch`.
+
+    Cost:
+        A batch: O((Σ_g n_g² + n·K)·(D_s + D_t)) time for its n unique users and items in groups of n_g, nothing of n²; besides that of
+        distillation experts, K of them a side.
+
     Forms:
         The released code leaves out pairs of negative teacher cosine, by a mask made with `> 0`; compares a group with its own
         members too, the paper's mask being commented out; and makes group means without gradients, so that Group(P, P) is a

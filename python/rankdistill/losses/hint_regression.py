@@ -24,6 +24,10 @@ class HintRegression(VectorDistillation):
         normalized: compare directions alone.
         seed: of the initial values.
 
+    Raises:
+        TypeError, ValueError: tables that do not fit each other, or the student.
+        IndexError: ids that the teacher's tables have no row for.
+
     Cost:
         A batch: O(n·D_s·D_t) time for its n unique users and items.
 

@@ -44,10 +44,12 @@ class ItemSideRankingRegularization(Distillation):
         seed: of the draws.
 
     Raises:
-        ValueError: rankings and train items of different catalogues or users.
+        TypeError, ValueError: settings out of range; rankings and train items of different catalogues or users.
+        IndexError: users that rankings have no row for (on a CPU). RuntimeError: a batch before `begin_epoch`.
 
     Cost:
-        A batch: K + L scores per unique user, and as many per drawn item: nearly the whole catalogue at a batch of 1024.
+        An epoch's draws: as `RelaxedRankingDistillation`, of users and of items. A batch: K + L scores per unique user, and one per
+        user drawn for each of the items drawn: nearly the whole catalogue at a batch of 1024.
 
     Forms:
         As released: every item drawn for one of the batch's users counts, interesting or not, and both sides are drawn anew

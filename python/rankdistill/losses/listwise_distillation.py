@@ -36,6 +36,10 @@ class ListwiseDistillation(Distillation):
         unique: whether a user of the batch counts once, or as often as it occurs (as released).
         reduction: "sum" (as released) or "mean" over interactions of users with a list, or where `unique` over those users.
 
+    Raises:
+        TypeError, ValueError: settings out of range; more listed items than the rankings have.
+        IndexError: users that rankings have no row for (on a CPU).
+
     Cost:
         A batch: K scores per unique user.
 

@@ -27,6 +27,13 @@ class PersonalizedHintRegression(VectorDistillation):
             teacher vectors of its partners among the batch's positives (an entity without one keeps its own).
         seed: of the initial values.
 
+    Raises:
+        TypeError, ValueError: settings out of range; tables that do not fit each other, or the student.
+        IndexError: ids that the teacher's tables have no row for.
+
+    Cost:
+        A batch: O(n·H·D_t·D_s) time and O(n·(D_t·D_s + H)) memory for its n unique users and items.
+
     Forms:
         The paper's enriched vector, and the width of its network, are known from secondary notes alone; the re-implementation
         has the enrichment commented out.

@@ -45,8 +45,13 @@ class PreferenceConsistentDistillation(AnnealedExperts):
         n_epochs, start, end: the experts' temperature, falling from start to end over n_epochs, those of the training.
         seed: of initial values, noise and draws.
 
+    Raises:
+        TypeError, ValueError: settings out of range; tables and rankings that do not fit each other, or the student.
+        IndexError: ids that the teacher's tables have no row for. RuntimeError: a batch before `begin_epoch`.
+
     Cost:
-        A batch: that of distillation experts, and once more for its users and up to Q items of each.
+        An epoch's draw: O(U·list_length) time, 8·U·Q bytes. A batch: that of distillation experts, and once more for its users and
+        up to Q items of each.
 
     Forms:
         As released the student is held fixed on both sides of the consistency. The release can draw from the student's list

@@ -38,6 +38,10 @@ class RankingDistillation(Distillation):
         reduction: "sum" over the batch's interactions, or their "mean" (the authors', whose other loss is a mean too).
         seed: of the sampled items.
 
+    Raises:
+        TypeError, ValueError: settings out of range; more listed items than the rankings have.
+        IndexError: users that rankings have no row for (on a CPU). RuntimeError: a batch before `begin_epoch`.
+
     Cost:
         A batch: K + Q scores per unique user.
 

@@ -51,9 +51,13 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
         reduction: "sum" over the batch's interactions (as released) or their "mean".
         seed: of the draws.
 
+    Raises:
+        TypeError, ValueError: settings out of range; more listed items than the rankings or the student's list have.
+        IndexError: users that rankings have no row for (on a CPU). RuntimeError: a batch before `begin_epoch`.
+
     Cost:
-        An epoch: the student's top `n_ranked` of every user, 8·U·(K + L) bytes kept. A batch: 2K + L scores per unique
-        user of student and teacher.
+        An epoch: the student's top `n_ranked` of every user, O(U·N·D) time; 8·U·(K + L) bytes kept. A batch: 2K + L scores
+        per unique user, of student and teacher each.
 
     Forms:
         As released train items are in both lists, and items of the teacher's that were drawn, or that the student has among
@@ -133,17 +137,10 @@ class RejuvenatedCrossEntropyDistillation(Distillation):
         overlap = (found.sum(1) / self.n_listed).to(users.device)
         counted = torch.cat([sampled >= 0, ~found & ~is_in(best, own) & (best >= 0)], 1).to(users.device)
         own, wider = (ids.clamp_min(0).to(users.device) for ids in (own, torch.cat([sampled, best], 1)))
-        wanted = [teacher_scores(self.teacher, users, ids) for ids in (own, wider)]
-        given = [list_scores(student, users, ids) for ids in (own, wider)]
+        scores: list[Tensor] = []
+        for ids in (own, wider):
+            scores += [teacher_scores(self.teacher, users, ids), list_scores(student, users, ids)]
         losses = functional.rejuvenated_cross_entropy(
-            wanted[0],
-            given[0],
-            wanted[1],
-            given[1],
-            counted,
-            overlap,
-            self.temperature,
-            self.sharpness,
-            "none",
+            *scores, counted, overlap, self.temperature, self.sharpness, "none"
         )
         return reduce_interactions(losses, counts, self.reduction, n_interactions(batch))

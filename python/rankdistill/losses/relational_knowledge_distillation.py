@@ -25,6 +25,13 @@ class RelationalKnowledgeDistillation(VectorDistillation):
         n_angle_entities: size of the sample, whose cube the angles' time grows with; None: all entities, exactly.
         seed: of the samples.
 
+    Raises:
+        TypeError, ValueError: settings out of range; tables that do not fit each other, or the student.
+        IndexError: ids that the teacher's tables have no row for. RuntimeError: a batch before `begin_epoch`.
+
+    Cost:
+        A batch: O((n² + R³)·(D_s + D_t)) time for its n unique users and items and R of them in the sample; nothing of n² in memory.
+
     Forms:
         What KDs calls RKD is the mean squared difference of Gram matrices: `FullTopologyDistillation` of kind "inner_product"
         and reduction "mean". The original takes angles among all triples of a batch; here of a sample, or `None`.

@@ -23,7 +23,9 @@ class RelaxedRankingDistillation(DrawnLists):
         seed: of the draws.
 
     Raises:
-        ValueError: rankings and train items of different catalogues or users.
+        TypeError, ValueError: settings out of range; rankings and train items of different catalogues or users; above the whole rest
+            a student whose scores are no inner products.
+        IndexError: users that rankings have no row for (on a CPU). RuntimeError: a batch before `begin_epoch`.
 
     Cost:
         An epoch's draw: O(U·(list length + L·log)) time, 4·U·(K + L) bytes. A batch: K + L scores per unique user.

@@ -41,6 +41,10 @@ class UnbiasedDistillation(Distillation):
         reduction: "sum" over the batch's interactions, or their "mean" (the authors', whose other loss is a mean too).
         seed: of the draws.
 
+    Raises:
+        TypeError, ValueError: settings out of range; train items of another catalogue, or none; too few pairs for any group.
+        IndexError: users that rankings have no row for (on a CPU). RuntimeError: a batch before `begin_epoch`.
+
     Cost:
         An epoch's draw: O(U·K log K) time, 16·U·Σ n_pairs bytes. A batch: 2·Σ n_pairs scores per unique user.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rankdistill.losses.batch import Batch
-from rankdistill.models.recommender import once_each
+from rankdistill.models.recommender import once_each, rows_of
 from rankdistill.models.vector_tables import VectorTables
 from rankdistill.ops import gathered_inner_product
 
@@ -27,6 +27,10 @@ class CollaborativeMetricLearning(VectorTables):
         seed: of the initial values, N(0, init_std²).
         init_std: their standard deviation; None for 1/√D, as long as the ball's radius on average.
         margin: between squared distances, > 0; those in the ball are at most 4.
+
+    Raises:
+        TypeError, ValueError: sizes that are no whole numbers of 1 or more, a margin not above 0; `loss` of a batch without positives or negatives.
+        IndexError: ids out of range (on a CPU).
 
     Cost:
         O(B·J·D) time and O(B·J) memory a batch. Several negatives (`training.n_negatives`) make the better ranks.
@@ -59,11 +63,11 @@ class CollaborativeMetricLearning(VectorTables):
 
     def user_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[B, D] of users [B] int64, or of all."""
-        return doubled(self.user_table if ids is None else self.user_table[ids])
+        return doubled(rows_of(self.user_table, ids))
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[K, D] of items [K] int64, or of all."""
-        return doubled(self.item_table if ids is None else self.item_table[ids])
+        return doubled(rows_of(self.item_table, ids))
 
     @property
     def user_bias(self) -> Tensor:

@@ -81,9 +81,9 @@ def load_factors(path: str | os.PathLike) -> Factors:
     """Reads factors, whoever wrote them; tables of .npy, .pt and .safetensors files are memory-mapped.
 
     Args:
-        path: a file of named arrays, as above, or a .pt or .pth file of such a dict of tensors; a run's folder (its model, or else its checkpoint) or one of these files;
-            or several files by commas, "users.npy,items.npy[,item_bias.npy]", each "file#name" where it holds
-            several arrays.
+        path: a .npz or .safetensors file of arrays named as the tables and ids of `Factors`, or a .pt or .pth file of such a
+            dict of tensors; a run's folder (its model, or else its checkpoint) or one of these files; or several files by
+            commas, "users.npy,items.npy[,item_bias.npy]", each "file#name" where it holds several arrays.
 
     Raises:
         FileNotFoundError: no such file.

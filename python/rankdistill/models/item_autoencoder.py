@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from rankdistill.data.csr import CSR
 from rankdistill.losses.batch import Batch
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_share
-from rankdistill.models.recommender import normal, once_each
+from rankdistill.models.recommender import normal, once_each, rows_of
 from rankdistill.models.train_matrix import Encoder, row_sums, unit_row_weights
 from rankdistill.ops import gathered_inner_product
 
@@ -25,6 +25,9 @@ class ItemAutoencoder(Encoder):
         width: D, numbers of h and per user.
         seed: of the initial values and the noise.
         dropout: share of an item's users that are not shown, in [0, 1).
+
+    Raises:
+        TypeError, ValueError: a width or dropout out of range. RuntimeError: `loss` before the first `begin_epoch`.
 
     Cost:
         A batch is the train interactions of `batch_size` items: O(B·U·D) time, and memory for the scores [B, U].
@@ -65,7 +68,7 @@ class ItemAutoencoder(Encoder):
 
     def user_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[B, D] of users [B] int64, or of all; `user_bias` [U] belongs to them."""
-        return self.user_table if ids is None else self.user_table[ids]
+        return rows_of(self.user_table, ids)
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[K, D] of items [K] int64, or of all: h."""

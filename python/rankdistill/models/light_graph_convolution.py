@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from rankdistill.data.csr import CSR
 from rankdistill.losses.settings import expect_at_least
+from rankdistill.models.recommender import rows_of
 from rankdistill.models.train_matrix import TrainMatrix, row_sums
 from rankdistill.models.vector_tables import VectorTables
 from rankdistill.ops import gathered_inner_product
@@ -25,6 +26,10 @@ class LightGraphConvolution(VectorTables):
         seed: of the initial values, N(0, init_std²).
         init_std: their standard deviation.
         n_layers: n, >= 0; 0 is matrix factorisation.
+
+    Raises:
+        TypeError, ValueError: sizes or n_layers out of range; `loss` of a batch without positives or negatives.
+        IndexError: ids out of range (on a CPU).
 
     Cost:
         O(n·nnz·D) time and O((U + N)·D) memory, forward and backward, once a batch: propagated vectors are kept until
@@ -69,13 +74,11 @@ class LightGraphConvolution(VectorTables):
 
     def user_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[B, D] of users [B] int64, or of all: propagated."""
-        vectors = self.propagated()[0]
-        return vectors if ids is None else vectors[ids]
+        return rows_of(self.propagated()[0], ids)
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[K, D] of items [K] int64, or of all: propagated."""
-        vectors = self.propagated()[1]
-        return vectors if ids is None else vectors[ids]
+        return rows_of(self.propagated()[1], ids)
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """[B, K] scores of items [B, K] int64 (-1 scores -inf) for users [B] int64."""

@@ -21,6 +21,14 @@ class MatrixFactorization(VectorTables):
         init_std: their standard deviation.
         sparse_grad: whether the tables' gradients are sparse, of the rows that a batch touches; for a lazy optimiser.
 
+    Raises:
+        TypeError, ValueError: sizes that are no whole numbers of 1 or more; `loss` of a batch without positives or negatives.
+        IndexError: ids out of range (on a CPU).
+
+    Cost:
+        O(D) time a score; nothing of [B, K, D] is written. Gradients are tables of (U + N)·D numbers, or the touched rows where
+        `sparse_grad`.
+
     Source:
         Rendle et al., UAI 2009; initial values and loss as in the released code of DE-RRD and FTD.
 

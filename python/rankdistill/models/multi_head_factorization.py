@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rankdistill.experts import linear_parameters
 from rankdistill.losses.head_objectives import HEADS
+from rankdistill.models.recommender import rows_of
 from rankdistill.models.vector_tables import VectorTables
 from rankdistill.ops import gathered_inner_product
 
@@ -24,6 +25,14 @@ class MultiHeadFactorization(VectorTables):
         width: D, numbers per vector, 4 or more.
         seed: of the initial values, N(0, init_std²) in the tables, those of torch.nn.Linear in the heads.
         init_std: the tables' standard deviation.
+
+    Raises:
+        TypeError, ValueError: sizes out of range; `recommend_by` a head that is none; `loss` of a batch without positives or negatives.
+        IndexError: ids out of range (on a CPU).
+
+    Cost:
+        O(D²) time for a head's vector of each distinct user and item of a batch, but of the multinomials' own tables. (U + N)·1.25·D
+        numbers, and the heads' bottoms.
 
     Source:
         Kang et al., Consensus Learning from Heterogeneous Objectives for One-Class Collaborative Filtering, WWW 2022,
@@ -58,7 +67,7 @@ class MultiHeadFactorization(VectorTables):
     def rows(self, side: str, ids: Tensor | None = None) -> Tensor:
         """[n, D] shared vectors of a side, "user" or "item"."""
         table = self.user_table if side == "user" else self.item_table
-        return table if ids is None else nn.functional.embedding(ids, table)
+        return rows_of(table, ids)
 
     def head_vectors(
         self,
@@ -75,8 +84,7 @@ class MultiHeadFactorization(VectorTables):
         """
         made = self.heads[head]
         if head == ("multinomial" if side == "item" else "item_multinomial"):
-            weight, bias = (made.weight, made.bias) if ids is None else (made.weight[ids], made.bias[ids])
-            return torch.cat([weight, bias[:, None]], 1)
+            return torch.cat([rows_of(made.weight, ids), rows_of(made.bias[:, None], ids)], 1)
         hidden = made.bottom(self.rows(side, ids) if rows is None else rows, dropout)
         one = hidden.new_ones(len(hidden), 1)
         if head in ("multinomial", "item_multinomial"):

@@ -11,7 +11,7 @@ from rankdistill import functional
 from rankdistill.data.csr import CSR
 from rankdistill.losses.batch import Batch
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_share, expect_within
-from rankdistill.models.recommender import linear, normal
+from rankdistill.models.recommender import linear, normal, rows_of
 from rankdistill.models.train_matrix import Encoder, row_sums, unit_row_weights
 from rankdistill.ops import gathered_inner_product
 
@@ -31,6 +31,9 @@ class MultinomialAutoencoder(Encoder):
         dropout: share of a user's items that are not shown, in [0, 1).
         kl_weight: β at the end, >= 0.
         annealing: epochs over which β grows from 0, >= 0.
+
+    Raises:
+        TypeError, ValueError: a width or a setting out of range. RuntimeError: `loss` before the first `begin_epoch`.
 
     Cost:
         A batch is the train interactions of `batch_size` users. O(B·N·D) time, O((B + N)·D) memory: the softmax is
@@ -92,7 +95,7 @@ class MultinomialAutoencoder(Encoder):
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[K, D] of items [K] int64, or of all; `item_bias` [N] belongs to them."""
-        return self.item_table if ids is None else self.item_table[ids]
+        return rows_of(self.item_table, ids)
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """[B, K] scores of items [B, K] int64 (-1 scores -inf) for users [B] int64."""

@@ -32,6 +32,10 @@ class NeuralMatrixFactorization(Recommender):
         init_std: the tables' standard deviation.
         n_layers: n, >= 1.
 
+    Raises:
+        TypeError, ValueError: sizes or n_layers out of range; `loss` of a batch without positives or negatives.
+        IndexError: ids out of range (on a CPU).
+
     Cost:
         O(D²) time a score, a half of it once per item where more scores are asked for than there are items. Memory with
         gradients O(B·K·D); without, a block of pairs at a time, O(B·K).
@@ -101,10 +105,10 @@ class NeuralMatrixFactorization(Recommender):
     def _score(self, users: Tensor, items: Tensor, of_all: Tensor | None) -> Tensor:
         """Of all items their part in the first layer, or None: that of those listed is made here."""
         listed = items.clamp_min(0)
-        weighted = self.product_users[users] * self.product_weight
+        weighted = embedding(users, self.product_users) * self.product_weight
         product = (embedding(listed, self.product_items) @ weighted[:, :, None])[..., 0]
         first, *others = self.layers
-        of_users = self.network_users[users] @ first.weight[:, : self.width].T + first.bias
+        of_users = embedding(users, self.network_users) @ first.weight[:, : self.width].T + first.bias
         if of_all is None:
             of_items = self._first_of_items(embedding(listed, self.network_items))
         else:

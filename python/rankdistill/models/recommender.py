@@ -63,6 +63,11 @@ def normal(rows: int, columns: int, generator: torch.Generator, std: float) -> n
     return nn.Parameter(torch.randn(rows, columns, generator=generator) * std)
 
 
+def rows_of(table: Tensor, ids: Tensor | None) -> Tensor:
+    """[..., D] the rows of ids [...], or the table; refuses an id below 0, which to an index is a row from the end."""
+    return table if ids is None else nn.functional.embedding(ids, table)
+
+
 def once_each(items: Tensor) -> tuple[Tensor, Tensor]:
     """The different ids [n] of items [B, K], ascending, and where each entry stands among them (-1 stays -1)."""
     listed = torch.unique(items[items >= 0])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from rankdistill.data.interactions import Interactions
 from rankdistill.losses.batch import Batch
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_share
-from rankdistill.models.recommender import NoisyRecommender, linear, normal
+from rankdistill.models.recommender import NoisyRecommender, linear, normal, rows_of
 from rankdistill.ops import catalogue_log_mass, gathered_inner_product
 from rankdistill.sampling import within_row_positions
 
@@ -35,6 +35,10 @@ class SelfAttentiveRecommendation(NoisyRecommender):
         length: L, positions that are looked at, >= 1.
         n_blocks, n_heads: >= 1.
         dropout: of positions and of the linear layers, in [0, 1).
+
+    Raises:
+        TypeError, ValueError: sizes or settings out of range, a width that n_heads do not divide.
+        RuntimeError: `loss` before the first `begin_epoch`.
 
     Cost:
         A batch is the train interactions of `batch_size` users: O(B·L·(N + L + D)·D) time, O(B·L·D·n_blocks) memory and
@@ -107,7 +111,7 @@ class SelfAttentiveRecommendation(NoisyRecommender):
 
     def user_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[B, D] of users [B] int64, or of all; 0 for users without train items."""
-        histories = latest(self.histories if ids is None else self.histories[ids], self.length)
+        histories = latest(rows_of(self.histories, ids), self.length)
         if torch.is_grad_enabled():
             return self._last(histories)
         return torch.cat([self._last(part) for part in histories.split(ROWS_AT_ONCE)])
@@ -119,7 +123,7 @@ class SelfAttentiveRecommendation(NoisyRecommender):
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[K, D] of items [K] int64, or of all."""
-        return self.item_table if ids is None else self.item_table[ids]
+        return rows_of(self.item_table, ids)
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """[B, K] scores of items [B, K] int64 (-1 scores -inf) for users [B] int64."""

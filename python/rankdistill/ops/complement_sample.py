@@ -122,6 +122,7 @@ def complement_sample(
         inside, but what it excludes may be drawn.
 
     Raises:
+        TypeError, ValueError: wrong dtypes, shapes or devices, a number out of range, rows of `exclude` that do not ascend (CPU).
         IndexError: an id or a user out of range (CPU; on CUDA such a row is all -1).
 
     Cost:

@@ -107,6 +107,7 @@ def pair_sample(
         of threads.
 
     Raises:
+        TypeError, ValueError: wrong dtypes, shapes or devices, a number out of range.
         IndexError: a user, length or position out of range (CPU; on CUDA such a length gives -1).
 
     Cost:

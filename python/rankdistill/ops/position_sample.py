@@ -91,7 +91,7 @@ def position_sample(
 
     Args:
         users: [R] int64 in [0, 2^32); a row's draw depends on its user, `seed`, `epoch` and `stream` alone.
-        lengths: [R] int64, how long each row's list is.
+        lengths: [R] int64 in [0, 2^31), how long each row's list is.
         n_samples: draws per row, K.
         temperature: dimensionless, > 0; the smaller, the closer to the first K positions.
         seed, epoch: any integers (64 and 32 bits are used).
@@ -102,6 +102,10 @@ def position_sample(
 
     Contract:
         The same draws on every device, for any batch and any number of threads.
+
+    Raises:
+        TypeError, ValueError: wrong dtypes, shapes or devices, a number out of range.
+        IndexError: a user or length out of range (CPU; on CUDA a row of such a length is all -1).
 
     Cost:
         O(R·list length) time, O(R·K) memory (on CUDA O(R·list length)).

@@ -92,7 +92,8 @@ def weighted_sample(
         The same draws on every device, for any batch and any number of threads.
 
     Raises:
-        ValueError: a weight that is negative or not finite (CPU; on CUDA its row is all -1).
+        TypeError, ValueError: wrong dtypes, shapes or devices, a number out of range; a weight that is negative or not finite (CPU; on CUDA its
+            row is all -1).
         IndexError: a user out of range (CPU).
 
     Cost:

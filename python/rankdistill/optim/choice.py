@@ -31,6 +31,14 @@ def make_optimizers(
         others: all other parameters.
         learning_rate: > 0.
         weight_decay: >= 0; 0 for lazy_adam.
+
+    Raises:
+        ValueError: another name, decay for lazy_adam, or what the optimiser itself refuses.
+
+    Example:
+        >>> table, weight = (torch.nn.Parameter(torch.ones(3, 2)) for _ in range(2))
+        >>> sorted(make_optimizers("lazy_sgd", [table], [weight], learning_rate=0.1, weight_decay=1e-3))
+        ['dense_optimizer', 'optimizer']
     """
     if name == "adam":
         everything = [*tables, *others]

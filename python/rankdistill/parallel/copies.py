@@ -24,6 +24,10 @@ class Copies:
 
     Of what a trainer asks, where a model's tables may be divided instead (`sharded.Slices`). `control` is the processes over
     a group that carries CPU tensors.
+
+    Args:
+        model: the same on all processes.
+        processes: that train it together.
     """
 
     read_alike = True  # several processes read the same rows of tables

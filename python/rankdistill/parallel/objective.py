@@ -12,7 +12,12 @@ from rankdistill.losses.distillation import Distillation
 
 
 class Term(NamedTuple):
-    """A distillation method and its weight in the loss."""
+    """A distillation method and its weight in the loss.
+
+    Args:
+        weight: of the method's loss; that of a teacher that trains along has none.
+        method: what is called as method(model, batch).
+    """
 
     weight: float
     method: Distillation

@@ -44,6 +44,11 @@ def torchrun_processes(device: str = "cpu", timeout: float = SECONDS) -> Iterato
     Raises:
         ValueError: a timeout of 0 or less, or "cuda" without a GPU for this process.
         ConnectionError: not all processes came within the time-out.
+
+    Example:
+        >>> with torchrun_processes() as rank:  # without torchrun
+        ...     rank
+        0
     """
     if not timeout > 0:
         raise ValueError(f"torchrun_processes: expected a timeout above 0; got {timeout}")

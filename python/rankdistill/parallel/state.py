@@ -14,6 +14,10 @@ Groups = dict[str, dict[str, Tensor]]
 def broadcast_state(processes: Processes, read: tuple[Groups, dict] | None) -> tuple[Groups, dict] | None:
     """What rank 0 has read (`load_checkpoint`), or None, on every process; others give None.
 
+    Args:
+        processes: that call it together; their group carries CPU tensors.
+        read: tensors by group and name, and facts; None where there is no checkpoint, or on other processes than rank 0.
+
     Cost:
         Each process holds the state once, and gets its bytes once.
     """

@@ -47,8 +47,16 @@ class Rankings:
             of the id lists that the rows and items are numbered by.
         ids: the external ids of rows and items as a file keeps them, see `with_ids`; empty where they are unknown.
 
+    Raises:
+        TypeError, ValueError: other dtypes or shapes, a length out of range. Items are looked at as they are read (`lists`).
+
     Source:
         The list that every ranking method starts from; the released code of RRD keeps K = 500.
+
+    Example:
+        >>> lists = Rankings.from_lists([[2, 0], [1]], n_items=3)  # `from_vectors` and `from_scores` rank
+        >>> lists, lists.lengths
+        (Rankings(2 users, 2 of 3 items each), tensor([2, 1], dtype=torch.int32))
     """
 
     indices: Tensor
@@ -208,8 +216,9 @@ class Rankings:
         Lists that do not fit the memory, tables in files, several processes: `extract_rankings`.
 
         Args:
-            users: [U, D] float, items: [N, D] float: a teacher's embeddings.
-            k: list length.
+            users: [U, D] float, a teacher's embeddings.
+            items: [N, D] float, of the same dtype.
+            k: list length, >= 0.
             exclude: the train items of every user, never ranked (U rows, N columns), as a CSR or anything that
                 `CSR.from_any` takes, or None.
             item_bias: [N], of the items' dtype, added to every score of an item; None adds nothing.

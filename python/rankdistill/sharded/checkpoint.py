@@ -117,6 +117,13 @@ def load_sharded(
 
     Cost:
         Every rank reads its rows and their state.
+
+    Example:
+        >>> import tempfile
+        >>> folder, model = tempfile.mkdtemp() + "/checkpoint", ShardedFactorization(3, 5, width=2)
+        >>> save_sharded(folder, model, facts={"epoch": 3})
+        >>> load_sharded(folder, model)
+        {'epoch': 3}
     """
     folder, ranks, device = Path(folder), Ranks("load_sharded", group), next(model.parameters()).device
     optimizers = optimizers or {}

@@ -20,6 +20,10 @@ class Ranks(Processes):
     """The ranks that share tables.
 
     bytes_sent: what this rank has sent to others since it was made, gradients and agreements included.
+
+    Args:
+        op: whom errors speak of.
+        group: a torch.distributed group; None for all ranks, or for this one alone where there are no others.
     """
 
     members = "ranks"
@@ -55,11 +59,11 @@ class Ranks(Processes):
     def exchange(self, rows: Tensor, sent: Sequence[int], got: Sequence[int]) -> Tensor:
         """Rows in the order of the ranks that get them → those that came, in the order of the ranks that sent them.
 
+        The gradient's rows travel back in the backward: all ranks call it, or none.
+
         Args:
             rows: [Σ sent, ...], the first sent[0] for rank 0 and so on.
             sent, got: how many rows go to, and come from, every rank.
-
-        The gradient's rows travel back in the backward: all ranks call it, or none.
         """
         if self.size == 1:
             return rows

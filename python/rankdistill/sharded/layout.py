@@ -18,6 +18,9 @@ class Layout:
     Args:
         starts: W + 1 numbers that never fall, from 0 to N.
 
+    Raises:
+        ValueError: fewer than two, another first one, one that falls.
+
     Example:
         >>> Layout.even(10, 4).starts
         (0, 2, 5, 7, 10)

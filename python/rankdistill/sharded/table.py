@@ -82,7 +82,10 @@ class ShardedTable(nn.Module):
         Args:
             n_rows, width: N and D.
             generator: of the CPU, in the same state on all ranks; it ends as if it had drawn the whole table.
+            std: the standard deviation.
             layout: which rank owns what; None for `Layout.even`.
+            device: of the rows, which the CPU draws.
+            sparse_grad, group: as for the class.
 
         Raises:
             ValueError: ranks that disagree about the size, the layout, the deviation or the generator's state.
@@ -181,8 +184,17 @@ class ReplicatedTable(nn.Module):
         rows: [N, D] float, the same on all ranks.
         sparse_grad, group: as for `ShardedTable`.
 
+    Raises:
+        TypeError, ValueError: no float table; ranks whose rows, dtype or sparse_grad differ.
+        ConnectionError: on all other ranks, where one failed, ended or did not answer within the group's time-out.
+
     Cost:
         A lookup sends B ids of 8 bytes to every other rank, its backward B·D numbers.
+
+    Example:
+        >>> table = ReplicatedTable(torch.tensor([[1.0], [2.0], [3.0]]))
+        >>> table.lookup(torch.tensor([[2, 0]])).flatten().detach()
+        tensor([3., 1.])
     """
 
     before_reading: Callable[[Tensor, Tensor | None], None] | None = None
@@ -250,6 +262,13 @@ def summed_parameters(model: nn.Module) -> list[nn.Parameter]:
 
     Whoever adds up gradients over ranks (`parallel.reduce_gradients`) leaves them out: rows of sharded tables, and of
     replicated ones.
+
+    Args:
+        model: with sharded or replicated tables among its modules; without, there are none.
+
+    Example:
+        >>> len(summed_parameters(ShardedFactorization(3, 5, width=2)))
+        2
     """
     tables = (m for m in model.modules() if isinstance(m, (ShardedTable, ReplicatedTable)))
     return [table.rows for table in tables]

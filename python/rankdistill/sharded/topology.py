@@ -18,9 +18,12 @@ from rankdistill.sharded.table import ShardedTable, check_range
 
 
 class Side(NamedTuple):
-    """Ids of one side's entities in this rank's batch, of any shape, -1 for none, with the tables of their vectors.
+    """Ids of one side's entities in this rank's batch, with the tables of their vectors.
 
-    teacher, student: tables of one layout, of any two widths. No gradient reaches the teacher's.
+    Args:
+        ids: int64 of any shape; -1 for none.
+        teacher: their vectors, which no gradient reaches.
+        student: the same, a table of the same layout and of any width.
     """
 
     ids: Tensor
