@@ -13,6 +13,25 @@ from rankdistill.ops.prepared_items import prepare_items
 from rankdistill.rankings.distributed import Processes
 from rankdistill.vector_scores import PAIRS, bias_of, device_of, evaluating, ranked_by_vectors, row_scores
 
+__all__ = [
+    "METRICS",
+    "RANK_METRICS",
+    "area_under_curve",
+    "candidate_metrics",
+    "capped_recall",
+    "evaluate",
+    "evaluate_candidates",
+    "evaluate_users",
+    "hit_rate",
+    "mean_position",
+    "mrr",
+    "ndcg",
+    "precision",
+    "ranking_metrics",
+    "recall",
+    "reciprocal_rank",
+]
+
 CUTOFFS = (10, 20, 50)
 USUAL = ("recall", "ndcg", "hit_rate", "mrr", "precision")
 SCORES = 1 << 24  # of a model that only scores: the largest piece of its [U, N] matrix that exists at a time
