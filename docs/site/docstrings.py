@@ -16,13 +16,15 @@ from names import PACKAGE, public_modules, public_names
 
 from rankdistill.docstrings import as_text, sections
 
-# What docstrings call them: `inner_product_topk`, `functional.list_net`.
+# What texts call them: `inner_product_topk`, `functional.list_net`, each with or without the package before it.
 LINKS = {
     f"{module.removeprefix(PACKAGE).removeprefix('.')}.{name}".removeprefix("."): f"{home}.{name}"
     for module in public_modules()
     for name, home in public_names(module).items()
 }
 CODE = re.compile(r"(`[^`]*`)")
+# The same, fenced code, and what is a link already.
+LINKED = re.compile(r"(^```.*?^```|\[[^\]]*\](?:\([^)]*\)|\[[^\]]*\])|`[^`]*`)", re.DOTALL | re.MULTILINE)
 MARKUP = re.compile(r"[<*\\]|(?<!\w)_|(?<=\])[(\[]")
 
 
@@ -61,5 +63,13 @@ def prose(text: str) -> str:
         return formula
     parts = CODE.split(text)
     parts[::2] = [MARKUP.sub(lambda match: f"&#{ord(match[0])};", part) for part in parts[::2]]
-    parts[1::2] = [f"[{code}][{LINKS[code[1:-1]]}]" if code[1:-1] in LINKS else code for code in parts[1::2]]
+    return linked("".join(parts))
+
+
+def linked(markdown: str) -> str:
+    """With links from public names to the reference."""
+    parts = LINKED.split(markdown)
+    for at, code in enumerate(parts):
+        target = LINKS.get(code[1:-1].removeprefix(f"{PACKAGE}.")) if code.startswith("`") else None
+        parts[at] = f"[{code}][{target}]" if target else code
     return "".join(parts)

@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from docstrings import prose
+from docstrings import linked, prose
 from mkdocs.structure.files import File
 from names import PACKAGE, docstring_of, parsed, public_modules, public_names
 
@@ -33,8 +33,8 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, **kwargs):
-    """Without a comment on top, behind which no title is looked for."""
-    return re.sub(r"\A<!--.*?-->\s*", "", markdown)
+    """With links from public names, and without a comment on top, behind which no title is looked for."""
+    return linked(re.sub(r"\A<!--.*?-->\s*", "", markdown))
 
 
 def with_folders(entry, pages: list[str]):
