@@ -32,8 +32,10 @@ def on_files(files, config):
     return files
 
 
-def on_page_markdown(markdown, **kwargs):
+def on_page_markdown(markdown, page, **kwargs):
     """With links from public names, and without a comment on top, behind which no title is looked for."""
+    if page.file.src_uri.startswith(RESULTS):
+        page.meta["search"] = {"boost": 0.1}  # an op's page of numbers is not what its name is searched for
     return linked(re.sub(r"\A<!--.*?-->\s*", "", markdown))
 
 
@@ -60,7 +62,7 @@ def api_page(module: str) -> str:
     blocks = [f"# {module}", prose(ast.get_docstring(parsed(module))), "| name | what it is |\n| --- | --- |"]
     for name, home in names.items():
         first = " ".join(docstring_of(home, name).split("\n\n")[0].split())
-        blocks[2] += f"\n| [`{name}`][{home}.{name}] | {prose(first)} |"
+        blocks[2] += f"\n| [`{name}`][{home}.{name}] | {prose(first) or 'a constant'} |"
         if (name, home) not in elsewhere:
             blocks.append(f"::: {home}.{name}\n    options: {{heading: {name}, toc_label: {name}}}")
     return "\n\n".join(blocks) + "\n"

@@ -27,7 +27,10 @@ def public_modules() -> list[str]:
 
 @cache
 def public_names(module: str) -> dict[str, str]:
-    """What a module offers, with the module that defines it: what a package imports of its own; else `__all__`, or all."""
+    """What a module offers, with the module that defines it: what a package imports of its own; else `__all__`, or all.
+
+    Constants, which have no docstring, come last.
+    """
     body = [*parsed(module).body]
     body += [inner for node in body if isinstance(node, ast.If) for inner in node.body]  # TYPE_CHECKING
     imports = [
@@ -41,10 +44,13 @@ def public_names(module: str) -> dict[str, str]:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                 names = ast.literal_eval(node.value)
         found = dict.fromkeys(names, module)
-    return dict(sorted(found.items(), key=lambda entry: (entry[0].isupper(), entry[0])))  # constants last
+    return {
+        name: found[name]
+        for name in sorted(found, key=lambda name: (not docstring_of(found[name], name), name))
+    }
 
 
 def docstring_of(module: str, name: str) -> str:
     """Of a class or a function; none of a constant."""
     nodes = (node for node in parsed(module).body if isinstance(node, DEFINITIONS) and node.name == name)
-    return next((ast.get_docstring(node) for node in nodes), "")
+    return next((ast.get_docstring(node) or "" for node in nodes), "")
