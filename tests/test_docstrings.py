@@ -14,9 +14,9 @@ import torch
 
 import rankdistill
 from rankdistill import sampling
+from rankdistill.docstrings import sections
 from rankdistill.losses import Distillation, VectorDistillation
 from rankdistill.models.kinds import MODELS
-from rankdistill.pages import sections
 
 BASES = (Distillation, VectorDistillation)
 SECTIONS = {
@@ -114,7 +114,7 @@ def expected_sections(name: str, thing: object) -> tuple[str, ...]:
 @every_public_name
 def test_a_public_name_has_its_sections(name):
     thing = PUBLIC[name]
-    parts = sections(thing)
+    parts = sections(thing.__doc__ or "")
     assert len(parts[""].splitlines()[0]) > 10
     excused = {section for key, section in EXCUSED if key in (name, f"{name.split('.')[0]}.*")}
     missing = [s for s in expected_sections(name, thing) if not parts.get(s) and s not in excused]
@@ -125,7 +125,7 @@ def test_what_is_excused_is_there_and_needs_it():
     for name, section in EXCUSED:
         if not name.endswith("*"):
             assert section in expected_sections(name, PUBLIC[name]), (name, section)
-            assert section not in sections(PUBLIC[name]), (name, section)
+            assert section not in sections(PUBLIC[name].__doc__ or ""), (name, section)
 
 
 def methods_of(thing: object) -> Iterator[tuple[str, object]]:
@@ -138,7 +138,9 @@ def methods_of(thing: object) -> Iterator[tuple[str, object]]:
 def described_arguments(thing: object) -> list[str]:
     """The names that stand before the colons of Args."""
     lines = [
-        line for line in sections(thing).get("Args", "").splitlines() if line and not line.startswith(" ")
+        line
+        for line in sections(thing.__doc__ or "").get("Args", "").splitlines()
+        if line and not line.startswith(" ")
     ]
     return [name for line in lines for name in line.partition(":")[0].split(", ")]
 
@@ -148,7 +150,7 @@ def test_arguments_are_those_of_the_signature(name):
     """Each is said, once; none that there is no more."""
     thing = PUBLIC[name]
     for place, found in ((name, thing), *((f"{name}.{at}", method) for at, method in methods_of(thing))):
-        if callable(found) and inspect.getdoc(found) and "Args" in sections(found):
+        if callable(found) and "Args" in sections(found.__doc__ or ""):
             own = [p for p in parameters_of(found) if p != "cls"]
             assert sorted(described_arguments(found)) == sorted(own), place
 

@@ -42,6 +42,7 @@ LEVELS = {
     "losses": 4,
     "models": 5,
     "sharded": 5,
+    "docstrings": 0,
     "document": 6,
     "pictures": 5,
     "memory": 0,

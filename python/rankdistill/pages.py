@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
-import textwrap
 from pathlib import Path
 
 import rankdistill
 from rankdistill import functional
+from rankdistill.docstrings import as_text, sections
 from rankdistill.files import write_text
 from rankdistill.methods import (
     GIVEN,
@@ -56,8 +56,6 @@ GOLDEN = {
 TRAINING = {
     "concf": " --training.learning_rate 0.01 --training.weight_decay 1e-5 --training.epochs 200",
 }
-SECTION = re.compile(r"^(Args|Attributes|Raises|Contract|Cost|Forms|Source|Example|Returns):$")
-FORMULA = re.compile(r"^([^\s=]+ = |top \d|list: |With E\()")
 
 
 def write_pages(folder: str | Path) -> list[Path]:
@@ -75,29 +73,16 @@ def pages() -> dict[str, str]:
     return {"README.md": index()} | {f"{name}.md": page(name) for name in METHODS}
 
 
-def sections(thing: object) -> dict[str, str]:
-    """A docstring's parts: "" for what comes before the first headed one."""
-    found: dict[str, list[str]] = {"": []}
-    at = ""
-    for line in inspect.getdoc(thing).splitlines():
-        if match := SECTION.match(line):
-            at = match[1]
-            found[at] = []
-        else:
-            found[at].append(line)
-    return {name: textwrap.dedent("\n".join(lines)).strip() for name, lines in found.items()}
-
-
 def title_of(name: str) -> tuple[str, str]:
     """A method's full name with its acronym, and what it does."""
-    text = sections(METHODS[name])[""].split("\n\n")[0]
+    text = sections(METHODS[name].__doc__)[""].split("\n\n")[0]
     title, _, rest = " ".join(text.split()).partition(": ")
     return title, rest[:1].upper() + rest[1:]
 
 
 def functions_of(name: str) -> list[str]:
     """The pure functions that a method's docstring speaks of, in order."""
-    named = re.findall(r"`functional\.(\w+)`", sections(METHODS[name])[""])
+    named = re.findall(r"`functional\.(\w+)`", sections(METHODS[name].__doc__)[""])
     return list(dict.fromkeys(named))
 
 
@@ -106,7 +91,7 @@ def index() -> str:
     for name, method in METHODS.items():
         title, _ = title_of(name)
         needs = ", ".join(sorted(method.needs)).replace("_", " ") or "no teacher"
-        source = one_line(sections(method)["Source"]).split("; ")[0]
+        source = one_line(sections(method.__doc__)["Source"]).split("; ")[0]
         rows.append(
             f"| [`{name}`]({name}.md) | {title} | {needs} | {method.default_weight:g} | {cut(source)} |"
         )
@@ -130,7 +115,7 @@ def models_table() -> str:
     """The models of the command line as README has them, of their docstrings."""
     rows = ["| name | model | vectors | a batch is | source |", "| --- | --- | --- | --- | --- |"]
     for name, model in MODELS.items():
-        parts = sections(model)
+        parts = sections(model.__doc__)
         title = " ".join(parts[""].split("\n\n")[0].split()).partition(":")[0].rstrip(".")
         biases = [side for side in ("item", "user") if has_bias(model, side)]
         vectors = "yes" if hasattr(model, "item_vectors") else "no, scores alone"
@@ -146,7 +131,7 @@ def has_bias(model: type, side: str) -> bool:
 
 
 def page(name: str) -> str:
-    method, parts = METHODS[name], sections(METHODS[name])
+    method, parts = METHODS[name], sections(METHODS[name].__doc__)
     title, summary = title_of(name)
     body = parts[""].split("\n\n")[1:]
     blocks = [
@@ -174,13 +159,9 @@ def page(name: str) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def as_text(paragraph: str) -> str:
-    return f"```text\n{paragraph}\n```" if FORMULA.match(paragraph) else paragraph
-
-
 def formula(function: str) -> list[str]:
     """What a pure function computes: its name and its formulas."""
-    body = sections(getattr(functional, function))[""].split("\n\n")[1:]
+    body = sections(getattr(functional, function).__doc__)[""].split("\n\n")[1:]
     return [f"`functional.{function}`:", *(as_text(paragraph) for paragraph in body)]
 
 
@@ -206,7 +187,7 @@ def needs(name: str) -> str:
 def settings(name: str) -> str:
     """A table of the settings, their defaults and what they are."""
     told = {}
-    for line in re.split(r"\n(?=\S)", sections(METHODS[name])["Args"]):
+    for line in re.split(r"\n(?=\S)", sections(METHODS[name].__doc__)["Args"]):
         names, _, meaning = one_line(line).partition(": ")
         told |= dict.fromkeys(names.split(", "), meaning)
     told["form"] = told.get("form", "")
@@ -257,7 +238,7 @@ def steps(name: str) -> str:
 def snippet(name: str) -> str:
     """The docstring's example as a program."""
     lines = []
-    for line in sections(METHODS[name])["Example"].splitlines():
+    for line in sections(METHODS[name].__doc__)["Example"].splitlines():
         lines.append(line[4:] if line.startswith((">>> ", "... ")) else f"# {line}")
     own = [line for line in lines if line.startswith("from ")]
     text = "\n".join([*own, ""] * bool(own) + [line for line in lines if line not in own])

@@ -128,8 +128,8 @@ def inner_product_topk(
     Raises:
         TypeError, ValueError: wrong dtypes, shapes or devices; indptr that does not rise from 0 to nnz; ids that
             do not ascend within a row.
-        IndexError: an excluded id out of range.
-        On CUDA exclusions are checked there: a malformed row gets scores NaN, indices -1 and length 0.
+        IndexError: an excluded id out of range. (On CUDA exclusions are checked there: a malformed row gets scores NaN,
+            indices -1 and length 0.)
         RuntimeError: a backward call.
 
     Cost:

@@ -115,8 +115,8 @@ def masked_topk(scores: Tensor, k: int, exclude: object = None) -> MaskedTopK:
     Raises:
         TypeError, ValueError: wrong dtypes, shapes or devices; indptr that does not rise from 0 to nnz; ids that
             do not ascend within a row.
-        IndexError: an excluded id out of range.
-        On CUDA exclusions are checked there: a malformed row gets scores NaN, indices -1 and length 0.
+        IndexError: an excluded id out of range. (On CUDA exclusions are checked there: a malformed row gets scores NaN,
+            indices -1 and length 0.)
         RuntimeError: a backward call.
 
     Cost:
