@@ -171,6 +171,18 @@ def plain_objective(model, head, batch, train):
     return -scores.log_softmax(0)[:, items][seen[:, items]].sum()
 
 
+def plain_lists(model, batch, consensus):
+    """What every head but the last loses on the users' consensus, from the whole matrix of its scores."""
+    users, lists = batch.users.unique(), []
+    for head in HEADS[:5]:
+        scores = model.head_vectors(head, "user") @ model.head_vectors(head, "item").T
+        scores = scores[users].gather(1, consensus[users].long())
+        if head in ("ranking", "multinomial"):
+            scores = scores.clamp(-40, 40)
+        lists.append(sum((scores[:, k:].logsumexp(1) - scores[:, k]).sum() for k in range(K // 2)))
+    return torch.stack(lists)
+
+
 def test_objectives_by_their_definitions(train):
     model, batch = make_student(torch.float64), make_batch(train)
     read = touched(model, batch, torch.full((U, K), -1))
@@ -195,14 +207,7 @@ def test_the_balance_is_gradnorms(train):
     start = method.balance.weights.clone()
     weights = torch.nn.Parameter(start.clone())
     own = torch.stack([plain_objective(model, h, batch, train) for h in HEADS])
-    users, lists = batch.users.unique(), []
-    for head in HEADS[:5]:
-        scores = model.head_vectors(head, "user") @ model.head_vectors(head, "item").T
-        scores = scores[users].gather(1, method.queue.consensus[users].long())
-        if head in ("ranking", "multinomial"):
-            scores = scores.clamp(-40, 40)
-        lists.append(sum((scores[:, k:].logsumexp(1) - scores[:, k]).sum() for k in range(K // 2)))
-    lists = torch.stack(lists)
+    lists = plain_lists(model, batch, method.queue.consensus)
     norms = []
     for h in range(6):
         whole = weights[h] * own[h] + (0.7 * weights[h].clamp(0.5, 2) * lists[h] if h < 5 else 0)
@@ -224,6 +229,49 @@ def test_the_balance_is_gradnorms(train):
     with torch.no_grad():
         method(model, batch)
     torch.testing.assert_close(method.balance.weights, expected.detach(), rtol=1e-9, atol=1e-12)
+
+
+class Stretched(MultiHeadFactorization):
+    """Whose shared vectors, and one head's, go through a parameter of its own."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.stretch = torch.nn.Parameter(torch.linspace(0.5, 1.5, sizes[2]))
+
+    def rows(self, side, ids=None):
+        return super().rows(side, ids) * self.stretch
+
+    def head_vectors(self, head, side, ids=None, rows=None, dropout=None):
+        vectors = super().head_vectors(head, side, ids, rows, dropout)
+        return vectors * self.stretch[0] if (head, side) == ("squared", "user") else vectors
+
+
+@pytest.mark.parametrize("agreed", [True, False], ids=["with a consensus", "before there is one"])
+def test_gradients_reach_all_parameters(agreed, train):
+    """Those of the plain sum, by tables, heads and whatever a model adds; none for what is frozen."""
+    method, batch = make(train, consensus_weight=0.7), make_batch(train)
+    model = Stretched(U, N, 16, seed=2, init_std=1.0).double()
+    model.heads["binary"].weight.requires_grad_(False)
+    method.begin_epoch(0, model)
+    if agreed:
+        method.queue.consensus[:] = torch.rand(U, N, generator=generator(5)).argsort(1)[:, :K].int()
+    start = torch.tensor([0.3, 1.0, 2.5, 0.6, 1.1, 0.5]).double()
+    method.balance.weights.copy_(start)
+    whole = (start * torch.stack([plain_objective(model, h, batch, train) for h in HEADS])).sum()
+    if agreed:
+        whole = (
+            whole + 0.7 * (start.clamp(0.5, 2)[:5] * plain_lists(model, batch, method.queue.consensus)).sum()
+        )
+    learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    expected = torch.autograd.grad(whole, learned.values(), allow_unused=True)
+    (3 * method(model, batch)).backward()
+    assert model.heads["binary"].weight.grad is None
+    for (name, parameter), wanted in zip(learned.items(), expected, strict=True):
+        found = parameter.grad
+        if wanted is None:
+            assert found is None or not found.any(), name
+        else:
+            torch.testing.assert_close(found, 3 * wanted, rtol=1e-9, atol=1e-9, msg=name)
 
 
 def test_a_loss_of_zero_is_no_reference():

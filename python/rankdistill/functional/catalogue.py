@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from rankdistill.functional.reduction import counted_places, reduce_rows, softplus, widened
 from rankdistill.ops import (
@@ -101,7 +102,7 @@ def multinomial_likelihood(users: Tensor, items: Tensor, observed: object) -> Te
         ValueError, IndexError: malformed lists, ids out of range.
 
     Cost:
-        That of `catalogue_log_mass`, and O(observed·D) time and memory; no [B, N] scores.
+        That of `catalogue_log_mass`, and O(observed·D) time; nothing of observed·D or [B, N] in memory.
 
     Source:
         Liang et al., Variational Autoencoders for Collaborative Filtering, WWW 2018, equation 2; without the 1e-12 that
@@ -115,11 +116,10 @@ def multinomial_likelihood(users: Tensor, items: Tensor, observed: object) -> Te
     op = "multinomial_likelihood"
     indptr, indices = exclusion_lists(op, observed, users)
     check_exclusions_anywhere(op, indptr, indices, len(items))
-    counts = indptr.diff()
-    rows = torch.arange(len(users), device=users.device).repeat_interleave(counts)
-    listed = widened(users[rows], items[indices])
-    given = (listed[0] * listed[1]).sum()
-    return (catalogue_log_mass(users, items) * counts).sum() - given
+    wide_users, wide_items = widened(users, items)
+    # Through the sum of each list's vectors: what is listed costs an addition, no product of its own.
+    given = (wide_users * embedding_bag(indices, wide_items, indptr[:-1], mode="sum")).sum()
+    return (catalogue_log_mass(users, items) * indptr.diff()).sum() - given
 
 
 def unordered_ranking_distillation(listed: Tensor, rest: Tensor, lengths: Tensor | None = None) -> Tensor:

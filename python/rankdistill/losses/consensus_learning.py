@@ -11,7 +11,7 @@ from rankdistill.losses.batch import Batch, share_of
 from rankdistill.losses.consensus_queue import ConsensusQueue
 from rankdistill.losses.distillation import Distillation, Student
 from rankdistill.losses.dropout import EpochDropout
-from rankdistill.losses.head_balance import HeadBalance, gradient_norms
+from rankdistill.losses.head_balance import HeadBalance, WithGradients, head_gradients
 from rankdistill.losses.head_objectives import HEADS, dropped_vectors, listed_scores, own_loss, touched
 from rankdistill.losses.settings import expect_at_least, expect_begun, expect_choice, expect_within
 
@@ -124,6 +124,9 @@ class ConsensusLearning(Distillation):
         """The whole objective; with gradients the weights then make a step."""
         expect_begun(type(self).__name__, self._epoch)
         read = touched(student, batch, self.queue.consensus)
+        inputs = [read.user_rows, read.item_rows, *(p for p in student.parameters() if p.requires_grad)]
+        leaves = [rows.detach().requires_grad_() for rows in inputs[:2]]
+        read = read._replace(user_rows=leaves[0], item_rows=leaves[1])
         own, scores = [], []
         for head in student.heads:
             users, items = dropped_vectors(student, head, read, self._dropout, self.dropout * self.training)
@@ -140,7 +143,8 @@ class ConsensusLearning(Distillation):
             )
             loss = loss + self.consensus_weight * shared
         if torch.is_grad_enabled():
-            inputs = read.user_rows, read.item_rows
-            norms = gradient_norms(inputs, own, scores, shared, weights, self.consensus_weight, BOUNDS)
-            self.balance.step(self._epoch, torch.stack(own).detach(), *norms)
+            leaves += inputs[2:]
+            found = head_gradients(leaves, own, scores, shared, weights, self.consensus_weight, BOUNDS)
+            self.balance.step(self._epoch, torch.stack(own).detach(), found.norms, found.slopes)
+            loss = WithGradients.apply(loss.detach(), found.whole, *inputs)
         return 0 * loss if share_of(batch).rank else loss  # all know it whole, as the weights need

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -54,32 +56,61 @@ class HeadBalance(nn.Module):
         self.weights.copy_((len(moved) * moved / moved.sum()).clamp_min(LEAST))
 
 
-def gradient_norms(
-    inputs: tuple[Tensor, Tensor],
+class HeadGradients(NamedTuple):
+    """What walks of all heads' graphs give: of the shared vectors per head, norms [H] and their derivatives by the weights,
+    slopes [H]; of the whole loss, its gradients by every input (None where there is none)."""
+
+    norms: Tensor
+    slopes: Tensor
+    whole: list[Tensor | None]
+
+
+def head_gradients(
+    inputs: list[Tensor],
     own: list[Tensor],
     scores: list[Tensor],
     shared: Tensor | None,
     weights: Tensor,
     factor: float,
     bounds: tuple[float, float],
-) -> tuple[Tensor, Tensor]:
-    """Per head ‖∂/∂inputs[0]‖ + ½‖∂/∂inputs[1]‖ of weights_h·own_h + factor·shared_h, and its derivative by weights_h.
+) -> HeadGradients:
+    """Of weights_h·own_h + factor·shared_h; the norm is ‖∂/∂inputs[0]‖ + ½‖∂/∂inputs[1]‖.
 
     `shared` is None or the sum over the first heads of what each makes of its `scores`, times its weight clipped to bounds.
+    The graphs are used up.
     """
     # Each head's graph is walked for itself: through a stack of all, every walk would pass through every head.
-    options = {"retain_graph": True, "allow_unused": True}
-    slopes = () if shared is None else torch.autograd.grad(shared, scores, **options)
-    found = []
+    slopes = () if shared is None else torch.autograd.grad(shared, scores)
+    found, whole = [], [None] * len(inputs)
     for h, weight in enumerate(weights):
         clipped = weight.clamp(*bounds)
         rises = factor * (clipped == weight) / clipped  # of the second term, by the weight
-        mine, theirs = torch.autograd.grad(own[h], inputs, **options), (None, None)
-        if h < len(slopes):
-            theirs = torch.autograd.grad(scores[h], inputs, slopes[h], **options)
-        parts = [norm_and_slope(*two, weight, factor, rises) for two in zip(mine, theirs)]
+        more = h < len(slopes)
+        mine = torch.autograd.grad(own[h], inputs, allow_unused=True, retain_graph=more)
+        theirs = [None] * len(inputs)
+        if more:
+            theirs = torch.autograd.grad(scores[h], inputs, slopes[h], allow_unused=True)
+        parts = [norm_and_slope(*two, weight, factor, rises) for two in zip(mine[:2], theirs[:2])]
         found.append([first + second / 2 for first, second in zip(*parts)])
-    return tuple(torch.stack(part) for part in zip(*found))
+        for term, gradients in ((weight, mine), (factor, theirs)):
+            for at, gradient in enumerate(gradients):
+                if gradient is not None:
+                    part = term * gradient
+                    whole[at] = part if whole[at] is None else whole[at].add_(part)
+    return HeadGradients(*(torch.stack(part) for part in zip(*found)), whole)
+
+
+class WithGradients(torch.autograd.Function):
+    """A loss whose gradients by its inputs are known already: apply(loss, gradients, *inputs)."""
+
+    @staticmethod
+    def forward(ctx, loss, gradients, *inputs):
+        ctx.save_for_backward(*gradients)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, grad_loss):
+        return None, None, *(None if known is None else grad_loss * known for known in ctx.saved_tensors)
 
 
 def norm_and_slope(
