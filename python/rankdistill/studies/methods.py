@@ -54,7 +54,7 @@ SPARSE = Setting(
     TrainingConfig(epochs=101, evaluate_every=10, evaluate_test=True, patience=3, metric=METRIC), 1e-3
 )
 # A pass of ML-1M is five of CiteULike's: fewer and larger steps, at which the student comes within 2 % of what 101 epochs
-# of SPARSE make of it, in a seventh of the time. What counts epochs counts half as many.
+# of SPARSE make of it, in a sixth of the time. What counts epochs counts half as many.
 DENSE = Setting(
     replace(
         SPARSE.training, epochs=51, batch_size=8192, learning_rate=4e-3, weight_decay=3e-3, evaluate_every=5
