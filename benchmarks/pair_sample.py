@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Options, Shape, Work, run
-from benchmarks.sampling_laws import expect_shares, position_weights
+from benchmarks.sampling_laws import expect_shares
 from rankdistill import pair_sample
+from rankdistill.functional import position_weights
 from rankdistill.reference.pair_sample import pair_sample as reference
 
 SHAPES = [
@@ -57,7 +58,7 @@ def inverse(users, lengths, K, temperature, distinct):
 def multinomial(users, lengths, K, temperature, distinct):
     """Of all users' weights, [R, longest]: as many pairs as are sure to hold K different ones, or K."""
     longest = int(lengths.max())
-    weights = position_weights(longest, temperature).to(lengths.device)
+    weights = position_weights(longest, temperature, torch.float64).to(lengths.device)
     weights = torch.where(torch.arange(longest, device=lengths.device) < lengths[:, None], weights, 0)
     drawn = torch.multinomial(weights, 2 * (2 * K if distinct else K), replacement=True)
     pairs = drawn.view(len(users), -1, 2).sort(2).values
@@ -69,7 +70,7 @@ def multinomial(users, lengths, K, temperature, distinct):
 
 def numpy_rows(users, lengths, K, temperature, distinct):
     generator, out = np.random.default_rng(1), np.empty((len(users), K, 2), dtype=np.int64)
-    weights = position_weights(int(lengths.max()), temperature).numpy()
+    weights = position_weights(int(lengths.max()), temperature, torch.float64).numpy()
     for row, length in enumerate(lengths.tolist()):
         shares = weights[:length] / weights[:length].sum()
         pairs = generator.choice(length, (K, 2), p=shares)
@@ -83,7 +84,7 @@ def gate(shape: Shape, args: tuple, outputs: dict) -> None:
     """How often every position is the better one, and the worse one, of the stated law in closed form."""
     _, lengths, K, temperature, distinct = (a.cpu() if isinstance(a, torch.Tensor) else a for a in args)
     longest, trials = shape["longest"], shape["R"] * K
-    weights = position_weights(longest, temperature).expand(shape["R"], longest)
+    weights = position_weights(longest, temperature, torch.float64).expand(shape["R"], longest)
     weights = weights.masked_fill(torch.arange(longest) >= lengths[:, None], 0)
     weights = weights / weights.sum(1, keepdim=True)
     before = weights.cumsum(1) - weights

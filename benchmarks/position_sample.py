@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Options, Shape, Work, compiled, run
-from benchmarks.sampling_laws import expect_subsets, position_weights, race
+from benchmarks.sampling_laws import expect_subsets, race
 from rankdistill import position_sample
+from rankdistill.functional import position_weights
 from rankdistill.reference.position_sample import position_sample as reference
 
 SHAPES = [
@@ -20,7 +21,7 @@ TEMPERATURE = 10.0
 
 def prepare(shape: Shape) -> tuple:
     R, length = shape["R"], shape["length"]
-    weights = position_weights(length, TEMPERATURE).float().expand(R, length)
+    weights = position_weights(length, TEMPERATURE).expand(R, length)
     return torch.arange(R), torch.full((R,), length), weights, shape["K"]
 
 
@@ -37,8 +38,8 @@ def multinomial(users, lengths, weights, K):
 
 
 def numpy_rows(users, lengths, weights, K):
-    generator, shares = np.random.default_rng(1), position_weights(weights.shape[1], TEMPERATURE).numpy()
-    shares = shares / shares.sum()
+    generator = np.random.default_rng(1)
+    shares = position_weights(weights.shape[1], TEMPERATURE, torch.float64).numpy()
     return torch.stack(
         [torch.from_numpy(generator.choice(len(shares), K, replace=False, p=shares)) for _ in users]
     )

@@ -8,11 +8,6 @@ from torch import Tensor
 SPREADS = 6.0  # standard deviations
 
 
-def position_weights(length: int, temperature: float) -> Tensor:
-    """[length] float64: exp(−(i + 1)/temperature), i from 0."""
-    return torch.exp(-torch.arange(1, length + 1, dtype=torch.float64) / temperature)
-
-
 def race(weights: Tensor, K: int) -> Tensor:
     """The K first of an exponential race: drawn without replacement in proportion to weights [R, n], in any order."""
     return (weights / torch.empty_like(weights).exponential_()).topk(K, dim=1).indices

@@ -326,6 +326,7 @@ def test_every_method_on_two_data_sets(data, tmp_path):
         assert settings["methods"][0]["options"]["period"] == {"citeulike": 10, "ml-1m": 5}[name]
     assert "Adam 0.001 (teacher 0.001), decay 0.001, batches of 1024, 4 epochs at most" in text
     assert "Adam 0.004 (teacher 0.002), decay 0.003, batches of 8192, 4 epochs at most" in text
+    assert text.count("Shortened as the training is: bd period 5; concf period 5; hetcomp period 5.") == 1
     assert "DE has 5 experts, fewer than published; PHR has a hidden width of 256" in text
     assert "PCKD" not in text
     assert (tmp_path / "curves-ml-1m.png").is_file()

@@ -52,7 +52,7 @@ class ConsensusLearning(Distillation):
 
     Cost:
         A ranking: for 6 heads a top-K, and n_states times the ranks of K items, of every user: O(U·N·D/4) each; no [U, N].
-        State: n_states + 1 times the model. A batch: O((users + items)·(N + U)·D/4) for the multinomials, and 11 backwards, the loss's own among them.
+        State: n_states + 1 times the model. A batch: O((users + items)·(N + U)·D/4) for the multinomials; 11 backwards in all.
 
     Forms:
         The released consensus lags one ranking behind; its deviations are none at first, later always those of rankings 1 to

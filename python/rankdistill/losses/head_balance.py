@@ -90,13 +90,13 @@ def head_gradients(
         theirs = [None] * len(inputs)
         if more:
             theirs = torch.autograd.grad(scores[h], inputs, slopes[h], allow_unused=True)
-        parts = [norm_and_slope(*two, weight, factor, rises) for two in zip(mine[:2], theirs[:2])]
+        sums = [joined(*two, weight, factor) for two in zip(mine, theirs)]
+        grow = [joined(*two, 1.0, rises) for two in zip(mine[:2], theirs[:2])]
+        parts = [norm_and_slope(*two, weight) for two in zip(sums[:2], grow)]
         found.append([first + second / 2 for first, second in zip(*parts)])
-        for term, gradients in ((weight, mine), (factor, theirs)):
-            for at, gradient in enumerate(gradients):
-                if gradient is not None:
-                    part = term * gradient
-                    whole[at] = part if whole[at] is None else whole[at].add_(part)
+        for at, part in enumerate(sums):
+            if part is not None:
+                whole[at] = part if whole[at] is None else whole[at].add_(part)
     return HeadGradients(*(torch.stack(part) for part in zip(*found)), whole)
 
 
@@ -113,14 +113,15 @@ class WithGradients(torch.autograd.Function):
         return None, None, *(None if known is None else grad_loss * known for known in ctx.saved_tensors)
 
 
-def norm_and_slope(
-    own: Tensor | None, shared: Tensor | None, weight: Tensor, factor: float, rises: Tensor
-) -> tuple[Tensor, Tensor]:
-    """‖weight·own + factor·shared‖ and its derivative by the weight, by which factor·shared grows as rises·shared."""
-    if own is None and shared is None:
+def joined(own: Tensor | None, shared: Tensor | None, by_own: Tensor, by_shared: Tensor) -> Tensor | None:
+    """by_own·own + by_shared·shared of those that there are."""
+    parts = [by * part for by, part in ((by_own, own), (by_shared, shared)) if part is not None]
+    return sum(parts[1:], parts[0]) if parts else None
+
+
+def norm_and_slope(whole: Tensor | None, rise: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """‖whole‖ and its derivative by the weight, by which `whole` grows as `rise`."""
+    if whole is None:
         return weight * 0, weight * 0
-    own = torch.zeros_like(shared) if own is None else own
-    shared = torch.zeros_like(own) if shared is None else shared
-    whole = weight * own + factor * shared
     norm = whole.norm()
-    return norm, (whole * (own + rises * shared)).sum() / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    return norm, (whole * rise).sum() / norm.clamp_min(torch.finfo(norm.dtype).tiny)

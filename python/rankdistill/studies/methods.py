@@ -32,13 +32,11 @@ class Setting:
         training: of the student and of the methods.
         teacher_rate: the teacher's learning rate.
         options: of methods by their names, before those of `OPTIONS`.
-        stated: what a report says of them.
     """
 
     training: TrainingConfig
     teacher_rate: float
     options: dict[str, dict[str, object]] = field(default_factory=dict)
-    stated: str = ""
 
 
 class Opened(NamedTuple):
@@ -61,7 +59,6 @@ DENSE = Setting(
     ),
     2e-3,
     {"htd": {"n_epochs": 50}, "bd": {"period": 5}, "concf": {"period": 5}, "hetcomp": {"period": 5}},
-    "HTD's schedule and the periods of BD, ConCF and HetComp are half as long as published, as the training is.",
 )
 DATA = {"citeulike": (CITEULIKE_FULL, SPARSE), "ml-1m": (MOVIELENS, DENSE)}
 # Beside published settings, which take hours: 30 experts, and a network of 17 million numbers.
@@ -97,7 +94,7 @@ def options_of(name: str, dataset: Dataset, setting: Setting) -> dict[str, objec
     return options
 
 
-def plan(config: ReproduceConfig, dataset: Dataset, setting: Setting = SPARSE) -> Plan:
+def plan(config: ReproduceConfig, dataset: Dataset, setting: Setting) -> Plan:
     epochs = config.epochs or setting.training.epochs
     every = min(setting.training.evaluate_every, max(1, epochs // 4))
     training = replace(setting.training, epochs=epochs, evaluate_every=every)
@@ -179,7 +176,7 @@ def report(found: dict[str, tuple[Results, Runner, Opened]], chosen: Sequence[in
         "needed beside what stood before, the method's own tables made before not counted."
     )
     for name, (results, runner, opened) in found.items():
-        what = [f"Data: {opened.origin}.", f"{trained(results.plan)} {opened.setting.stated}".strip()]
+        what = [f"Data: {opened.origin}.", trained(results.plan, opened.setting)]
         own = accounts.begun(name, what, results, chosen)
         page.heading(results.plan.dataset.name)
         page.parts += own.parts
@@ -194,13 +191,20 @@ def report(found: dict[str, tuple[Results, Runner, Opened]], chosen: Sequence[in
     return page
 
 
-def trained(plan: Plan) -> str:
+def trained(plan: Plan, setting: Setting) -> str:
     """How the models were trained, in words."""
     teacher, student = (entry.training for entry in plan.entries[:2])
+    run = {entry.name for entry in plan.entries}
+    own = "; ".join(
+        f"{name} {key} {value}"
+        for name, options in setting.options.items()
+        if name in run
+        for key, value in options.items()
+    )
     return (
         f"Adam {student.learning_rate:g} (teacher {teacher.learning_rate:g}), decay {student.weight_decay:g}, batches of "
         f"{student.batch_size}, {student.epochs} epochs at most, looked at every {student.evaluate_every}, and no further "
-        f"after {student.patience} times without a better one."
+        f"after {student.patience} times without a better one.{own and f' Shortened as the training is: {own}.'}"
     )
 
 
