@@ -104,6 +104,10 @@ def test_multinomial_likelihood_by_its_definition():
     assert functional.multinomial_likelihood(400 * users, 400 * items, observed).isfinite()
     with pytest.raises(IndexError, match="multinomial_likelihood"):
         functional.multinomial_likelihood(users, items[:2], observed)
+    with pytest.raises(
+        ValueError, match="^multinomial_likelihood: expected observed as lists of items; got None"
+    ):
+        functional.multinomial_likelihood(users, items, None)
 
 
 def test_metric_hinge_and_balance_refuse_other_shapes():

@@ -303,7 +303,7 @@ def test_a_user_that_there_is_not_is_no_row(name, user):
     for read in (
         [model.score] if name in WITHOUT_VECTORS else [model.score, lambda ids, _: model.user_vectors(ids)]
     ):
-        with pytest.raises(IndexError):
+        with pytest.raises(IndexError, match=f"expected .* got .*{user}"):
             read(torch.tensor([user]), torch.tensor([[0]]))
 
 
@@ -311,7 +311,7 @@ def test_a_user_that_there_is_not_is_no_row(name, user):
 @pytest.mark.parametrize("item", [-1, world().n_items])
 def test_an_item_that_there_is_not_is_no_row(name, item):
     model = make(name)
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match=f"expected .* got .*{item}"):
         model.item_vectors(torch.tensor([item]))
 
 

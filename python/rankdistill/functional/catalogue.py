@@ -114,6 +114,7 @@ def multinomial_likelihood(users: Tensor, items: Tensor, observed: object) -> Te
         tensor(2.)
     """
     op = "multinomial_likelihood"
+    checks.expect(observed is not None, op, "observed as lists of items", observed)
     indptr, indices = exclusion_lists(op, observed, users)
     check_exclusions_anywhere(op, indptr, indices, len(items))
     wide_users, wide_items = widened(users, items)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from rankdistill.models.recommender import rows_of
 from rankdistill.models.vector_tables import VectorTables
 from rankdistill.ops import gathered_inner_product
 
@@ -67,18 +68,12 @@ class MatrixFactorization(VectorTables):
     def user_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[B, D] of users [B] int64, or the whole table."""
         self.reading(users=ids)
-        return self._rows(self.user_table, ids)
+        return rows_of(self.user_table, ids, self.sparse_grad)
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """[K, D] of items [K] int64, or the whole table."""
         self.reading(items=ids)
-        return self._rows(self.item_table, ids)
-
-    def _rows(self, table: Tensor, ids: Tensor | None) -> Tensor:
-        if ids is None:
-            return table
-        # Refuses an id below 0, as indexing does not.
-        return nn.functional.embedding(ids, table, sparse=self.sparse_grad)
+        return rows_of(self.item_table, ids, self.sparse_grad)
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """[B, K] scores of items [B, K] int64 (-1 scores -inf) for users [B] int64."""

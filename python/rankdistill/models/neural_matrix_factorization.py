@@ -6,11 +6,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
 
 from rankdistill.losses.batch import Batch
 from rankdistill.losses.settings import expect_at_least
-from rankdistill.models.recommender import Recommender, linear, normal
+from rankdistill.models.recommender import Recommender, linear, normal, rows_of
 
 NUMBERS = (
     1 << 18
@@ -105,14 +104,14 @@ class NeuralMatrixFactorization(Recommender):
     def _score(self, users: Tensor, items: Tensor, of_all: Tensor | None) -> Tensor:
         """Of all items their part in the first layer, or None: that of those listed is made here."""
         listed = items.clamp_min(0)
-        weighted = embedding(users, self.product_users) * self.product_weight
-        product = (embedding(listed, self.product_items) @ weighted[:, :, None])[..., 0]
+        weighted = rows_of(self.product_users, users) * self.product_weight
+        product = (rows_of(self.product_items, listed) @ weighted[:, :, None])[..., 0]
         first, *others = self.layers
-        of_users = embedding(users, self.network_users) @ first.weight[:, : self.width].T + first.bias
+        of_users = rows_of(self.network_users, users) @ first.weight[:, : self.width].T + first.bias
         if of_all is None:
-            of_items = self._first_of_items(embedding(listed, self.network_items))
+            of_items = self._first_of_items(rows_of(self.network_items, listed))
         else:
-            of_items = embedding(listed, of_all)
+            of_items = rows_of(of_all, listed)
         hidden = of_items.add_(of_users[:, None]).relu_()
         for layer in others:
             hidden = layer(hidden).relu_()

@@ -63,9 +63,15 @@ def normal(rows: int, columns: int, generator: torch.Generator, std: float) -> n
     return nn.Parameter(torch.randn(rows, columns, generator=generator) * std)
 
 
-def rows_of(table: Tensor, ids: Tensor | None) -> Tensor:
-    """[..., D] the rows of ids [...], or the table; refuses an id below 0, which to an index is a row from the end."""
-    return table if ids is None else nn.functional.embedding(ids, table)
+def rows_of(table: Tensor, ids: Tensor | None, sparse: bool = False) -> Tensor:
+    """[..., D] the rows of ids [...], or the table; refuses ids out of range, and one below 0, an index's rows from the end."""
+    if ids is None:
+        return table
+    try:
+        return nn.functional.embedding(ids, table, sparse=sparse)
+    except IndexError as error:
+        found = f"{int(ids.min())} to {int(ids.max())}"
+        raise IndexError(f"vectors: expected ids in [0, {len(table)}); got {found}") from error
 
 
 def once_each(items: Tensor) -> tuple[Tensor, Tensor]:
